@@ -1,0 +1,1 @@
+"""The words every other part uses: errors, verdicts, brackets, budgets, tolerances, dimensions."""

@@ -1,0 +1,49 @@
+"""What an engine may spend. All clocks are monotonic; seconds everywhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+__all__ = ["DEFAULT_MEMORY_BYTES", "Budget"]
+
+DEFAULT_MEMORY_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A deadline, a node limit, a memory limit and a seed.
+
+    Attributes:
+        deadline: on `time.monotonic()`'s clock; infinity for none.
+        nodes: how many subproblems may be bounded; `None` for no limit.
+        memory: bytes of working tensors an engine may hold at a time.
+        seed: of every random choice.
+        threads: native threads one solver or tensor library may use.
+    """
+
+    deadline: float = math.inf
+    nodes: int | None = None
+    memory: int = DEFAULT_MEMORY_BYTES
+    seed: int = 0
+    threads: int = 1
+
+    @classmethod
+    def of_seconds(cls, seconds: float, *, seed: int = 0, threads: int = 1) -> Budget:
+        """A budget that ends `seconds` from now."""
+        return cls(deadline=time.monotonic() + seconds, seed=seed, threads=threads)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """True once the deadline has passed."""
+        return time.monotonic() >= self.deadline
+
+    def within(self, seconds: float) -> Budget:
+        """The same budget, ending at the latest `seconds` from now."""
+        return replace(self, deadline=min(self.deadline, time.monotonic() + seconds))

@@ -1,0 +1,90 @@
+"""Every tolerance and rounding rule of the project. A bare small number elsewhere is a defect.
+
+Source: the standard model of floating-point arithmetic (Higham, Accuracy and Stability of
+Numerical Algorithms, ch. 3): a sum or dot product of n terms in any order differs from the exact
+one by at most `gamma(n) * sum |terms|`, `gamma(n) = n u / (1 - n u)`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "FLOAT32_UNIT",
+    "FLOAT64_UNIT",
+    "IR_ABSOLUTE_TOLERANCE",
+    "IR_RELATIVE_TOLERANCE",
+    "MIP_BOUND_MARGIN",
+    "MIP_FEASIBILITY",
+    "MIP_INTEGRALITY",
+    "MIP_ROW_SLACK",
+    "SMALL_COEFFICIENT",
+    "TINY",
+    "float32_inward",
+    "float32_outward",
+    "gamma",
+    "unit_roundoff",
+]
+
+FLOAT32_UNIT = 2.0**-24
+FLOAT64_UNIT = 2.0**-53
+
+#: Divisors are kept above this; far below any weight that matters, far above denormals.
+TINY = 1e-30
+
+#: The IR must agree with onnxruntime to this, relative to the largest output, or it is refused.
+IR_RELATIVE_TOLERANCE = 1e-4
+IR_ABSOLUTE_TOLERANCE = 1e-5
+
+#: Feasibility asked of LP and MIP solvers.
+MIP_FEASIBILITY = 1e-9
+#: Integrality asked of MIP solvers.
+MIP_INTEGRALITY = 1e-9
+#: Coefficients below this are what HiGHS may drop (its default is 1e-9, too coarse for us).
+SMALL_COEFFICIENT = 1e-12
+#: A row that a solver claims to satisfy may be violated by this times its scale.
+MIP_ROW_SLACK = 1e-6
+#: A dual bound claimed by a solver is lowered by this times the objective's scale before it counts.
+MIP_BOUND_MARGIN = 1e-5
+
+
+def unit_roundoff(dtype: str) -> float:
+    """Unit roundoff of `"float32"` or `"float64"`."""
+    return {"float32": FLOAT32_UNIT, "float64": FLOAT64_UNIT}[dtype]
+
+
+def gamma(terms: int, unit: float = FLOAT64_UNIT) -> float:
+    """`n u / (1 - n u)`: the relative rounding of a sum of `terms` products, in any order."""
+    product = terms * unit
+    if product >= 1.0:
+        return float("inf")
+    return product / (1.0 - product)
+
+
+def float32_inward(
+    lower: NDArray[np.float64], upper: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The least and the greatest float32 number inside each interval `[lower, upper]`.
+
+    A network with float32 inputs sees float32 numbers only. Where an interval holds none (a fixed
+    input such as 0.1), the nearest float32 number to its middle stands for it, both ends equal.
+
+    Returns:
+        float32 arrays of the same shape, `low <= high` everywhere.
+    """
+    low = lower.astype(np.float32)
+    low = np.where(low.astype(np.float64) < lower, np.nextafter(low, np.float32(np.inf)), low)
+    high = upper.astype(np.float32)
+    high = np.where(high.astype(np.float64) > upper, np.nextafter(high, np.float32(-np.inf)), high)
+    middle = ((lower + upper) / 2).astype(np.float32)
+    empty = low > high
+    return np.where(empty, middle, low), np.where(empty, middle, high)
+
+
+def float32_outward(
+    lower: NDArray[np.float64], upper: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The interval, widened just enough to hold every point `float32_inward` may choose."""
+    low, high = float32_inward(lower, upper)
+    return np.minimum(lower, low.astype(np.float64)), np.maximum(upper, high.astype(np.float64))

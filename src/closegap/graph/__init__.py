@@ -1,0 +1,1 @@
+"""The intermediate representation: a small graph of affine ops and non-linearities, in numpy."""

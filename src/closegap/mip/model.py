@@ -1,0 +1,185 @@
+"""The solver-neutral model: arrays in, claims out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+__all__ = [
+    "Capabilities",
+    "Claim",
+    "Incumbent",
+    "LinearSession",
+    "MipBackend",
+    "Model",
+    "SolveOptions",
+    "Status",
+]
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """`min cost . v + constant  s.t.  row_lower <= matrix v <= row_upper, lower <= v <= upper`.
+
+    Attributes:
+        matrix: `[R, V]`, CSR.
+        integer: bool `[V]`; all False is a linear program.
+    """
+
+    cost: Array
+    matrix: csr_array
+    row_lower: Array
+    row_upper: Array
+    lower: Array
+    upper: Array
+    integer: NDArray[np.bool_]
+    constant: float = 0.0
+
+    @property
+    def columns(self) -> int:
+        """Number of variables (V)."""
+        return len(self.cost)
+
+    @property
+    def is_linear(self) -> bool:
+        """True iff no variable is integer."""
+        return not self.integer.any()
+
+
+class Status(StrEnum):
+    """Why the solver stopped, in its own belief."""
+
+    OPTIMAL = "optimal"
+    INFEASIBLE = "infeasible"
+    UNBOUNDED = "unbounded"
+    TIME = "time limit"
+    NODES = "node limit"
+    INCUMBENT_REACHED = "incumbent target reached"
+    BOUND_REACHED = "bound target reached"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+Incumbent: TypeAlias = Callable[[Array, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class SolveOptions:
+    """What to ask of one solve.
+
+    Attributes:
+        time_limit: seconds; kept within half a second, by killing the solver if need be.
+        node_limit: branch-and-bound nodes, or `None`.
+        threads: native threads.
+        seed: of the solver's random choices.
+        start: a full point `[V]` to start from (need not be feasible), or `None`.
+        stop_at_incumbent: stop once a feasible point has an objective at or below this.
+        stop_at_bound: stop once the dual bound is at or above this.
+        on_incumbent: called with `(point, objective)` for every better feasible point, while the
+            solver runs, in the caller's process (perhaps on another thread).
+        interrupted: polled at least every 0.2 s; True stops the solver.
+        emphasis: `"light"` few cuts and little presolve (measured best on network subproblems),
+            `"default"` the solver's own settings.
+        feasibility: primal feasibility tolerance asked of the solver.
+    """
+
+    time_limit: float = math.inf
+    node_limit: int | None = None
+    threads: int = 1
+    seed: int = 0
+    start: Array | None = None
+    stop_at_incumbent: float | None = None
+    stop_at_bound: float | None = None
+    on_incumbent: Incumbent | None = None
+    interrupted: Callable[[], bool] | None = None
+    emphasis: str = "light"
+    feasibility: float = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """What a solver says. Nothing here is trusted before it was checked.
+
+    Attributes:
+        status: why it stopped.
+        objective: of `point`, constant included; infinity without a point.
+        bound: proved (in the solver's arithmetic) lower bound of the optimum, constant included;
+            -infinity when it has none; +infinity when it claims infeasibility.
+        point: the best feasible point `[V]`, or `None`.
+        row_duals: for linear programs `[R]`, sign: `cost - matrix.T @ row_duals = reduced_costs`.
+        reduced_costs: for linear programs `[V]`.
+        seconds: wall-clock time inside the solver.
+        nodes: branch-and-bound nodes.
+        detail: the solver's own words, for reports.
+    """
+
+    status: Status
+    objective: float = math.inf
+    bound: float = -math.inf
+    point: Array | None = None
+    row_duals: Array | None = None
+    reduced_costs: Array | None = None
+    seconds: float = 0.0
+    nodes: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, as class data; asking never imports the solver."""
+
+    linear: bool
+    integer: bool
+    warm_start: bool
+    duals: bool
+    streams_incumbents: bool
+    killable: bool
+    notes: tuple[str, ...] = field(default=())
+
+
+class LinearSession(Protocol):
+    """A linear program held in a solver, re-solved after changes with a warm basis.
+
+    Costs and bounds are changed in place; rows can be appended (lazy rows) but not removed.
+    """
+
+    def set_costs(self, cost: Array, constant: float = 0.0) -> None:
+        """Replace the objective."""
+
+    def set_column_bounds(self, columns: NDArray[np.int64], lower: Array, upper: Array) -> None:
+        """Replace the bounds of some columns."""
+
+    def add_rows(self, matrix: csr_array, row_lower: Array, row_upper: Array) -> None:
+        """Append rows."""
+
+    def solve(self, options: SolveOptions) -> Claim:
+        """Solve from the last basis."""
+
+
+class MipBackend(Protocol):
+    """One solver."""
+
+    name: str
+    capabilities: Capabilities
+
+    def installed(self) -> bool:
+        """True iff the solver can be imported; does not import it."""
+
+    def solve(self, model: Model, options: SolveOptions) -> Claim:
+        """Solve once. Never raises for infeasible, unbounded or time; `FAILED` says why."""
+
+    def session(self, model: Model) -> LinearSession:
+        """Hold a linear program for repeated solves.
+
+        Raises:
+            OptionError: the model has integers, or the backend holds no linear programs.
+        """

@@ -1,0 +1,111 @@
+"""Conditions on the outputs, as linear rows in disjunctive normal form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.core.errors import SpecError
+
+__all__ = ["Property", "robustness_property"]
+
+
+@dataclass(frozen=True, eq=False)
+class Property:
+    """The property is broken at outputs y iff in some clause every row has `row . y + offset <= 0`.
+
+    The *margin* of a row is `row . y + offset`; of a clause the greatest of its rows' margins; of
+    the property the least of its clauses' margins. The property holds on a region iff the margin
+    is positive everywhere in it.
+
+    Attributes:
+        rows: float64 `[Q, C]`.
+        offsets: float64 `[Q]`.
+        clause: int64 `[Q]`, the clause of each row; clauses are numbered 0, 1, ... without gaps.
+        strict: a counterexample must have a margin below 0 (classification), not merely at most 0
+            (VNN-LIB). A proof always needs a positive margin.
+        names: one word or two for each clause, for reports (the target class, say).
+        label: the true class, where the property is robustness.
+    """
+
+    rows: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+    clause: NDArray[np.int64]
+    strict: bool
+    names: tuple[str, ...]
+    label: int | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.rows)
+        if self.rows.ndim != 2 or self.offsets.shape != (count,) or self.clause.shape != (count,):
+            raise SpecError("a property's rows, offsets and clauses must have one length")
+        if count and not np.array_equal(np.unique(self.clause), np.arange(len(self.names))):
+            raise SpecError("a property's clauses must be numbered 0, 1, ... and each have a name")
+        if not (np.isfinite(self.rows).all() and np.isfinite(self.offsets).all()):
+            raise SpecError("a property's coefficients must be finite")
+
+    @property
+    def clauses(self) -> int:
+        """Number of clauses (K)."""
+        return len(self.names)
+
+    @cached_property
+    def membership(self) -> NDArray[np.bool_]:
+        """`[K, Q]`: which rows belong to which clause."""
+        return np.asarray(np.arange(self.clauses)[:, None] == self.clause[None, :])
+
+    @property
+    def compares_outputs_only(self) -> bool:
+        """True iff every row is a difference of two outputs without a constant."""
+        unit = (np.sort(np.abs(self.rows), axis=1)[:, ::-1][:, :2] == 1).all()
+        zero_sum = (self.rows.sum(axis=1) == 0).all() and (np.abs(self.rows).sum(1) == 2).all()
+        return bool(unit and zero_sum and (self.offsets == 0).all())
+
+    def row_margins(self, outputs: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Margins `[B, Q]` (float64) of outputs `[B, C]`."""
+        return outputs.astype(np.float64) @ self.rows.T + self.offsets
+
+    def clause_values(self, row_values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Greatest row value in each clause: `[B, Q] -> [B, K]`.
+
+        Of margins it gives the clause margins; of proved lower bounds it gives proved lower bounds.
+        """
+        spread = np.where(self.membership[None], row_values[:, None, :], -np.inf)
+        return np.asarray(spread.max(axis=2))
+
+    def margins(self, outputs: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Margin of the property at each of the outputs `[B, C]`: `[B]`."""
+        if not self.clauses:
+            return np.full(len(outputs), np.inf)
+        return np.asarray(self.clause_values(self.row_margins(outputs)).min(axis=1))
+
+    def broken_by(self, margin: float) -> bool:
+        """True iff an exactly evaluated margin breaks the property."""
+        return margin < 0 if self.strict else margin <= 0
+
+
+def robustness_property(label: int, classes: int, target: int | None = None) -> Property:
+    """`f_label - f_t > 0` for every other class t, or for one `target` only.
+
+    Raises:
+        SpecError: label or target is not a class, or they are the same.
+    """
+    if not 0 <= label < classes:
+        raise SpecError(f"label {label} is not a class: the network has outputs 0..{classes - 1}")
+    if target is not None and (not 0 <= target < classes or target == label):
+        raise SpecError(f"target {target} is not another class than {label} in 0..{classes - 1}")
+    others = [t for t in range(classes) if t != label] if target is None else [target]
+    rows = np.zeros((len(others), classes))
+    rows[:, label] = 1.0
+    rows[np.arange(len(others)), others] = -1.0
+    return Property(
+        rows=rows,
+        offsets=np.zeros(len(others)),
+        clause=np.arange(len(others)),
+        strict=True,
+        names=tuple(str(t) for t in others),
+        label=label,
+    )

@@ -1,0 +1,85 @@
+"""A query: network + region + property."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from closegap.core.errors import SpecError
+from closegap.graph.network import Network
+from closegap.specs.property import Property, robustness_property
+from closegap.specs.region import Region, bounding_box, lp_ball
+
+__all__ = ["Query", "robustness"]
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Can the property be broken inside the region?
+
+    Raises:
+        SpecError: the region or the property does not fit the network.
+    """
+
+    network: Network
+    region: Region
+    prop: Property
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        box = bounding_box(self.region)
+        if box.lower.shape != self.network.input_shape:
+            raise SpecError(
+                f"the region has shape {box.lower.shape}, the network's input "
+                f"{self.network.input_shape}"
+            )
+        if self.prop.rows.shape[1] != self.network.output_size:
+            raise SpecError(
+                f"the property speaks of {self.prop.rows.shape[1]} outputs, the network has "
+                f"{self.network.output_size}"
+            )
+        if self.network.softmax_dropped and not self.prop.compares_outputs_only:
+            raise SpecError(
+                "the network ends in a Softmax, which only comparisons between outputs survive; "
+                "remove the Softmax from the model or compare outputs only"
+            )
+
+
+def robustness(
+    network: Network,
+    image: ArrayLike,
+    label: int,
+    eps: float,
+    *,
+    norm: float = math.inf,
+    target: int | None = None,
+) -> Query:
+    """Does the network keep `label` on every input within `eps` of `image`, in [0, 1]?
+
+    Args:
+        network: with inputs in [0, 1].
+        image: of the network's input shape (a missing leading axis of length 1 is forgiven).
+        label: the true class.
+        eps: radius of the ball, in input units.
+        norm: 1, 2 or infinity.
+        target: one class to defend against, instead of all.
+
+    Raises:
+        SpecError, OptionError: shape, label, target, radius or norm do not fit.
+    """
+    picture = np.asarray(image)
+    if picture.shape != network.input_shape:
+        if picture.size != network.input_size:
+            raise SpecError(
+                f"an image of shape {picture.shape} does not fit the network's input "
+                f"{network.input_shape}"
+            )
+        picture = picture.reshape(network.input_shape)
+    return Query(
+        network,
+        lp_ball(picture, eps, norm=norm),
+        robustness_property(label, network.output_size, target),
+    )
