@@ -104,4 +104,4 @@ def contains(region: Region, point: NDArray[np.float32]) -> bool:
         return inside
     distance = np.abs(point.astype(np.float64) - region.center).reshape(-1)
     length = math.fsum(distance) if region.norm == 1 else math.sqrt(math.fsum(distance**2))
-    return length * (1 + 4 * np.finfo(np.float64).eps) <= region.radius
+    return bool(length * (1 + 4 * np.finfo(np.float64).eps) <= region.radius)
