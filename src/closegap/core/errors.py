@@ -9,6 +9,7 @@
     │   ├── StoreError             the run store
     │   └── OptionError            an option's value, or options that exclude each other
     ├── MissingDependencyError     an optional package is not installed; exit code 2
+    ├── EncodingError              a network or region that cannot be written as an LP or MIP
     ├── SolverError                an LP/MIP/QP solver crashed or answered nonsense
     └── SoundnessError             an internal check failed; the answer it guarded is withdrawn
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "ClosegapError",
     "DataError",
+    "EncodingError",
     "InputError",
     "MissingDependencyError",
     "ModelError",
@@ -84,6 +86,10 @@ class OptionError(InputError):
 
 class MissingDependencyError(ClosegapError):
     """An optional package is needed and not installed; the text names the extra to install."""
+
+
+class EncodingError(ClosegapError):
+    """A query is too large, or has bounds too loose, to be written as an LP or MIP."""
 
 
 class SolverError(ClosegapError):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "BISECTION_SPAN",
     "FLOAT32_UNIT",
     "FLOAT64_UNIT",
     "IR_ABSOLUTE_TOLERANCE",
@@ -19,6 +20,8 @@ __all__ = [
     "MIP_FEASIBILITY",
     "MIP_INTEGRALITY",
     "MIP_ROW_SLACK",
+    "SIGN_GAP",
+    "SEARCH_EPSILON",
     "SMALL_COEFFICIENT",
     "TINY",
     "float32_inward",
@@ -32,6 +35,12 @@ FLOAT64_UNIT = 2.0**-53
 
 #: Divisors are kept above this; far below any weight that matters, far above denormals.
 TINY = 1e-30
+
+#: Keeps Adam's step finite where a gradient vanishes; a matter of speed, not of soundness.
+SEARCH_EPSILON = 1e-8
+
+#: The multiplier of an l2 ball is sought from this times its greatest value on.
+BISECTION_SPAN = 1e-6
 
 #: The IR must agree with onnxruntime to this, relative to the largest output, or it is refused.
 IR_RELATIVE_TOLERANCE = 1e-4
@@ -47,6 +56,11 @@ SMALL_COEFFICIENT = 1e-12
 MIP_ROW_SLACK = 1e-6
 #: A dual bound claimed by a solver is lowered by this times the objective's scale before it counts.
 MIP_BOUND_MARGIN = 1e-5
+
+#: A sign's threshold is moved by this times the scale of its input: outward (both signs allowed
+#: near 0) where a proof is sought, inward where a point must survive rounding. A sign is
+#: discontinuous, so it must dwarf `MIP_FEASIBILITY`.
+SIGN_GAP = 1e-6
 
 
 def unit_roundoff(dtype: str) -> float:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from closegap.core.errors import SpecError
 from closegap.graph.network import Network
@@ -20,6 +20,13 @@ __all__ = ["Query", "robustness"]
 class Query:
     """Can the property be broken inside the region?
 
+    Attributes:
+        network: the network.
+        region: where inputs may lie, in the network's input shape.
+        prop: what must hold of the outputs.
+        name: for reports.
+        center: float32, the point the question started from (the clean image), if there is one.
+
     Raises:
         SpecError: the region or the property does not fit the network.
     """
@@ -28,6 +35,7 @@ class Query:
     region: Region
     prop: Property
     name: str = ""
+    center: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         box = bounding_box(self.region)
@@ -82,4 +90,5 @@ def robustness(
         network,
         lp_ball(picture, eps, norm=norm),
         robustness_property(label, network.output_size, target),
+        center=picture.astype(np.float32),
     )

@@ -1,0 +1,1 @@
+"""Proofs: incomplete bounds, and mixed-integer programming."""

@@ -1,0 +1,69 @@
+"""One rule for each op, in one dictionary.
+
+An affine rule gives the interval, the adjoint (coefficients move from the node to its inputs) and
+the magnitude of the sums it takes, for the rounding allowance. An activation rule gives the
+interval and a relaxation: two lines, with parameters that may be chosen freely.
+"""
+
+from __future__ import annotations
+
+from closegap.bounds.rules.affine import (
+    AddRule,
+    ConcatRule,
+    ConvRule,
+    ConvTransposeRule,
+    LinearRule,
+    PadRule,
+    ReshapeRule,
+    ScaleRule,
+    ShiftRule,
+    SumRule,
+    TakeRule,
+    TransposeRule,
+)
+from closegap.bounds.rules.base import ActivationRule, AffineRule, Rule
+from closegap.bounds.rules.maximum import MaxRule
+from closegap.bounds.rules.relu import LeakyReluRule, ReluRule
+from closegap.bounds.rules.sigmoidal import SigmoidRule, TanhRule
+from closegap.bounds.rules.sign import SignRule
+from closegap.graph import ops
+
+__all__ = ["RULES", "ActivationRule", "AffineRule", "Rule", "activation_rule", "rule_of"]
+
+RULES: dict[type, Rule] = {
+    ops.Linear: LinearRule(),
+    ops.Conv: ConvRule(),
+    ops.ConvTranspose: ConvTransposeRule(),
+    ops.Scale: ScaleRule(),
+    ops.Shift: ShiftRule(),
+    ops.Add: AddRule(),
+    ops.Pad: PadRule(),
+    ops.Sum: SumRule(),
+    ops.Reshape: ReshapeRule(),
+    ops.Transpose: TransposeRule(),
+    ops.Concat: ConcatRule(),
+    ops.Take: TakeRule(),
+    ops.Relu: ReluRule(),
+    ops.LeakyRelu: LeakyReluRule(),
+    ops.Sigmoid: SigmoidRule(),
+    ops.Tanh: TanhRule(),
+    ops.Sign: SignRule(),
+    ops.Max: MaxRule(),
+}
+
+
+def rule_of(op: ops.Op) -> Rule:
+    """The rule of an op."""
+    return RULES[type(op)]
+
+
+def activation_rule(op: ops.Op) -> ActivationRule:
+    """The rule of a non-linear op.
+
+    Raises:
+        TypeError: the op is affine.
+    """
+    rule = RULES[type(op)]
+    if not isinstance(rule, ActivationRule):
+        raise TypeError(f"{type(op).__name__} is affine")
+    return rule

@@ -1,0 +1,158 @@
+"""Bounds on every activation's input: interval first, the backward pass only where it can help.
+
+Only neurons whose relaxation would change are bounded backward; each result is intersected with
+what was known, so bounds never get looser. Whatever the budget cuts short stays at the interval
+bound, which is sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from closegap.bounds.backward import BackwardPass, lower_bound
+from closegap.bounds.interval import interval_of
+from closegap.bounds.optimise import RowOptimiser
+from closegap.bounds.records import ActivationBounds, Interval
+from closegap.bounds.regions import InputSet
+from closegap.bounds.rules import activation_rule
+from closegap.core.budget import Budget
+from closegap.graph import ops
+from closegap.graph.network import Network
+from closegap.runtime.torch_network import TorchNetwork
+
+__all__ = ["NetworkBounds", "bound_activations", "rows_in_chunks"]
+
+_MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.Add)
+#: Tensors of a node's size that one backward row holds at a time.
+_COPIES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkBounds:
+    """Intervals of the feeding nodes, and of every node; complete iff no budget cut them short."""
+
+    activations: ActivationBounds
+    values: list[Interval]
+    complete: bool = True
+
+
+def bound_activations(
+    network: TorchNetwork,
+    region: InputSet,
+    budget: Budget,
+    *,
+    known: ActivationBounds | None = None,
+    optimiser: RowOptimiser | None = None,
+) -> NetworkBounds:
+    """Bound every activation's input, layer by layer.
+
+    Args:
+        network: in the dtype of the proof (float64).
+        region: boxes `[B or 1, ...]`, in the same dtype.
+        budget: deadline and memory.
+        known: bounds that already hold; intersected.
+        optimiser: improves the slopes of each row before it is bounded; `None` keeps the rules'
+            default slopes.
+    """
+    known = known or {}
+    graph = network.network
+    mixing = _mixing_depth(graph)
+    feeding = set(graph.pre_activations)
+    values = [Interval(region.lower, region.upper)]
+    bounds: dict[int, Interval] = {}
+    complete = True
+    for index in range(1, len(graph.nodes)):
+        node = graph.nodes[index]
+        value = interval_of(network, index, [values[p] for p in node.inputs])
+        if index in known:
+            value = value.intersect(known[index])
+        if index in feeding:
+            if region.center is not None or mixing[index] > 1:
+                job = _Job(BackwardPass(network, bounds, values), region, budget, optimiser)
+                value, done = job.tighten(index, value)
+                complete = complete and done
+            bounds[index] = value
+        values.append(value)
+    return NetworkBounds(bounds, values, complete)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """Bounding the neurons of one node backward."""
+
+    bounder: BackwardPass
+    region: InputSet
+    budget: Budget
+    optimiser: RowOptimiser | None
+
+    def tighten(self, index: int, value: Interval) -> tuple[Interval, bool]:
+        """Both sides of every undecided neuron; False iff the budget ended before the last one."""
+        graph = self.bounder.network.network
+        open_ = torch.zeros_like(value.lower, dtype=torch.bool)
+        for reader in graph.consumers[index]:
+            node = graph.nodes[reader]
+            if node.is_activation:
+                open_ = open_ | activation_rule(node.op).undecided(node, value)
+        neurons = open_.flatten(1).any(0).nonzero()[:, 0]
+        lower, upper = value.lower.flatten(1).clone(), value.upper.flatten(1).clone()
+        domains = max(len(self.region.lower), len(lower))
+        lower, upper = lower.expand(domains, -1).clone(), upper.expand(domains, -1).clone()
+        size = max(node.size for node in graph.nodes[: index + 1])
+        complete = True
+        for part in rows_in_chunks(neurons, 2 * domains * size, self.budget, lower.dtype):
+            if self.budget.expired:
+                complete = False
+                break
+            found = self._bound(index, part)
+            lower[:, part] = torch.maximum(lower[:, part], found.lower)
+            upper[:, part] = torch.minimum(upper[:, part], found.upper)
+        shape = value.lower.shape[1:]
+        return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape)), complete
+
+    def _bound(self, index: int, neurons: Tensor) -> Interval:
+        """`[B, len(neurons)]` on both sides."""
+        node = self.bounder.network.network.nodes[index]
+        count = len(neurons)
+        rows = torch.zeros(2 * count, node.size, dtype=self.bounder.network.dtype)
+        rows = rows.to(self.bounder.network.device)
+        places = torch.arange(count, device=rows.device)
+        rows[places, neurons] = 1
+        rows[places + count, neurons] = -1
+        rows = rows.reshape(1, 2 * count, *node.shape)
+        parameters = None
+        if self.optimiser is not None:
+            parameters = self.optimiser.parameters(self.bounder, index, rows, self.budget)
+        least = lower_bound(self.bounder, self.region, index, rows, parameters)
+        return Interval(least[:, :count], -least[:, count:])
+
+
+def rows_in_chunks(
+    rows: Tensor, entries: int, budget: Budget, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Cut `rows` so that a backward pass over one part stays within the memory budget.
+
+    Args:
+        rows: any tensor, cut along its first dimension.
+        entries: the greatest number of coefficients one row needs at a node, over all domains.
+        budget: its memory is what all temporary tensors may take.
+        dtype: of the coefficients.
+    """
+    each = max(1, entries) * torch.finfo(dtype).bits // 8 * _COPIES
+    return iter(torch.split(rows, max(1, budget.memory // each)) if len(rows) else ())
+
+
+def _mixing_depth(network: Network) -> list[int]:
+    """How many sums lie between the input and each node; a large number behind an activation.
+
+    One sum over a box has its exact range in interval arithmetic.
+    """
+    depth: list[int] = []
+    for node in network.nodes:
+        before = max((depth[p] for p in node.inputs), default=0)
+        deeper = 2 if node.is_activation else int(isinstance(node.op, _MIXING))
+        depth.append(before + deeper)
+    return depth

@@ -1,0 +1,15 @@
+"""Choosing the free parameters of a bound: slopes (alpha) and split multipliers (beta)."""
+
+from __future__ import annotations
+
+from closegap.bounds.optimise.ascent import Ascent, AscentOptions, AscentResult
+from closegap.bounds.optimise.mixed import MixedPrecision, RowOptimiser, in_dtype
+
+__all__ = [
+    "Ascent",
+    "AscentOptions",
+    "AscentResult",
+    "MixedPrecision",
+    "RowOptimiser",
+    "in_dtype",
+]

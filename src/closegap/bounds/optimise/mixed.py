@@ -1,0 +1,76 @@
+"""Search in float32, prove in float64: parameters cross over, bounds do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from closegap.bounds.backward import BackwardPass
+from closegap.bounds.optimise.ascent import Ascent, AscentOptions
+from closegap.bounds.records import Parameters
+from closegap.bounds.regions import InputSet
+from closegap.core.budget import Budget
+from closegap.runtime.torch_network import TorchNetwork
+
+__all__ = ["MixedPrecision", "RowOptimiser", "in_dtype"]
+
+#: Tensors of a parameter's size that the search holds: value, gradient, two moments, best, and
+#: what the gradient keeps.
+_COPIES = 12
+
+
+class RowOptimiser(Protocol):
+    """Chooses parameters for rows at a node."""
+
+    def parameters(
+        self, bounder: BackwardPass, start: int, rows: Tensor, budget: Budget
+    ) -> Parameters:
+        """Parameters for `rows` `[1 or B, Q, ...]` at node `start`, in the bounder's dtype."""
+
+
+@dataclass(frozen=True, eq=False)
+class MixedPrecision:
+    """Optimises each row's parameters on a float32 copy of the problem.
+
+    Attributes:
+        network: the same network, in the dtype of the search.
+        region: the same region, in the dtype of the search.
+        options: how to climb.
+    """
+
+    network: TorchNetwork
+    region: InputSet
+    options: AscentOptions = field(default_factory=AscentOptions)
+
+    def parameters(
+        self, bounder: BackwardPass, start: int, rows: Tensor, budget: Budget
+    ) -> Parameters:
+        """See `RowOptimiser`."""
+        dtype = self.network.dtype
+        bounds = {i: b.to(dtype) for i, b in bounder.bounds.items()}
+        search = BackwardPass(self.network, bounds)
+        ascent = Ascent(self.region, self.options)
+        parts = [
+            ascent.run(search, start, part, budget).parameters
+            for part in torch.split(rows.to(dtype), self._rows_at_once(start, budget, rows), dim=1)
+        ]
+        slopes = {i: torch.cat([p.slopes[i] for p in parts], dim=1) for i in parts[0].slopes}
+        return in_dtype(Parameters(slopes), bounder.network.dtype)
+
+    def _rows_at_once(self, start: int, budget: Budget, rows: Tensor) -> int:
+        graph = self.network.network
+        entries = sum(node.size for node in graph.nodes[: start + 1])
+        domains = max(len(rows), len(self.region.lower))
+        each = entries * domains * torch.finfo(self.network.dtype).bits // 8 * _COPIES
+        return max(1, budget.memory // max(1, each))
+
+
+def in_dtype(parameters: Parameters, dtype: torch.dtype) -> Parameters:
+    """The same parameters, converted; nearly the same bound, and still sound."""
+    return Parameters(
+        {i: s.to(dtype) for i, s in parameters.slopes.items()},
+        {i: s.to(dtype) for i, s in parameters.splits.items()},
+    )

@@ -1,0 +1,137 @@
+"""Concretisation: the least value of a linear function over the input region.
+
+Sources: `[dual norms]` Zhang et al., CROWN, 2018; balls cut by a box: the Lagrangian dual over one
+multiplier (l2) and the fractional knapsack (l1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from closegap.core.numerics import BISECTION_SPAN, TINY, float32_outward, gamma
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.region import Ball, Region, bounding_box
+
+__all__ = ["InputSet", "input_set", "least", "minimiser"]
+
+#: Bisection steps on the multiplier of the l2 ball; each halves its logarithmic range.
+_BISECTIONS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class InputSet:
+    """A region as tensors: boxes `[B or 1, *shape]`, one optional ball shared by all domains."""
+
+    lower: Tensor
+    upper: Tensor
+    center: Tensor | None = None
+    radius: float = 0.0
+    norm: int = 0
+
+    def select(self, rows: Tensor) -> InputSet:
+        """The boxes of some domains; a shared box stays shared."""
+        if len(self.lower) == 1:
+            return self
+        return InputSet(self.lower[rows], self.upper[rows], self.center, self.radius, self.norm)
+
+
+def input_set(network: TorchNetwork, region: Region) -> InputSet:
+    """The region on the network's device, widened to hold every float32 point it stands for."""
+    box = bounding_box(region)
+    low, high = float32_outward(box.lower, box.upper)
+    lower, upper = network.tensor(low), network.tensor(high)
+    if network.dtype == torch.float32:
+        lower, upper = _outward(lower, low, -np.inf), _outward(upper, high, np.inf)
+    if isinstance(region, Ball):
+        center = network.tensor(region.center)
+        return InputSet(lower[None], upper[None], center[None], region.radius, region.norm)
+    return InputSet(lower[None], upper[None])
+
+
+def _outward(rounded: Tensor, exact: np.ndarray, direction: float) -> Tensor:
+    target = torch.as_tensor(exact, device=rounded.device)
+    off = rounded.double() > target if direction < 0 else rounded.double() < target
+    step = torch.nextafter(rounded, torch.full_like(rounded, direction))
+    return torch.where(off, step, rounded)
+
+
+def least(
+    region: InputSet, coefficients: Float[Tensor, "B Q ..."]
+) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B Q"]]:
+    """The least value of `coefficients . x` over the region, and its rounding allowance.
+
+    The first minus the second is a lower bound in exact arithmetic. Differentiable in the
+    coefficients (the rounding is not).
+    """
+    rows = coefficients.flatten(2)
+    lower, upper = region.lower.flatten(1)[:, None], region.upper.flatten(1)[:, None]
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    box = _dot(rows, middle) - _dot(rows.abs(), half)
+    unit = float(torch.finfo(rows.dtype).eps) / 2
+    scale = _dot(rows.detach().abs(), torch.maximum(lower.abs(), upper.abs()))
+    rounding = gamma(rows.shape[2] + 8, unit) * 2 * scale
+    if region.center is None:
+        return box, rounding
+    center = region.center.flatten(1)[:, None]
+    low, high = lower - center, upper - center
+    cut = _least_l1 if region.norm == 1 else _least_l2
+    ball = _dot(rows, center) + cut(rows, low, high, region.radius)
+    return torch.maximum(box, ball), 2 * rounding
+
+
+def _dot(rows: Tensor, vector: Tensor) -> Tensor:
+    """`[B, Q, D] . [B or 1, 1, D] -> [B, Q]` as one matrix product for shared vectors."""
+    if len(vector) == 1:
+        return rows @ vector[0, 0]
+    return torch.einsum("bqd,bd->bq", rows, vector[:, 0])
+
+
+def _least_l1(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
+    """Spend the budget on the largest coefficients first, each up to its side of the box."""
+    capacity = torch.where(rows > 0, -low, high)
+    size, order = rows.abs().sort(dim=2, descending=True)
+    room = capacity.gather(2, order)
+    before = room.cumsum(2) - room
+    spent = torch.minimum(room, (radius - before).clamp(min=0))
+    return -(size * spent).sum(2)
+
+
+def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
+    """Any multiplier theta > 0 of the ball gives a lower bound; bisect for the best."""
+    fixed = rows.detach()
+    size = torch.linalg.vector_norm(fixed, dim=2, keepdim=True).clamp(min=TINY)
+    small, large = size / radius * BISECTION_SPAN, size / radius * 2
+    for _ in range(_BISECTIONS):
+        theta = (small * large).sqrt()
+        length = torch.linalg.vector_norm(
+            torch.clamp(-fixed / theta, low, high), dim=2, keepdim=True
+        )
+        outside = length > radius
+        small, large = torch.where(outside, theta, small), torch.where(outside, large, theta)
+    theta = large
+    step = torch.clamp(-rows / theta, low, high).detach()
+    inner = (rows * step + theta / 2 * step**2).sum(2)
+    return inner - theta[..., 0] * radius**2 / 2
+
+
+def minimiser(region: InputSet, coefficients: Float[Tensor, "B Q ..."]) -> Float[Tensor, "B Q ..."]:
+    """A point of the box at which each row is least (for balls: near it); a free candidate."""
+    lower, upper = region.lower[:, None], region.upper[:, None]
+    corner = torch.where(coefficients > 0, lower, upper)
+    corner = torch.where(coefficients == 0, (lower + upper) / 2, corner)
+    if region.center is None:
+        return corner
+    center = region.center[:, None]
+    step = (corner - center).flatten(2)
+    if region.norm == 2:
+        step = (-coefficients.flatten(2) * step.abs().amax()).clamp(
+            (lower - center).flatten(2), (upper - center).flatten(2)
+        )
+    length = torch.linalg.vector_norm(step, ord=region.norm, dim=2, keepdim=True).clamp(min=TINY)
+    scaled = step * (region.radius / length).clamp(max=1)
+    return center + scaled.reshape(coefficients.shape)

@@ -1,0 +1,380 @@
+"""The affine ops: weighted sums, and moves of entries.
+
+Weighted sums share one interval rule (middle and half width, with absolute weights) and one
+magnitude rule; each op adds its adjoint. Moves (reshape, transpose, take, ...) are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+from torch import Tensor
+
+from closegap.bounds.records import Interval
+from closegap.bounds.rules.base import Shape
+from closegap.core.numerics import gamma
+from closegap.graph import ops
+from closegap.graph.network import Node
+from closegap.runtime.torch_network import NodeWeights, forward_node
+
+__all__ = [
+    "AddRule",
+    "ConcatRule",
+    "ConvRule",
+    "ConvTransposeRule",
+    "LinearRule",
+    "PadRule",
+    "ReshapeRule",
+    "ScaleRule",
+    "ShiftRule",
+    "SumRule",
+    "TakeRule",
+    "TransposeRule",
+]
+
+Adjoint = tuple[list[Tensor], Tensor | None]
+
+
+def _fold(coefficients: Tensor) -> Tensor:
+    """`[B, Q, ...] -> [B * Q, ...]`."""
+    return coefficients.flatten(0, 1)
+
+
+def _unfold(folded: Tensor, like: Tensor) -> Tensor:
+    """`[B * Q, ...] -> [B, Q, ...]`."""
+    return folded.reshape(*like.shape[:2], *folded.shape[1:])
+
+
+def _absolute(weights: NodeWeights) -> NodeWeights:
+    return {k: w.abs() if w.is_floating_point() else w for k, w in weights.items()}
+
+
+def _without_bias(weights: NodeWeights) -> NodeWeights:
+    zero = {"bias", "offset"}
+    return {k: torch.zeros_like(w) if k in zero else w for k, w in weights.items()}
+
+
+def weighted_magnitude(node: Node, weights: NodeWeights, parents: Sequence[Tensor]) -> Tensor:
+    """`sum |weight| |input| + |bias|`, `[B, *shape]`."""
+    return forward_node(node, _absolute(weights), parents)
+
+
+def weighted_interval(
+    node: Node, weights: NodeWeights, parents: Sequence[Interval], terms: int
+) -> Interval:
+    """The range of a weighted sum of `terms` terms over the parents' boxes, rounded outward."""
+    middle = forward_node(node, weights, [(p.lower + p.upper) / 2 for p in parents])
+    half = forward_node(
+        node, _without_bias(_absolute(weights)), [(p.upper - p.lower) / 2 for p in parents]
+    )
+    size = weighted_magnitude(node, weights, [p.magnitude for p in parents])
+    unit = float(torch.finfo(middle.dtype).eps) / 2
+    rounding = 3 * gamma(terms + 4, unit) * size
+    return Interval(middle - half - rounding, middle + half + rounding)
+
+
+def moved_interval(node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+    """The range of a move: the ends move with the entries."""
+    return Interval(
+        forward_node(node, weights, [p.lower for p in parents]),
+        forward_node(node, weights, [p.upper for p in parents]),
+    )
+
+
+class LinearRule:
+    """`y = x W^T + b` over the last axis."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return weighted_interval(node, weights, parents, weights["weight"].shape[1])
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        leading = coefficients.shape[:2]
+        constant = (coefficients @ weights["bias"]).reshape(*leading, -1).sum(2)
+        return [coefficients @ weights["weight"]], constant
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        terms = weights["weight"].shape[1]
+        return weighted_magnitude(node, weights, parents), max(terms, node.size)
+
+
+class ConvRule:
+    """Two-dimensional convolution."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return weighted_interval(node, weights, parents, prod(weights["weight"].shape[1:]))
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        op = cast(ops.Conv, node.op)
+        folded = _fold(coefficients)
+        full = F.conv_transpose2d(
+            folded, weights["weight"], None, op.stride, 0, 0, op.groups, op.dilation
+        )
+        moved = _window(full, op.pads, shapes[0][1:])
+        constant = torch.einsum("bqchw,c->bq", coefficients, weights["bias"])
+        return [_unfold(moved, coefficients)], constant
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        kernel = prod(weights["weight"].shape[2:])
+        terms = kernel * max(weights["weight"].shape[0], weights["weight"].shape[1])
+        return weighted_magnitude(node, weights, parents), terms + node.size
+
+
+def _window(full: Tensor, pads: tuple[int, int, int, int], size: Shape) -> Tensor:
+    """Cut `size` out of an unpadded transposed convolution, from the top left pads on."""
+    top, left = pads[:2]
+    height, width = size
+    low, right = top + height - full.shape[2], left + width - full.shape[3]
+    if low > 0 or right > 0:
+        full = F.pad(full, (0, max(0, right), 0, max(0, low)))
+    return full[:, :, top : top + height, left : left + width]
+
+
+class ConvTransposeRule:
+    """Transposed convolution."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return weighted_interval(node, weights, parents, self._terms(weights))
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        op = cast(ops.ConvTranspose, node.op)
+        folded = _fold(coefficients)
+        kernel = weights["weight"].shape[2:]
+        height, width = (
+            (n - 1) * s + d * (k - 1) + 1
+            for n, s, d, k in zip(shapes[0][1:], op.stride, op.dilation, kernel, strict=True)
+        )
+        top, left = op.pads[:2]
+        placed = F.pad(folded, (left, 0, top, 0))[:, :, :height, :width]
+        missing = (0, width - placed.shape[3], 0, height - placed.shape[2])
+        moved = F.conv2d(
+            F.pad(placed, missing), weights["weight"], None, op.stride, 0, op.dilation, op.groups
+        )
+        constant = torch.einsum("bqchw,c->bq", coefficients, weights["bias"])
+        return [_unfold(moved, coefficients)], constant
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return weighted_magnitude(node, weights, parents), self._terms(weights) + node.size
+
+    @staticmethod
+    def _terms(weights: NodeWeights) -> int:
+        return prod(weights["weight"].shape)
+
+
+class ScaleRule:
+    """Multiplication by a constant."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return weighted_interval(node, weights, parents, 1)
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        return [coefficients * weights["factor"]], None
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return weighted_magnitude(node, weights, parents), 1
+
+
+class ShiftRule:
+    """Addition of a constant."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return weighted_interval(node, weights, parents, 2)
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        offset = weights["offset"].expand(node.shape).reshape(-1)
+        return [coefficients], coefficients.flatten(2) @ offset
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return weighted_magnitude(node, weights, parents), 2 + node.size
+
+
+class AddRule:
+    """Sum of two nodes."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return weighted_interval(node, weights, parents, 2)
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        return [coefficients, coefficients], None
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`. Two branches that meet again are added once at their common input."""
+        return weighted_magnitude(node, weights, parents), 2
+
+
+class SumRule:
+    """Sum over axes."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        terms = parents[0].lower[0].numel() // max(1, node.size)
+        return weighted_interval(node, weights, parents, terms)
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        op = cast(ops.Sum, node.op)
+        kept = [1 if axis in op.axes else size for axis, size in enumerate(shapes[0])]
+        leading = coefficients.shape[:2]
+        return [coefficients.reshape(*leading, *kept).expand(*leading, *shapes[0])], None
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        terms = parents[0][0].numel() // max(1, node.size)
+        return weighted_magnitude(node, weights, parents), terms
+
+
+class ReshapeRule:
+    """The same entries under another shape."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return moved_interval(node, weights, parents)
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return forward_node(node, weights, parents), 0
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        return [coefficients.reshape(*coefficients.shape[:2], *shapes[0])], None
+
+
+class TransposeRule:
+    """Permuted axes."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return moved_interval(node, weights, parents)
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return forward_node(node, weights, parents), 0
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        perm = cast(ops.Transpose, node.op).perm
+        back = sorted(range(len(perm)), key=perm.__getitem__)
+        return [coefficients.permute(0, 1, *(axis + 2 for axis in back))], None
+
+
+class PadRule:
+    """Zeros around."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return moved_interval(node, weights, parents)
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return forward_node(node, weights, parents), 0
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        pads = cast(ops.Pad, node.op).pads
+        cut = [slice(b, b + n) for (b, _), n in zip(pads, shapes[0], strict=True)]
+        return [coefficients[(slice(None), slice(None), *cut)]], None
+
+
+class ConcatRule:
+    """Inputs side by side."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return moved_interval(node, weights, parents)
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`."""
+        return forward_node(node, weights, parents), 0
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        axis = cast(ops.Concat, node.op).axis
+        sizes = [shape[axis] for shape in shapes]
+        return list(torch.split(coefficients, sizes, dim=axis + 2)), None
+
+
+class TakeRule:
+    """Selected entries, with repeats."""
+
+    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`."""
+        return moved_interval(node, weights, parents)
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> Adjoint:
+        """See `AffineRule`."""
+        flat = coefficients.flatten(2)
+        empty = flat.new_zeros(*flat.shape[:2], prod(shapes[0]))
+        moved = empty.index_add(2, weights["indices"].reshape(-1), flat)
+        return [moved.reshape(*flat.shape[:2], *shapes[0])], None
+
+    def magnitude(
+        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """See `AffineRule`. Repeats are summed on the way back."""
+        return forward_node(node, weights, parents), node.size

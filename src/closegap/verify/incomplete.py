@@ -1,0 +1,152 @@
+"""Verification by linear bounds alone: CROWN, and alpha-CROWN with optimised slopes.
+
+The search for slopes runs in float32; every bound that is returned was evaluated in float64 with
+its rounding subtracted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from closegap.bounds.backward import BackwardPass
+from closegap.bounds.intermediate import NetworkBounds, bound_activations
+from closegap.bounds.optimise import Ascent, AscentOptions, MixedPrecision, in_dtype
+from closegap.bounds.records import Parameters
+from closegap.bounds.regions import InputSet, input_set, least, minimiser
+from closegap.core.budget import Budget
+from closegap.core.numerics import FLOAT64_UNIT
+from closegap.runtime.cache import compiled
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.query import Query
+
+__all__ = ["AlphaOptions", "LinearVerifier", "RowBounds"]
+
+
+@dataclass(frozen=True)
+class AlphaOptions:
+    """How much alpha-CROWN may do.
+
+    Attributes:
+        final: climbing on the property's rows.
+        inner: climbing on the rows of undecided neurons.
+        rounds: times the inner bounds are improved; each makes the next one's start better.
+    """
+
+    final: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=60))
+    inner: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=12, patience=4))
+    rounds: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """What a bounding call found.
+
+    Attributes:
+        lower: float64 `[Q]`, proved lower bounds of the rows' margins (minus infinity where none).
+        candidates: float64 `[Q, *input shape]`: where each row's linear bound is least.
+        parameters: the slopes behind `lower`, float64, `[1, Q, ...]`.
+    """
+
+    lower: NDArray[np.float64]
+    candidates: NDArray[np.float64]
+    parameters: Parameters
+
+
+class LinearVerifier:
+    """One query's network and region in both precisions.
+
+    Args:
+        query: what to bound.
+        device: where the work is done.
+    """
+
+    def __init__(self, query: Query, *, device: str = "cpu") -> None:
+        self.query = query
+        self.exact: TorchNetwork = compiled(query.network, torch.float64, device)
+        self.search: TorchNetwork = compiled(query.network, torch.float32, device)
+        self.exact_region: InputSet = input_set(self.exact, query.region)
+        self.search_region: InputSet = input_set(self.search, query.region)
+
+    def activations(
+        self,
+        budget: Budget,
+        known: NetworkBounds | None = None,
+        options: AscentOptions | None = None,
+    ) -> NetworkBounds:
+        """Bounds on every activation's input, in float64, never looser than `known`.
+
+        Args:
+            budget: when it ends, what is left keeps its interval bounds.
+            known: bounds that already hold.
+            options: climb on each undecided neuron's slopes; `None` for plain CROWN.
+        """
+        optimiser = None
+        if options is not None:
+            optimiser = MixedPrecision(self.search, self.search_region, options)
+        return bound_activations(
+            self.exact,
+            self.exact_region,
+            budget,
+            known=None if known is None else known.activations,
+            optimiser=optimiser,
+        )
+
+    def rows(
+        self,
+        bounds: NetworkBounds,
+        budget: Budget,
+        which: NDArray[np.int64],
+        options: AscentOptions | None = None,
+    ) -> RowBounds:
+        """Proved lower bounds of some of the property's rows.
+
+        Args:
+            bounds: of the activations.
+            budget: its deadline ends the climb; the last evaluation is always made.
+            which: indices of rows.
+            options: climb on the slopes; `None` for the rules' defaults.
+        """
+        output = self.query.network.output
+        shape = self.query.network.nodes[output].shape
+        rows = self.exact.tensor(self.query.prop.rows[which]).reshape(1, len(which), *shape)
+        offsets = self.exact.tensor(self.query.prop.offsets[which])[None]
+        parameters = Parameters()
+        if options is not None:
+            parameters = self._climb(bounds, budget, rows, offsets, options)
+        bounder = BackwardPass(self.exact, bounds.activations, bounds.values)
+        with torch.no_grad():
+            linear = bounder.run(output, rows, parameters)
+            value, rounding = least(self.exact_region, linear.coefficients)
+            total = value + linear.constant + offsets
+            total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
+            total = torch.where(torch.isfinite(total), total, -torch.inf)
+            points = minimiser(self.exact_region, linear.coefficients)
+        return RowBounds(_numpy(total[0]), _numpy(points[0]), parameters)
+
+    def _climb(
+        self,
+        bounds: NetworkBounds,
+        budget: Budget,
+        rows: Tensor,
+        offsets: Tensor,
+        options: AscentOptions,
+    ) -> Parameters:
+        dtype = self.search.dtype
+        search = BackwardPass(self.search, {i: b.to(dtype) for i, b in bounds.activations.items()})
+        result = Ascent(self.search_region, options).run(
+            search,
+            self.query.network.output,
+            rows.to(dtype),
+            budget,
+            offsets=offsets.to(dtype),
+        )
+        return in_dtype(result.parameters, self.exact.dtype)
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float64]:
+    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)
