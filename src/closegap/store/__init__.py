@@ -1,1 +1,9 @@
 """The run store: one SQLite file in WAL mode that survives kills and resumes runs."""
+
+from __future__ import annotations
+
+from closegap.store.keys import query_key
+from closegap.store.records import BracketEvent, Pictures, Record, RunHeader
+from closegap.store.run_store import RunStore
+
+__all__ = ["BracketEvent", "Pictures", "Record", "RunHeader", "RunStore", "query_key"]
