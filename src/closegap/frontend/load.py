@@ -1,0 +1,85 @@
+"""Read a network: bytes -> ONNX graph -> IR -> fused -> checked against onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from closegap.core.errors import UnsupportedOpError
+from closegap.frontend.agreement import check_agreement
+from closegap.frontend.lower import Lowered, lower_graph
+from closegap.frontend.parse import OnnxGraph, parse
+from closegap.frontend.source import inflate, read_model_bytes
+from closegap.frontend.trace import FREE_BATCH, BatchMixedError
+from closegap.graph.network import Network
+from closegap.graph.transform import fuse_affine
+
+__all__ = ["load", "loads"]
+
+
+def load(path: str | Path) -> Network:
+    """Read an ONNX file, gzipped or not.
+
+    The network returned computes what the file computes: it was evaluated against onnxruntime.
+
+    Raises:
+        ModelError: the file is missing or damaged, its shapes are dynamic, a weight is not
+            finite, or the network and onnxruntime disagree.
+        UnsupportedOpError: names the first node that is not supported, why, and what would help.
+    """
+    place = Path(path)
+    return loads(read_model_bytes(place), str(place))
+
+
+def loads(data: bytes, source: str = "<bytes>", *, check: bool = True) -> Network:
+    """Read an ONNX model from memory, gzipped or not.
+
+    Args:
+        data: the file's bytes.
+        source: where they came from, for messages.
+        check: compare with onnxruntime; done once a process for the same bytes.
+
+    Raises:
+        ModelError, UnsupportedOpError: as `load`.
+    """
+    onnx_bytes = inflate(data, source)
+    graph = parse(onnx_bytes, source)
+    lowered = _lower(graph)
+    network = fuse_affine(_network(lowered, onnx_bytes, source))
+    if check:
+        check_agreement(network)
+    return network
+
+
+def _lower(graph: OnnxGraph) -> Lowered:
+    """Trace with a free batch where the file has one, else (or if it is mixed) with a batch of 1."""
+    try:
+        lowered = lower_graph(graph, fixed=False)
+        if lowered.builder.batch != FREE_BATCH or lowered.output.axis == 0:
+            return lowered
+    except BatchMixedError as error:
+        first, node = error, error.node
+    else:
+        first, node = None, graph.output_name
+    try:
+        lowered = lower_graph(graph, fixed=True)
+    except UnsupportedOpError:
+        if first is not None:
+            raise first from None
+        raise
+    lowered.builder.note(f"node '{node}' fixes the batch: inputs are evaluated one at a time")
+    return lowered
+
+
+def _network(lowered: Lowered, onnx_bytes: bytes, source: str) -> Network:
+    builder, output = lowered.builder, lowered.output
+    # The IR's last node is its output; nodes behind it (dead branches of a Split) are dropped.
+    return Network(
+        nodes=tuple(builder.nodes[: output.index + 1]),
+        onnx_bytes=onnx_bytes,
+        digest=hashlib.sha256(onnx_bytes).hexdigest(),
+        batch=None if builder.batch == FREE_BATCH else 1,
+        source=source,
+        softmax_dropped=builder.softmax_dropped,
+        notes=tuple(builder.notes),
+    )
