@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 __all__ = [
+    "POLL_SECONDS",
     "Capabilities",
     "Claim",
     "Incumbent",
@@ -25,14 +26,26 @@ __all__ = [
 
 Array: TypeAlias = NDArray[np.float64]
 
+#: How often a running solve asks whether to stop.
+POLL_SECONDS = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
     """`min cost . v + constant  s.t.  row_lower <= matrix v <= row_upper, lower <= v <= upper`.
 
     Attributes:
-        matrix: `[R, V]`, CSR.
+        cost: `[V]`, finite.
+        matrix: `[R, V]`, CSR; entries finite.
+        row_lower: `[R]`, -infinity for none.
+        row_upper: `[R]`, +infinity for none; equal to `row_lower` for an equation.
+        lower: `[V]`, -infinity for none.
+        upper: `[V]`, +infinity for none.
         integer: bool `[V]`; all False is a linear program.
+        constant: added to every objective and bound.
+
+    Raises:
+        ValueError: an array's length does not fit the matrix.
     """
 
     cost: Array
@@ -43,6 +56,34 @@ class Model:
     upper: Array
     integer: NDArray[np.bool_]
     constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        rows, columns = self.matrix.shape
+        wanted = {"cost": columns, "lower": columns, "upper": columns, "integer": columns}
+        wanted |= {"row_lower": rows, "row_upper": rows}
+        for name, length in wanted.items():
+            shape = getattr(self, name).shape
+            if shape != (length,):
+                raise ValueError(f"Model.{name} has shape {shape}, the matrix wants ({length},)")
+
+    def flaw(self) -> str:
+        """Why no solver may be given this model, or an empty string.
+
+        HiGHS crashes on a NaN cost, so every backend asks this first.
+        """
+        if not (np.isfinite(self.cost).all() and np.isfinite(self.constant)):
+            return "the model has a NaN or an infinite cost"
+        if not np.isfinite(self.matrix.data).all():
+            return "the model has a NaN or an infinite coefficient"
+        for name in ("lower", "upper", "row_lower", "row_upper"):
+            if np.isnan(getattr(self, name)).any():
+                return f"the model has a NaN in {name}"
+        return ""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows (R)."""
+        return len(self.row_lower)
 
     @property
     def columns(self) -> int:
@@ -82,10 +123,13 @@ class SolveOptions:
         threads: native threads.
         seed: of the solver's random choices.
         start: a full point `[V]` to start from (need not be feasible), or `None`.
-        stop_at_incumbent: stop once a feasible point has an objective at or below this.
-        stop_at_bound: stop once the dual bound is at or above this.
+        stop_at_incumbent: stop once a feasible point has an objective at or below this; for
+            mixed-integer programs only.
+        stop_at_bound: stop once the dual bound is at or above this. A linear program may stop by
+            it (`BOUND_REACHED`) or go on to its optimum.
         on_incumbent: called with `(point, objective)` for every better feasible point, while the
-            solver runs, in the caller's process (perhaps on another thread).
+            solver runs, in the caller's process and thread. What it raises stops the solver and
+            is raised again by `solve`.
         interrupted: polled at least every 0.2 s; True stops the solver.
         emphasis: `"light"` few cuts and little presolve (measured best on network subproblems),
             `"default"` the solver's own settings.
@@ -115,8 +159,13 @@ class Claim:
         bound: proved (in the solver's arithmetic) lower bound of the optimum, constant included;
             -infinity when it has none; +infinity when it claims infeasibility.
         point: the best feasible point `[V]`, or `None`.
-        row_duals: for linear programs `[R]`, sign: `cost - matrix.T @ row_duals = reduced_costs`.
-        reduced_costs: for linear programs `[V]`.
+        row_duals: for linear programs `[R]`, sign: `cost - matrix.T @ row_duals = reduced_costs`;
+            positive where a row's lower side is active, negative where its upper side is. Of an
+            infeasible linear program: a Farkas ray with the same signs (its bound with cost zero
+            is positive, see `certify`), or `None` when the solver found infeasibility without one.
+            May be there after a stop by time: any vector gives a bound through `certify`.
+        reduced_costs: for linear programs `[V]`, at their optimum; positive where the lower bound
+            is active.
         seconds: wall-clock time inside the solver.
         nodes: branch-and-bound nodes.
         detail: the solver's own words, for reports.
@@ -150,7 +199,11 @@ class LinearSession(Protocol):
     """A linear program held in a solver, re-solved after changes with a warm basis.
 
     Costs and bounds are changed in place; rows can be appended (lazy rows) but not removed.
+    One session is used by one thread at a time.
     """
+
+    def model(self) -> Model:
+        """The program as it stands, with every change made so far; a copy."""
 
     def set_costs(self, cost: Array, constant: float = 0.0) -> None:
         """Replace the objective."""
@@ -158,11 +211,20 @@ class LinearSession(Protocol):
     def set_column_bounds(self, columns: NDArray[np.int64], lower: Array, upper: Array) -> None:
         """Replace the bounds of some columns."""
 
+    def set_row_bounds(self, rows: NDArray[np.int64], lower: Array, upper: Array) -> None:
+        """Replace the sides of some rows."""
+
     def add_rows(self, matrix: csr_array, row_lower: Array, row_upper: Array) -> None:
         """Append rows."""
 
+    def basis(self) -> object:
+        """The last basis, for `set_basis` of a session with equally many rows and columns."""
+
+    def set_basis(self, basis: object) -> None:
+        """Start the next solve from a basis that a session of the same backend gave."""
+
     def solve(self, options: SolveOptions) -> Claim:
-        """Solve from the last basis."""
+        """Solve from the last basis. `options.start` is not used."""
 
 
 class MipBackend(Protocol):

@@ -1,0 +1,383 @@
+"""HiGHS: linear programs with a warm basis, and mixed-integer programs.
+
+Measured on network subproblems: on composed rows (rows in the input variables only) the dual
+simplex without presolve is two to six times as fast as with it, so presolve is off for linear
+programs unless they fail without it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
+
+from closegap.core.errors import MissingDependencyError, OptionError, SolverError
+from closegap.core.numerics import SMALL_COEFFICIENT
+from closegap.mip._highs_watch import HighsWatch
+from closegap.mip.model import (
+    Array,
+    Capabilities,
+    Claim,
+    Model,
+    SolveOptions,
+    Status,
+)
+
+__all__ = ["HighsBackend", "HighsSession"]
+
+_ROWWISE = 2
+_MINIMISE = 1
+_DUAL_SIMPLEX = 1
+
+_STATUS = {
+    "kOptimal": Status.OPTIMAL,
+    "kModelEmpty": Status.OPTIMAL,
+    "kInfeasible": Status.INFEASIBLE,
+    "kUnbounded": Status.UNBOUNDED,
+    "kTimeLimit": Status.TIME,
+    "kSolutionLimit": Status.NODES,
+    "kObjectiveTarget": Status.INCUMBENT_REACHED,
+    "kObjectiveBound": Status.BOUND_REACHED,
+}
+
+
+class HighsBackend:
+    """HiGHS in this process. Holds no state; every solve has its own native object.
+
+    A mixed-integer solve can overrun its limit (the searches inside it do not poll). One that must
+    end in time runs in a process of its own, see `closegap.mip.killable`.
+    """
+
+    name = "highs"
+    capabilities = Capabilities(
+        linear=True,
+        integer=True,
+        warm_start=True,
+        duals=True,
+        streams_incumbents=True,
+        killable=False,
+        notes=("drops coefficients below 1e-12",),
+    )
+
+    def installed(self) -> bool:
+        """True iff highspy can be imported; does not import it."""
+        return find_spec("highspy") is not None
+
+    def solve(self, model: Model, options: SolveOptions) -> Claim:
+        """Solve once. Never raises for infeasible, unbounded or time; `FAILED` says why."""
+        begun = time.monotonic()
+        if options.time_limit <= 0.0:
+            return Claim(Status.TIME, detail="no time was left")
+        if model.is_linear:
+            session = HighsSession(model)
+            left = options.time_limit - (time.monotonic() - begun)
+            claim = session.solve(replace(options, time_limit=left))
+        else:
+            claim = _solve_integer(model, options, begun + options.time_limit)
+        return replace(claim, seconds=time.monotonic() - begun)
+
+    def session(self, model: Model) -> HighsSession:
+        """Hold a linear program for repeated solves.
+
+        Raises:
+            OptionError: the model has integers.
+        """
+        return HighsSession(model)
+
+
+class HighsSession:
+    """A linear program held in HiGHS: dual simplex, presolve off, re-solved from the last basis.
+
+    Raises:
+        OptionError: the model has integers.
+    """
+
+    def __init__(self, model: Model) -> None:
+        if not model.is_linear:
+            raise OptionError("a session holds linear programs; this model has integer variables")
+        self._native = _native()
+        self._set(solver="simplex", simplex_strategy=_DUAL_SIMPLEX, presolve="off")
+        self._refused = _pass_model(self._native, model)
+        self._model = _copy(model)
+
+    def model(self) -> Model:
+        """The program as it stands, with every change made so far; a copy."""
+        return _copy(self._model)
+
+    def set_costs(self, cost: Array, constant: float = 0.0) -> None:
+        """Replace the objective.
+
+        Raises:
+            SolverError: here and in the other changes: a NaN, a wrong length, an index outside.
+        """
+        _no_nan("set_costs", cost)
+        self._model = replace(self._model, cost=cost.copy(), constant=constant)
+        columns = np.arange(len(cost), dtype=np.int32)
+        self._check(self._native.changeColsCost(len(cost), columns, _floats(cost)), "set_costs")
+        self._check(self._native.changeObjectiveOffset(constant), "set_costs")
+
+    def set_column_bounds(self, columns: NDArray[np.int64], lower: Array, upper: Array) -> None:
+        """Replace the bounds of some columns."""
+        _no_nan("set_column_bounds", lower, upper)
+        self._model.lower[columns] = lower
+        self._model.upper[columns] = upper
+        status = self._native.changeColsBounds(
+            len(columns), columns.astype(np.int32), _floats(lower), _floats(upper)
+        )
+        self._check(status, "set_column_bounds")
+
+    def set_row_bounds(self, rows: NDArray[np.int64], lower: Array, upper: Array) -> None:
+        """Replace the sides of some rows."""
+        _no_nan("set_row_bounds", lower, upper)
+        self._model.row_lower[rows] = lower
+        self._model.row_upper[rows] = upper
+        status = self._native.changeRowsBounds(
+            len(rows), rows.astype(np.int32), _floats(lower), _floats(upper)
+        )
+        self._check(status, "set_row_bounds")
+
+    def add_rows(self, matrix: csr_array, row_lower: Array, row_upper: Array) -> None:
+        """Append rows; the basis is kept, with the new rows' slacks in it."""
+        if matrix.shape[0] == 0:
+            return
+        _no_nan("add_rows", matrix.data, row_lower, row_upper)
+        status = self._native.addRows(
+            matrix.shape[0],
+            _floats(row_lower),
+            _floats(row_upper),
+            matrix.nnz,
+            matrix.indptr[:-1].astype(np.int32),
+            matrix.indices.astype(np.int32),
+            _floats(matrix.data),
+        )
+        self._check(status, "add_rows")
+        sides = (self._model.row_lower, row_lower), (self._model.row_upper, row_upper)
+        lower, upper = (np.concatenate(pair) for pair in sides)
+        grown = csr_array(vstack([self._model.matrix, matrix], format="csr"))
+        self._model = replace(self._model, matrix=grown, row_lower=lower, row_upper=upper)
+
+    def basis(self) -> object:
+        """The last basis; HiGHS's own object."""
+        return self._native.getBasis()
+
+    def set_basis(self, basis: object) -> None:
+        """Start the next solve from a basis of a session with equally many rows and columns."""
+        self._check(self._native.setBasis(basis), "set_basis")
+
+    def solve(self, options: SolveOptions) -> Claim:
+        """Solve from the last basis. `options.start` is not used."""
+        begun = time.monotonic()
+        if self._refused:
+            return Claim(Status.FAILED, detail=self._refused)
+        if options.time_limit <= 0.0:
+            return Claim(Status.TIME, detail="no time was left")
+        watch = HighsWatch(options, begun + options.time_limit)
+        if options.interrupted is not None:
+            self._native.cbSimplexInterrupt.subscribe(watch.poll)
+        try:
+            claim = self._run(options, watch)
+        finally:
+            self._native.cbSimplexInterrupt.clear()
+        watch.raise_what_was_caught()
+        if claim.point is not None and options.on_incumbent is not None:
+            options.on_incumbent(claim.point, claim.objective)
+        return replace(claim, seconds=time.monotonic() - begun)
+
+    def _run(self, options: SolveOptions, watch: HighsWatch) -> Claim:
+        target = math.inf if options.stop_at_bound is None else options.stop_at_bound
+        self._set(**_common(options), objective_bound=target)
+        self._limit_time(watch)
+        ended = _run(self._native)
+        if ended not in _STATUS and watch.reason is None:
+            self._native.clearSolver()
+            self._set(presolve="on")
+            self._limit_time(watch)
+            ended = _run(self._native)
+            self._set(presolve="off")
+        return self._claim(ended, watch, target)
+
+    def _limit_time(self, watch: HighsWatch) -> None:
+        # The simplex measures its limit on a clock that runs on over all solves of one object.
+        left = max(0.0, watch.deadline - time.monotonic())
+        self._set(time_limit=self._native.getRunTime() + left)
+
+    def _claim(self, ended: str, watch: HighsWatch, target: float) -> Claim:
+        status = watch.reason or _STATUS.get(ended, Status.FAILED)
+        solution = self._native.getSolution()
+        duals = np.asarray(solution.row_dual) if solution.dual_valid else None
+        claim = Claim(status, row_duals=duals, detail=f"HiGHS: {ended}")
+        if status is Status.BOUND_REACHED:
+            return replace(claim, bound=target)
+        if status is Status.INFEASIBLE:
+            found, ray = self._native.getDualRay()[1:]
+            return replace(claim, bound=math.inf, row_duals=np.asarray(ray) if found else None)
+        if status is not Status.OPTIMAL:
+            return claim
+        objective = float(self._native.getInfo().objective_function_value)
+        return replace(
+            claim,
+            objective=objective,
+            bound=objective,
+            point=np.asarray(solution.col_value),
+            reduced_costs=np.asarray(solution.col_dual),
+        )
+
+    def _set(self, **values: object) -> None:
+        _set_options(self._native, values)
+
+    def _check(self, status: Any, what: str) -> None:
+        if status.name == "kError":
+            raise SolverError(f"HiGHS refused {what}: wrong lengths, or an index outside the model")
+
+
+def _solve_integer(model: Model, options: SolveOptions, deadline: float) -> Claim:
+    native = _native()
+    refused = _pass_model(native, model)
+    if refused:
+        return Claim(Status.FAILED, detail=refused)
+    if options.start is not None:
+        start = _highspy().HighsSolution()
+        start.col_value = options.start.tolist()
+        native.setSolution(start)
+    watch = HighsWatch(options, deadline)
+    native.cbMipImprovingSolution.subscribe(watch.improved)
+    native.cbMipInterrupt.subscribe(watch.bounded)
+    native.cbSimplexInterrupt.subscribe(watch.poll)
+    values = _common(options) | {
+        "mip_feasibility_tolerance": options.feasibility,
+        "mip_rel_gap": 0.0,
+        "mip_abs_gap": options.feasibility,
+        "time_limit": max(0.0, deadline - time.monotonic()),
+    }
+    if options.node_limit is not None:
+        values["mip_max_nodes"] = options.node_limit
+    _set_options(native, values)
+    ended = _run(native)
+    if ended == "kUnboundedOrInfeasible":
+        ended = _tell_apart(native, watch)
+    watch.raise_what_was_caught()
+    return _integer_claim(native, ended, watch.reason, model)
+
+
+def _tell_apart(native: Any, watch: HighsWatch) -> str:
+    """Which of the two it is: solve again for any feasible point."""
+    columns = native.getNumCol()
+    native.changeColsCost(columns, np.arange(columns, dtype=np.int32), np.zeros(columns))
+    native.cbMipImprovingSolution.clear()
+    _set_options(native, {"time_limit": max(0.0, watch.deadline - time.monotonic())})
+    ended = _run(native)
+    return "kUnbounded" if ended == "kOptimal" else ended
+
+
+def _integer_claim(native: Any, ended: str, reason: Status | None, model: Model) -> Claim:
+    info = native.getInfo()
+    status = _STATUS.get(ended, Status.FAILED)
+    if ended == "kInterrupt" and reason is not None:
+        status = reason
+    claim = Claim(status, nodes=max(0, int(info.mip_node_count)), detail=f"HiGHS: {ended}")
+    if status is Status.INFEASIBLE:
+        return replace(claim, bound=math.inf)
+    if status in (Status.UNBOUNDED, Status.FAILED):
+        return claim
+    claim = replace(claim, bound=_finite_or(float(info.mip_dual_bound), -math.inf))
+    solution = native.getSolution()
+    if (
+        not solution.value_valid
+        or info.primal_solution_status != _highspy().kSolutionStatusFeasible
+    ):
+        return claim
+    point = np.asarray(solution.col_value)
+    objective = float(model.cost @ point) + model.constant
+    return replace(claim, objective=objective, point=point)
+
+
+def _highspy() -> ModuleType:
+    try:
+        import highspy  # native and slow to load: only where something is solved
+    except ImportError as error:
+        raise MissingDependencyError(f"highspy cannot be imported ({error})") from None
+    return highspy
+
+
+def _native() -> Any:
+    native = _highspy().Highs()
+    native.silent()
+    return native
+
+
+def _run(native: Any) -> str:
+    """Run, and return the name of the model's status."""
+    status = native.run()
+    if status.name == "kError" and native.getModelStatus().name == "kNotset":
+        # HiGHS fixes its thread count at a thread's first solve, and refuses another one after it.
+        type(native).resetGlobalScheduler(True)
+        native.run()
+    return str(native.getModelStatus().name)
+
+
+def _common(options: SolveOptions) -> dict[str, object]:
+    return {
+        "threads": options.threads,
+        "random_seed": options.seed,
+        "primal_feasibility_tolerance": options.feasibility,
+        "dual_feasibility_tolerance": options.feasibility,
+    }
+
+
+def _set_options(native: Any, values: dict[str, object]) -> None:
+    for name, value in values.items():
+        if native.setOptionValue(name, value).name == "kError":
+            raise OptionError(f"HiGHS refuses {name} = {value}")
+
+
+def _pass_model(native: Any, model: Model) -> str:
+    """Hand the arrays over; returns why that cannot be, or an empty string."""
+    flaw = model.flaw()
+    if flaw:
+        return flaw
+    _set_options(native, {"small_matrix_value": SMALL_COEFFICIENT})
+    status = native.passModel(
+        model.columns,
+        model.rows,
+        model.matrix.nnz,
+        _ROWWISE,
+        _MINIMISE,
+        model.constant,
+        _floats(model.cost),
+        _floats(model.lower),
+        _floats(model.upper),
+        _floats(model.row_lower),
+        _floats(model.row_upper),
+        model.matrix.indptr[:-1].astype(np.int32),
+        model.matrix.indices.astype(np.int32),
+        _floats(model.matrix.data),
+        model.integer.astype(np.int32),
+    )
+    if status.name == "kError":
+        return "HiGHS refused the model"
+    return ""
+
+
+def _copy(model: Model) -> Model:
+    arrays = ("cost", "row_lower", "row_upper", "lower", "upper")
+    return replace(model, **{name: getattr(model, name).copy() for name in arrays})
+
+
+def _no_nan(what: str, *arrays: Array) -> None:
+    if any(np.isnan(array).any() for array in arrays):
+        raise SolverError(f"{what}: a NaN among the new values; the session is unchanged")
+
+
+def _floats(values: Any) -> Array:
+    return np.ascontiguousarray(values, dtype=np.float64)
+
+
+def _finite_or(value: float, other: float) -> float:
+    return value if math.isfinite(value) else other
