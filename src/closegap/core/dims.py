@@ -6,6 +6,7 @@ N   neurons of one node, flattened
 D   input entries, flattened
 C   classes (network outputs)
 K   clauses of a property
+L   lanes: attempts of one attack that run side by side on one query (a clause and a restart)
 M   candidates in a pool
 R   rows of an LP or MIP
 V   columns (variables) of an LP or MIP

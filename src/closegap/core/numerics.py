@@ -20,6 +20,7 @@ __all__ = [
     "MIP_FEASIBILITY",
     "MIP_INTEGRALITY",
     "MIP_ROW_SLACK",
+    "REPLAY_SLACK",
     "SIGN_GAP",
     "SEARCH_EPSILON",
     "SMALL_COEFFICIENT",
@@ -45,6 +46,10 @@ BISECTION_SPAN = 1e-6
 #: The IR must agree with onnxruntime to this, relative to the largest output, or it is refused.
 IR_RELATIVE_TOLERANCE = 1e-4
 IR_ABSOLUTE_TOLERANCE = 1e-5
+
+#: Two float32 evaluations of one network (torch, onnxruntime) differ by less than this, relative
+#: to 1 + the largest output. An attack goes on until the margin is broken by more.
+REPLAY_SLACK = 1e-5
 
 #: Feasibility asked of LP and MIP solvers.
 MIP_FEASIBILITY = 1e-9

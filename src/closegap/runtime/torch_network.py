@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from closegap.graph import ops
 from closegap.graph.network import Network, Node
+from closegap.runtime.surrogate import straight_through
 
 __all__ = ["NodeWeights", "TorchNetwork", "forward_node"]
 
@@ -26,6 +28,8 @@ class TorchNetwork:
         network: the IR.
         dtype: `torch.float32` or `torch.float64`.
         device: where the weights live and the work is done.
+        sign_width: gives signs a straight-through derivative of this width (see
+            `runtime.surrogate`); `None` keeps their true one, zero. Values do not change.
     """
 
     def __init__(
@@ -34,8 +38,10 @@ class TorchNetwork:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        sign_width: float | None = None,
     ) -> None:
         self.network = network
+        self.sign_width = sign_width
         self.dtype = dtype
         self.device = torch.device(device)
         self.weights: tuple[NodeWeights, ...] = tuple(self._weights(n) for n in network.nodes)
@@ -62,8 +68,17 @@ class TorchNetwork:
         values: list[Tensor] = [inputs.to(self.dtype)]
         for index, node in enumerate(self.network.nodes[1:], start=1):
             parents = [values[p] for p in node.inputs]
-            values.append(forward_node(node, self.weights[index], parents))
+            value = forward_node(node, self.weights[index], parents)
+            if self.sign_width is not None and isinstance(node.op, ops.Sign):
+                value = straight_through(parents[0], value, self.sign_width)
+            values.append(value)
         return values
+
+    def with_sign_width(self, width: float | None) -> TorchNetwork:
+        """The same weights, not copied, with another straight-through derivative of signs."""
+        twin = copy(self)
+        twin.sign_width = width
+        return twin
 
 
 def forward_node(node: Node, weights: NodeWeights, parents: Sequence[Tensor]) -> Tensor:

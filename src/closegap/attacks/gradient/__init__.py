@@ -1,0 +1,1 @@
+"""Batched attacks: one loop, and one file a method."""

@@ -1,0 +1,82 @@
+"""What a lane lowers: functions of the outputs, one value a lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from closegap.attacks.gradient.problem import Problem, clause_margins, lane_margins
+from closegap.core.errors import OptionError
+
+__all__ = ["CrossEntropyLoss", "GamaLoss", "Loss", "MarginLoss"]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A differentiable value `[B, L]` of outputs `[B, L, C]`; the attack makes it small."""
+
+    def __call__(
+        self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
+    ) -> Float[Tensor, "B L"]:
+        """The value, `taken` steps into the attack.
+
+        Raises:
+            OptionError: the property is not of the kind this loss is for.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MarginLoss:
+    """The margin of the lane's clause, over its rows the greatest (Carlini-Wagner's f6)."""
+
+    def __call__(
+        self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
+    ) -> Float[Tensor, "B L"]:
+        """The margin itself."""
+        return lane_margins(problem, clause_margins(problem, outputs))
+
+
+@dataclass(frozen=True)
+class CrossEntropyLoss:
+    """The log-probability of the true class; the lane's clause plays no part."""
+
+    def __call__(
+        self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
+    ) -> Float[Tensor, "B L"]:
+        """`log softmax(o)_y`."""
+        if bool((problem.labels < 0).any()):
+            raise OptionError("the cross-entropy loss needs a robustness property; use the margin")
+        chances = torch.log_softmax(outputs, dim=2)
+        label = problem.labels[:, None, None].expand(-1, outputs.shape[1], 1)
+        return chances.gather(2, label)[..., 0]
+
+
+@dataclass(frozen=True)
+class GamaLoss:
+    """The margin of probabilities, less a decaying reward for leaving the clean prediction.
+
+    Attributes:
+        weight: of `||softmax(o) - softmax(o_clean)||^2` at the first step.
+        decay: factor on it at every step.
+
+    Source: Sriramanan et al., Guided Adversarial Attack (2020), with both terms on softmax.
+    """
+
+    weight: float = 10.0
+    decay: float = 0.9
+
+    def __call__(
+        self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
+    ) -> Float[Tensor, "B L"]:
+        """`margin(p) - weight * decay^taken * ||p - p_clean||^2` with p = softmax(o)."""
+        if bool((problem.labels < 0).any()):
+            raise OptionError("the GAMA loss needs a robustness property; use the margin")
+        chances = torch.softmax(outputs, dim=2)
+        margins = lane_margins(problem, clause_margins(problem, chances, offsets=False))
+        away = (chances - torch.softmax(problem.clean, dim=1)[:, None]).square().sum(dim=2)
+        return margins - self.weight * self.decay**taken * away

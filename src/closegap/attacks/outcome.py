@@ -1,0 +1,63 @@
+"""What an attack hands back for one query."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+__all__ = ["AttackOutcome", "merge_outcomes"]
+
+
+@dataclass(frozen=True, eq=False)
+class AttackOutcome:
+    """Candidates in ascending order of margin, all inside the query's region.
+
+    Margins are claims of a float32 forward pass: only a replay on the ONNX file makes a witness.
+
+    Attributes:
+        method: which attack.
+        points: float32 `[M, *input_shape]`, the best of every restart.
+        margins: float64 `[M]`, the property's margin at each.
+        evaluations: how many inputs were pushed through the network.
+        finished: False where the deadline came first.
+    """
+
+    method: str
+    points: Float[np.ndarray, "M ..."]
+    margins: Float[np.ndarray, "M"]
+    evaluations: int
+    finished: bool
+
+    @property
+    def margin(self) -> float:
+        """The least margin found; infinity when there is no candidate."""
+        return float(self.margins[0]) if len(self.margins) else math.inf
+
+    @property
+    def best(self) -> NDArray[np.float32] | None:
+        """The candidate of least margin."""
+        return np.asarray(self.points[0]) if len(self.margins) else None
+
+
+def merge_outcomes(outcomes: Sequence[AttackOutcome], method: str) -> AttackOutcome:
+    """The candidates of several outcomes of one query, as one.
+
+    Raises:
+        ValueError: there is no outcome.
+    """
+    if not outcomes:
+        raise ValueError("no outcome to merge")
+    margins = np.concatenate([o.margins for o in outcomes])
+    order = np.argsort(margins, kind="stable")
+    return AttackOutcome(
+        method=method,
+        points=np.concatenate([o.points for o in outcomes])[order],
+        margins=margins[order],
+        evaluations=sum(o.evaluations for o in outcomes),
+        finished=all(o.finished for o in outcomes),
+    )
