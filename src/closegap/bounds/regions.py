@@ -116,7 +116,8 @@ def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
     theta = large
     step = torch.clamp(-rows / theta, low, high).detach()
     inner = (rows * step + theta / 2 * step**2).sum(2)
-    return inner - theta[..., 0] * radius**2 / 2
+    dual: Tensor = inner - theta[..., 0] * radius**2 / 2
+    return dual
 
 
 def minimiser(region: InputSet, coefficients: Float[Tensor, "B Q ..."]) -> Float[Tensor, "B Q ..."]:
@@ -134,4 +135,5 @@ def minimiser(region: InputSet, coefficients: Float[Tensor, "B Q ..."]) -> Float
         )
     length = torch.linalg.vector_norm(step, ord=region.norm, dim=2, keepdim=True).clamp(min=TINY)
     scaled = step * (region.radius / length).clamp(max=1)
-    return center + scaled.reshape(coefficients.shape)
+    moved: Tensor = center + scaled.reshape(coefficients.shape)
+    return moved

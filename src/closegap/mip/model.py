@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,6 +195,7 @@ class Capabilities:
     notes: tuple[str, ...] = field(default=())
 
 
+@runtime_checkable
 class LinearSession(Protocol):
     """A linear program held in a solver, re-solved after changes with a warm basis.
 
@@ -227,6 +228,7 @@ class LinearSession(Protocol):
         """Solve from the last basis. `options.start` is not used."""
 
 
+@runtime_checkable
 class MipBackend(Protocol):
     """One solver."""
 

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
+from closegap.core.errors import OptionError, SolverError, SoundnessError
+from closegap.core.verdict import Reason, Verdict
 from closegap.specs.query import Query
+from closegap.strategy.engines import ENGINES
 from closegap.strategy.result import Result
+from closegap.strategy.session import Session
 
-__all__ = ["DEFAULT_ENGINES", "solve"]
+__all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
-#: The order in which engines run unless the user says otherwise.
+#: The order in which engines run unless the user says otherwise: cheap ones first.
 DEFAULT_ENGINES: tuple[str, ...] = ("clean", "pgd", "crown", "alpha-crown", "mip")
+
+_ADVICE = {
+    Reason.TIME: "the time ran out; try a longer --timeout",
+    Reason.MEMORY: "an engine ran out of memory",
+    Reason.NODES: "the node limit was reached",
+    Reason.NUMERICAL: "a bound was not finite",
+    Reason.INCOMPLETE: "every engine that was asked for has finished; try more engines",
+    Reason.INTERRUPTED: "the run was interrupted",
+    Reason.ENGINE_FAILED: "an engine failed",
+}
+
+
+def check_engines(engines: Sequence[str]) -> tuple[str, ...]:
+    """The names, if every one is an engine.
+
+    Raises:
+        OptionError: a name is unknown, or there is none.
+    """
+    unknown = [name for name in engines if name not in ENGINES]
+    if unknown:
+        raise OptionError(f"unknown engine '{unknown[0]}'; known engines: {', '.join(ENGINES)}")
+    if not engines:
+        raise OptionError(f"no engine given; known engines: {', '.join(ENGINES)}")
+    return tuple(engines)
 
 
 def solve(
     query: Query,
     *,
     timeout: float = 60.0,
-    engines: tuple[str, ...] = DEFAULT_ENGINES,
+    engines: Sequence[str] = DEFAULT_ENGINES,
     budget: Budget | None = None,
 ) -> Result:
     """Close the query's bracket as far as the time allows.
@@ -27,7 +62,95 @@ def solve(
         engines: names, in the order to run them.
         budget: replaces `timeout` where more than a deadline is to be limited.
 
+    Returns:
+        the bracket, the witness if there is one, and how they came about.
+
     Raises:
         OptionError: an engine's name is unknown, or the timeout is negative or NaN.
+        SoundnessError: a proof and a replayed witness exclude each other.
     """
-    raise NotImplementedError
+    names = check_engines(engines)
+    if math.isnan(timeout) or timeout < 0:
+        raise OptionError(f"timeout must not be negative, got {timeout}")
+    spend = budget or Budget.of_seconds(timeout)
+    session = Session(query)
+    reason = Reason.INCOMPLETE
+    for name in names:
+        if session.decided:
+            break
+        if spend.expired:
+            reason = Reason.TIME
+            break
+        reason = _run(name, session, spend) or reason
+    if spend.expired and reason is Reason.INCOMPLETE:
+        reason = Reason.TIME
+    return _result(session, reason)
+
+
+def _run(name: str, session: Session, budget: Budget) -> Reason | None:
+    """Run one engine; a failure is a note and a reason, and the next engine goes on."""
+    started = time.monotonic()
+    try:
+        ENGINES[name]().run(session, budget)
+    except MemoryError:
+        session.note(f"{name} ran out of memory")
+        return Reason.MEMORY
+    except SolverError as error:
+        session.note(f"{name} failed: {error}")
+        return Reason.ENGINE_FAILED
+    finally:
+        session.engine_seconds[name] = (
+            session.engine_seconds.get(name, 0.0) + time.monotonic() - started
+        )
+    return None
+
+
+def _result(session: Session, reason: Reason) -> Result:
+    bracket = session.bracket
+    if bracket.contradicts_itself:
+        raise SoundnessError(
+            f"{bracket.lower_engine} proved what {bracket.upper_engine} broke; "
+            "no verdict is given: please report this network and query"
+        )
+    verdict = bracket.verdict
+    if verdict is Verdict.UNKNOWN and not _finite(session):
+        reason = Reason.NUMERICAL
+    why = None if verdict is not Verdict.UNKNOWN else reason
+    words = [] if why is None else [_ADVICE[why]]
+    return Result(
+        bracket=bracket,
+        reason=why,
+        detail="; ".join([*words, *session.notes]),
+        clause_lower=session.clause_lower,
+        target=_target(session),
+        engine=_engine(bracket),
+        seconds=session.seconds,
+        engine_seconds=dict(session.engine_seconds),
+        history=session.history,
+        counts=dict(session.counts),
+    )
+
+
+def _finite(session: Session) -> bool:
+    bounds = session.bounds
+    if bounds is None:
+        return True
+    return all(bool(b.lower.isfinite().all()) for b in bounds.activations.values())
+
+
+def _engine(bracket: Bracket) -> str:
+    if bracket.verdict is Verdict.FALSIFIED:
+        return bracket.upper_engine
+    return bracket.lower_engine or bracket.upper_engine
+
+
+def _target(session: Session) -> str:
+    """The clause the witness breaks, else the one that is hardest to prove."""
+    prop = session.query.prop
+    if not prop.clauses:
+        return ""
+    witness = session.bracket.witness
+    if witness is not None and session.bracket.verdict is Verdict.FALSIFIED:
+        margins = prop.clause_values(prop.row_margins(witness.outputs_float64[None]))[0]
+        return prop.names[int(np.argmin(margins))]
+    return prop.names[int(np.argmin(session.clause_lower))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ __all__ = ["MixedPrecision", "RowOptimiser", "in_dtype"]
 _COPIES = 12
 
 
+@runtime_checkable
 class RowOptimiser(Protocol):
     """Chooses parameters for rows at a node."""
 

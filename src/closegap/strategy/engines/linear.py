@@ -1,0 +1,52 @@
+"""Proofs by linear bounds: CROWN, then alpha-CROWN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from closegap.bounds.optimise import AscentOptions
+from closegap.core.budget import Budget
+from closegap.strategy.session import Session
+from closegap.verify.incomplete import AlphaOptions
+
+__all__ = ["AlphaCrown", "Crown"]
+
+
+@dataclass(frozen=True)
+class Crown:
+    """Bounds every activation once, then the property's rows, with default slopes."""
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        bounds = session.linear.activations(budget, session.bounds)
+        session.learn_bounds(bounds)
+        _rows(session, budget, None, "crown")
+
+
+@dataclass(frozen=True)
+class AlphaCrown:
+    """Optimises the rows' slopes; where that is not enough, the inner neurons' slopes too."""
+
+    options: AlphaOptions = field(default_factory=AlphaOptions)
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        if session.bounds is None:
+            session.learn_bounds(session.linear.activations(budget))
+        _rows(session, budget, self.options.final, "alpha-crown")
+        for _ in range(self.options.rounds):
+            if session.decided or budget.expired:
+                return
+            inner = session.linear.activations(budget, session.bounds, self.options.inner)
+            session.learn_bounds(inner)
+            _rows(session, budget, self.options.final, "alpha-crown")
+
+
+def _rows(session: Session, budget: Budget, options: AscentOptions | None, engine: str) -> None:
+    bounds, which = session.bounds, session.open_rows
+    if bounds is None or not len(which):
+        return
+    found = session.linear.rows(bounds, budget, which, options)
+    session.prove_rows(which, found.lower, engine)
+    if not session.decided:
+        session.offer(found.candidates, engine)
