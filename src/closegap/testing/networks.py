@@ -7,6 +7,7 @@ gives the same network. The last layer has three outputs unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def random_sign(rng: Generator, sizes: Sequence[int]) -> Network:
     nodes = []
     weights: dict[str, NDArray[Any]] = {"tenth": np.array(0.1)}
     value = "input"
-    for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
         weights[f"w{layer}"] = rng.choice([-1.0, 1.0], size=(n_in, n_out))
         weights[f"b{layer}"] = rng.uniform(-1, 1, size=n_out)
         last = layer == len(sizes) - 2
@@ -164,7 +165,7 @@ def _chain(rng: Generator, sizes: Sequence[int], activation: str, **attributes: 
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, NDArray[np.float64]] = {}
     value = "input"
-    for layer, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
         last = layer == len(sizes) - 2
         pre, post = "output" if last else f"pre{layer}", f"post{layer}"
         dense, parameters = _dense(rng, f"fc{layer}", value, pre, (n_in, n_out))
