@@ -1,0 +1,151 @@
+"""What a run is to answer: its header, its tasks and the work each of them needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.core.errors import OptionError
+from closegap.evaluate import provenance
+from closegap.evaluate.tasks import ImageTask, Task, Work
+from closegap.evaluate.work import ImageWork, WorkOptions
+from closegap.store import RunHeader, query_key
+
+__all__ = ["EvaluationPlan", "ImageSet", "ModelFile", "Question", "plan_images"]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationPlan:
+    """One run.
+
+    Attributes:
+        header: what goes into the store; decides whether a store can be continued.
+        tasks: gives the tasks from the beginning each time it is called.
+        work: what is done for each.
+        one_model: every task needs the same network, so that bad input ends the run; otherwise it
+            is the answer of the one task.
+    """
+
+    header: RunHeader
+    tasks: Callable[[], Iterator[Task]]
+    work: Work
+    one_model: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The images a run evaluates.
+
+    Attributes:
+        images: float32 in [0, 1], `[M, *input_shape]`.
+        labels: true classes, `[M]`.
+        indices: positions in the data set, `[M]`.
+        name: of the data set, or its path.
+        digest: SHA-256 of the whole data set.
+        class_names: or empty.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    name: str
+    digest: str
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every image.
+
+    Attributes:
+        eps: radius in input units; 0 asks for the clean check only.
+        norm: 1, 2 or infinity.
+        timeout: seconds an image.
+
+    Raises:
+        OptionError: a value is outside its range.
+    """
+
+    eps: float
+    norm: float = math.inf
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps >= 0):
+            raise OptionError(f"eps must be finite and not negative, got {self.eps}")
+        if self.norm not in (1, 2, math.inf):
+            raise OptionError(f"norm must be 1, 2 or inf, got {self.norm}")
+        if not (math.isfinite(self.timeout) and self.timeout >= 0):
+            raise OptionError(f"timeout must be finite and not negative, got {self.timeout}")
+
+    @property
+    def norm_name(self) -> str:
+        """`"1"`, `"2"` or `"inf"`."""
+        return "inf" if self.norm == math.inf else str(int(self.norm))
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A network's file: path as given, and SHA-256 of its uncompressed bytes."""
+
+    path: str
+    digest: str
+
+
+def plan_images(
+    model: ModelFile,
+    data: ImageSet,
+    question: Question,
+    options: WorkOptions,
+    *,
+    command: str = "",
+    settings: Mapping[str, object] | None = None,
+) -> EvaluationPlan:
+    """The run that asks one question of every image.
+
+    Args:
+        model: the network.
+        data: images that fit it.
+        question: radius, norm and timeout.
+        options: engines, seed, threads.
+        command: the command line, for the report.
+        settings: whatever else can change an answer, JSON values; part of the run's identity.
+    """
+    extra = dict(settings or {})
+    header = RunHeader(
+        kind="evaluate",
+        model=model.path,
+        model_digest=model.digest,
+        data=data.name,
+        data_digest=data.digest,
+        eps=question.eps,
+        norm=question.norm_name,
+        timeout=question.timeout,
+        engines=options.engines,
+        settings=extra,
+        seed=options.seed,
+        command=command,
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+        started=provenance.now(),
+        total=len(data.images),
+        class_names=data.class_names,
+    )
+    answering = {**extra, "engines": list(options.engines), "timeout": question.timeout,
+                 "seed": options.seed}  # fmt: skip
+
+    def tasks() -> Iterator[Task]:
+        for image, label, index in zip(data.images, data.labels, data.indices, strict=True):
+            asked = {"index": int(index), "label": int(label), "eps": question.eps,
+                     "norm": question.norm_name}  # fmt: skip
+            key = query_key(
+                model=model.digest, inputs=image.tobytes(), query=asked, settings=answering
+            )
+            yield ImageTask(key, int(index), int(label), question.timeout, image)
+
+    work = ImageWork(model.path, model.digest, question.eps, question.norm, options)
+    return EvaluationPlan(header, tasks, work, one_model=True)

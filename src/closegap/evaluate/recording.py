@@ -1,0 +1,138 @@
+"""From answers to records: results, several cases of one property, and failures."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.core.verdict import Reason, Verdict
+from closegap.evaluate.tasks import Failure, Task
+from closegap.specs.query import Query
+from closegap.specs.region import Ball, bounding_box
+from closegap.store.records import BracketEvent, Pictures, Record
+from closegap.strategy.result import Result
+
+__all__ = ["center_of", "failure_record", "joined_record", "result_record"]
+
+
+def result_record(task: Task, result: Result, pictures: Pictures | None) -> Record:
+    """The record of one query's result."""
+    return Record(
+        key=task.key,
+        index=task.index,
+        name=task.name,
+        label=task.label,
+        target=result.target,
+        verdict=result.verdict,
+        reason=result.reason if result.verdict is Verdict.UNKNOWN else None,
+        detail=result.detail,
+        lower=result.bracket.lower,
+        upper=result.bracket.upper,
+        engine=result.engine,
+        seconds=result.seconds,
+        engine_seconds=dict(result.engine_seconds),
+        history=result.history,
+        counts=dict(result.counts),
+        pictures=pictures,
+    )
+
+
+def joined_record(
+    task: Task, results: Sequence[Result], *, cases: int, seconds: float, pictures: Pictures | None
+) -> Record:
+    """The record of a property of several cases, each a query of its own.
+
+    The property's least margin is the least over its cases, so its bracket is
+    `[min lower, min upper]`; a case that was not reached has an unbounded lower end. Falsified iff
+    one case is; verified iff all are.
+
+    Args:
+        task: the property.
+        results: of the cases that were asked, in order; at least one.
+        cases: how many the property has.
+        seconds: wall-clock of the whole property.
+        pictures: of the falsified case.
+    """
+    deciding = _deciding(results)
+    reached_all = len(results) == cases
+    lower = min(r.bracket.lower for r in results) if reached_all else -math.inf
+    verdict = deciding.verdict
+    if verdict is Verdict.VERIFIED and not reached_all:
+        verdict = Verdict.UNKNOWN
+    spent: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for result in results:
+        spent.update(result.engine_seconds)
+        counts.update(result.counts)
+    return Record(
+        key=task.key,
+        index=task.index,
+        name=task.name,
+        label=task.label,
+        target=deciding.target,
+        verdict=verdict,
+        reason=(deciding.reason or Reason.TIME) if verdict is Verdict.UNKNOWN else None,
+        detail=deciding.detail,
+        lower=lower,
+        upper=min(r.bracket.upper for r in results),
+        engine=deciding.engine,
+        seconds=seconds,
+        engine_seconds=dict(spent),
+        history=_joined_history(results, cases),
+        counts=dict(counts),
+        pictures=pictures,
+    )
+
+
+def failure_record(task: Task, failure: Failure, seconds: float) -> Record:
+    """The record of a task that gave none: unknown, with the reason in words."""
+    return Record(
+        key=task.key,
+        index=task.index,
+        name=task.name,
+        label=task.label,
+        target="",
+        verdict=Verdict.UNKNOWN,
+        reason=failure.reason,
+        detail=failure.text,
+        lower=-math.inf,
+        upper=math.inf,
+        engine="",
+        seconds=seconds,
+    )
+
+
+def center_of(query: Query) -> NDArray[np.float32]:
+    """The middle of the query's region, in the network's input shape."""
+    if isinstance(query.region, Ball):
+        return query.region.center.astype(np.float32)
+    box = bounding_box(query.region)
+    return (box.lower / 2 + box.upper / 2).astype(np.float32)
+
+
+def _deciding(results: Sequence[Result]) -> Result:
+    """The falsified case, else the first that stayed unknown, else the last verified one."""
+    for verdict in (Verdict.FALSIFIED, Verdict.UNKNOWN):
+        for result in results:
+            if result.verdict is verdict:
+                return result
+    return min(results, key=lambda r: r.bracket.lower)
+
+
+def _joined_history(results: Sequence[Result], cases: int) -> tuple[BracketEvent, ...]:
+    """The cases one after another; the lower end is unbounded until the last case is reached."""
+    offsets = accumulate((r.seconds for r in results[:-1]), initial=0.0)
+    lower, upper = math.inf, math.inf
+    events: list[BracketEvent] = []
+    for number, (offset, result) in enumerate(zip(offsets, results, strict=True), start=1):
+        for event in result.history:
+            floor = min(lower, event.lower) if number == cases else -math.inf
+            upper = min(upper, event.upper)
+            events.append(BracketEvent(offset + event.seconds, event.engine, floor, upper))
+        lower = min(lower, result.bracket.lower)
+    return tuple(events)

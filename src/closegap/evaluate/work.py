@@ -1,0 +1,154 @@
+"""What a worker does for one image or one property: load, ask, write down.
+
+Importing this file is light; torch and the engines load where the first task is prepared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.core.budget import Budget
+from closegap.core.verdict import Verdict
+from closegap.evaluate.models import LoadedModel, ModelCache
+from closegap.evaluate.recording import center_of, joined_record, result_record
+from closegap.evaluate.tasks import ImageTask, PropertyTask, Task
+from closegap.specs.query import Query, robustness
+from closegap.store.records import Pictures, Record
+from closegap.strategy.result import Result
+
+__all__ = ["ImageWork", "PropertyWork", "Solver", "WorkOptions", "default_solver"]
+
+Solver: TypeAlias = Callable[[Query, float, tuple[str, ...], Budget], Result]
+
+
+def default_solver(
+    query: Query, timeout: float, engines: tuple[str, ...], budget: Budget
+) -> Result:
+    """The strategy's own `solve`."""
+    from closegap.strategy.solve import solve  # heavy: every engine
+
+    return solve(query, timeout=timeout, engines=engines, budget=budget)
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """How every query of a run is answered.
+
+    Attributes:
+        engines: names, in the order they run.
+        seed: of every random choice.
+        threads: native threads each process may use.
+        solver: what answers a query; a function of a module, so that it pickles.
+    """
+
+    engines: tuple[str, ...]
+    seed: int = 0
+    threads: int = 1
+    solver: Solver = default_solver
+
+    def ask(self, query: Query, seconds: float) -> Result:
+        """Answer one query within `seconds`."""
+        budget = Budget.of_seconds(seconds, seed=self.seed, threads=self.threads)
+        return self.solver(query, seconds, self.engines, budget)
+
+
+@dataclass(frozen=True)
+class ImageWork:
+    """Is the label kept on every input within `eps` of the image?
+
+    Attributes:
+        model: path of the ONNX file.
+        digest: SHA-256 of its uncompressed bytes, in hex.
+        eps: radius, in input units.
+        norm: 1, 2 or infinity.
+        options: how queries are answered.
+    """
+
+    model: str
+    digest: str
+    eps: float
+    norm: float
+    options: WorkOptions
+    models: ModelCache = field(default_factory=ModelCache, repr=False, compare=False)
+
+    def prepare(self, task: Task) -> None:
+        """Load the network and set the thread limit."""
+        _limit_threads(self.options.threads)
+        self.models.get(self.model, self.digest)
+
+    def __call__(self, task: Task) -> Record:
+        """The record of one image."""
+        assert isinstance(task, ImageTask)
+        model = self.models.get(self.model, self.digest)
+        query = robustness(model.network, task.image, task.label, self.eps, norm=self.norm)
+        result = self.options.ask(query, task.timeout)
+        return result_record(task, result, _pictures(model, task.image, result))
+
+
+@dataclass(frozen=True)
+class PropertyWork:
+    """Can the property of a VNN-LIB file be broken?
+
+    Attributes:
+        options: how queries are answered.
+    """
+
+    options: WorkOptions
+    models: ModelCache = field(default_factory=ModelCache, repr=False, compare=False)
+
+    def prepare(self, task: Task) -> None:
+        """Load the network and set the thread limit."""
+        assert isinstance(task, PropertyTask)
+        _limit_threads(self.options.threads)
+        self.models.get(task.model, task.model_digest)
+
+    def __call__(self, task: Task) -> Record:
+        """The record of one property: its cases in order, until one is falsified.
+
+        Reading the file counts as part of the time. A case gets an equal share of what is left, so
+        that one hard case does not keep the others from being falsified.
+        """
+        from closegap.specs.vnnlib import load_vnnlib, queries
+
+        assert isinstance(task, PropertyTask)
+        began = time.monotonic()
+        model = self.models.get(task.model, task.model_digest)
+        cases = list(queries(model.network, load_vnnlib(task.spec)))
+        results: list[Result] = []
+        pictures = None
+        for number, query in enumerate(cases):
+            left = max(0.0, task.timeout - (time.monotonic() - began))
+            results.append(self.options.ask(query, left / (len(cases) - number)))
+            if results[-1].verdict is Verdict.FALSIFIED:
+                pictures = _pictures(model, center_of(query), results[-1])
+                break
+        seconds = time.monotonic() - began
+        return joined_record(task, results, cases=len(cases), seconds=seconds, pictures=pictures)
+
+
+def _pictures(model: LoadedModel, clean: NDArray[np.float32], result: Result) -> Pictures | None:
+    """What a falsified query's page shows; `None` for every other verdict."""
+    witness = result.witness
+    if result.verdict is not Verdict.FALSIFIED or witness is None:
+        return None
+    start = np.asarray(clean, dtype=np.float32).reshape(model.network.input_shape)
+    return Pictures(
+        clean=start,
+        witness=witness.input,
+        clean_outputs=model.outputs(start[None])[0].reshape(-1),
+        witness_outputs=witness.outputs_float32.reshape(-1),
+        witness_outputs_float64=witness.outputs_float64.reshape(-1),
+    )
+
+
+def _limit_threads(threads: int) -> None:
+    import torch  # heavy: only where the work is done
+
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
