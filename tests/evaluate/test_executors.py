@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _works import BrokenWork, ScriptedWork, task
+from _scripted_work import BrokenWork, ScriptedWork, task
 
 from closegap.core.errors import ClosegapError, OptionError
 from closegap.core.verdict import Reason
@@ -178,7 +178,7 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     script = (
         "import sys; sys.path[:0] = [sys.argv[1]]\n"
-        "from _works import ScriptedWork, task\n"
+        "from _scripted_work import ScriptedWork, task\n"
         "from closegap.evaluate import ProcessExecutor\n"
         "work = ScriptedWork()\n"
         "list(ProcessExecutor(1).map_unordered(work, [task(0, 'spawn ' + sys.argv[2])]))\n"
