@@ -6,7 +6,7 @@ Importing it is light; torch and the engines load in the process that does the w
 from __future__ import annotations
 
 from closegap.evaluate.executors import Executor, SerialExecutor
-from closegap.evaluate.plan import EvaluationPlan, ImageSet, ModelFile, Question, plan_images
+from closegap.evaluate.plan import EvaluationPlan, ModelFile, Question, plan_images
 from closegap.evaluate.processes import ProcessExecutor, available_cores
 from closegap.evaluate.progress import Event, RunStarted, Tally, TaskFinished
 from closegap.evaluate.run import Summary, evaluate
@@ -16,7 +16,6 @@ __all__ = [
     "EvaluationPlan",
     "Event",
     "Executor",
-    "ImageSet",
     "ModelFile",
     "ProcessExecutor",
     "Question",

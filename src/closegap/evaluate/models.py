@@ -59,7 +59,7 @@ class ModelCache:
     def _load(path: str) -> LoadedModel:
         # Heavy (torch, onnx, onnxruntime), and needed only where the work is done.
         from closegap.frontend import load
-        from closegap.runtime.replay import Replayer
+        from closegap.runtime.cache import replayer
 
         network = load(path)
-        return LoadedModel(network, Replayer(network).outputs_float32)
+        return LoadedModel(network, replayer(network).outputs_float32)

@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from closegap.core.errors import OptionError
+from closegap.data import DataSet
 from closegap.evaluate import provenance
 from closegap.evaluate.tasks import ImageTask, Task, Work
 from closegap.evaluate.work import ImageWork, WorkOptions
 from closegap.store import RunHeader, query_key
 
-__all__ = ["EvaluationPlan", "ImageSet", "ModelFile", "Question", "plan_images"]
+__all__ = ["EvaluationPlan", "ModelFile", "Question", "plan_images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,27 +32,6 @@ class EvaluationPlan:
     tasks: Callable[[], Iterator[Task]]
     work: Work
     one_model: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """The images a run evaluates.
-
-    Attributes:
-        images: float32 in [0, 1], `[M, *input_shape]`.
-        labels: true classes, `[M]`.
-        indices: positions in the data set, `[M]`.
-        name: of the data set, or its path.
-        digest: SHA-256 of the whole data set.
-        class_names: or empty.
-    """
-
-    images: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    name: str
-    digest: str
-    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,10 +75,11 @@ class ModelFile:
 
 def plan_images(
     model: ModelFile,
-    data: ImageSet,
+    data: DataSet,
     question: Question,
     options: WorkOptions,
     *,
+    data_digest: str,
     command: str = "",
     settings: Mapping[str, object] | None = None,
 ) -> EvaluationPlan:
@@ -112,6 +90,7 @@ def plan_images(
         data: images that fit it.
         question: radius, norm and timeout.
         options: engines, seed, threads.
+        data_digest: of the whole data set, so that a run can be continued with more of its images.
         command: the command line, for the report.
         settings: whatever else can change an answer, JSON values; part of the run's identity.
     """
@@ -121,7 +100,7 @@ def plan_images(
         model=model.path,
         model_digest=model.digest,
         data=data.name,
-        data_digest=data.digest,
+        data_digest=data_digest,
         eps=question.eps,
         norm=question.norm_name,
         timeout=question.timeout,
@@ -132,7 +111,7 @@ def plan_images(
         versions=provenance.versions(),
         machine=provenance.machine(),
         started=provenance.now(),
-        total=len(data.images),
+        total=len(data),
         class_names=data.class_names,
     )
     answering = {**extra, "engines": list(options.engines), "timeout": question.timeout,

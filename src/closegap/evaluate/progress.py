@@ -80,19 +80,32 @@ class Tally:
         return replace(counted, session_done=self.session_done + 1, session_seconds=seconds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunStarted:
-    """A run began or continues; `tally` counts what the store already holds."""
+    """A run began or continues.
+
+    Attributes:
+        tally: counts what the store already holds of it.
+        records: what it holds, by index, without pictures.
+    """
 
     tally: Tally
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class TaskFinished:
-    """A record was just put into the store."""
+    """A record was just put into the store.
+
+    Attributes:
+        record: of the query.
+        tally: with it counted.
+        trace: the traceback where the query failed by an error nobody expected.
+    """
 
     record: Record
     tally: Tally
+    trace: str = ""
 
 
 Event: TypeAlias = RunStarted | TaskFinished

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from closegap.core.errors import InputError
@@ -11,7 +11,7 @@ from closegap.evaluate.executors import Executor
 from closegap.evaluate.plan import EvaluationPlan
 from closegap.evaluate.progress import Event, RunStarted, Tally, TaskFinished
 from closegap.evaluate.recording import failure_record
-from closegap.evaluate.tasks import Failure, Outcome, Task
+from closegap.evaluate.tasks import Failure, Outcome
 from closegap.store import Record, RunStore
 
 __all__ = ["Summary", "evaluate"]
@@ -54,39 +54,37 @@ def evaluate(
         StoreError: the store cannot be written.
     """
     began = time.monotonic()
-    tally, finished = _resumed(plan, store)
-    resumed = tally.done
-    on_event(RunStarted(tally))
+    records = _resumed(plan, store)
+    finished = frozenset(record.key for record in records)
+    tally = Tally(total=sum(1 for _ in plan.tasks()))
+    for record in records:
+        tally = tally.counted(record)
+    on_event(RunStarted(tally, records))
     waiting = (task for task in plan.tasks() if task.key not in finished)
     try:
         for outcome in executor.map_unordered(plan.work, waiting):
             record = _record(outcome, plan)
             store.add(record)
             tally = tally.after(record, time.monotonic() - began)
-            on_event(TaskFinished(record, tally))
+            trace = outcome.answer.trace if isinstance(outcome.answer, Failure) else ""
+            on_event(TaskFinished(record, tally, trace))
     except BaseException:
         executor.kill()
         raise
     executor.close()
-    return Summary(tally, time.monotonic() - began, resumed)
+    return Summary(tally, time.monotonic() - began, len(records))
 
 
-def _resumed(plan: EvaluationPlan, store: RunStore) -> tuple[Tally, frozenset[str]]:
-    """Count what the store holds of this plan, and put down how many queries the run now has."""
+def _resumed(plan: EvaluationPlan, store: RunStore) -> tuple[Record, ...]:
+    """What the store holds of this plan; puts down how many queries the run now has."""
+    asked = frozenset(task.key for task in plan.tasks())
     finished = store.finished_keys()
-    asked = frozenset(_keys(plan.tasks()))
     total = len(asked | finished)
     if total != store.header().total:
         store.set_total(total)
-    tally = Tally(total=len(asked))
-    if asked & finished:
-        for record in store.records(pictures=False):
-            tally = tally.counted(record) if record.key in asked else tally
-    return tally, finished
-
-
-def _keys(tasks: Iterable[Task]) -> Iterator[str]:
-    return (task.key for task in tasks)
+    if not asked & finished:
+        return ()
+    return tuple(r for r in store.records(pictures=False) if r.key in asked)
 
 
 def _record(outcome: Outcome, plan: EvaluationPlan) -> Record:
