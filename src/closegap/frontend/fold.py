@@ -12,14 +12,16 @@ from closegap.frontend.trace import BatchMixedError
 
 __all__ = ["FOLDABLE", "fold"]
 
+_NAMES = """
+Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand Flatten
+Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log MatMul
+Max Mean Min Mod Mul Neg Not Or Pow Range ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+Relu Reshape Round Shape Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tanh Tile
+Transpose Unsqueeze Where
+"""
+
 #: Operators that may run at load time: deterministic, without subgraphs, cheap.
-FOLDABLE = frozenset(
-    "Abs Add And Cast Ceil Clip Concat Constant ConstantOfShape Cos Div Equal Exp Expand Flatten "
-    "Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log "
-    "MatMul Max Mean Min Mod Mul Neg Not Or Pow Range ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum Relu Reshape Round Shape Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum "
-    "Tanh Tile Transpose Unsqueeze Where".split()
-)
+FOLDABLE = frozenset(_NAMES.split())
 
 #: A folded array beyond this is a free batch that leaked into a fill, or not a constant at all.
 _MAX_ENTRIES = 2**27

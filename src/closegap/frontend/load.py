@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from closegap.core.errors import UnsupportedOpError
 from closegap.frontend.agreement import check_agreement
 from closegap.frontend.lower import Lowered, lower_graph
 from closegap.frontend.parse import OnnxGraph, parse
@@ -52,22 +51,16 @@ def loads(data: bytes, source: str = "<bytes>", *, check: bool = True) -> Networ
 
 
 def _lower(graph: OnnxGraph) -> Lowered:
-    """Trace with a free batch where the file has one, else (or if it is mixed) with a batch of 1."""
+    """Trace with a free batch where the file has one; with a batch of 1 where that is mixed."""
     try:
         lowered = lower_graph(graph, fixed=False)
         if lowered.builder.batch != FREE_BATCH or lowered.output.axis == 0:
             return lowered
+        place = f"output '{graph.output_name}'"
     except BatchMixedError as error:
-        first, node = error, error.node
-    else:
-        first, node = None, graph.output_name
-    try:
-        lowered = lower_graph(graph, fixed=True)
-    except UnsupportedOpError:
-        if first is not None:
-            raise first from None
-        raise
-    lowered.builder.note(f"node '{node}' fixes the batch: inputs are evaluated one at a time")
+        place = f"node '{error.node}'"
+    lowered = lower_graph(graph, fixed=True)
+    lowered.builder.note(f"{place} fixes the batch: inputs are evaluated one at a time")
     return lowered
 
 

@@ -11,7 +11,7 @@ import onnx
 from closegap.core.errors import ModelError, UnsupportedOpError
 from closegap.frontend.fold import FOLDABLE, fold
 from closegap.frontend.lowering import LOWERINGS
-from closegap.frontend.parse import OnnxGraph, attributes_of, name_of
+from closegap.frontend.parse import KEEPS_ORDER, STANDARD_DOMAINS, OnnxGraph, attributes_of, name_of
 from closegap.frontend.trace import FREE_BATCH, Builder, Call, Shape, Traced, Value
 from closegap.graph.network import Node
 from closegap.graph.ops import Input, Take
@@ -20,11 +20,6 @@ __all__ = ["Lowered", "Recover", "lower_graph", "split_batch"]
 
 #: Called with a node that is not supported; gives stand-ins for its outputs, or raises.
 Recover = Callable[[UnsupportedOpError, onnx.NodeProto, Builder], dict[str, Value]]
-
-_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
-
-#: Operators that change no value, only its shape or type.
-_KEEPS_ORDER = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze"})
 
 
 class Lowered:
@@ -102,7 +97,7 @@ def _lower_node(
     name = name_of(node)
     inputs = [_value(values, n, node) if n else None for n in node.input]
     traced = any(isinstance(v, Traced) for v in inputs)
-    if node.domain not in _STANDARD_DOMAINS:
+    if node.domain not in STANDARD_DOMAINS:
         raise UnsupportedOpError(
             f"{node.domain}.{node.op_type}",
             name,
@@ -149,7 +144,7 @@ def _final_names(graph: OnnxGraph) -> frozenset[str]:
     readers = Counter(name for node in graph.nodes for name in node.input)
     final = {graph.output_name}
     for node in reversed(graph.nodes):
-        if node.op_type in _KEEPS_ORDER and final.intersection(node.output):
+        if node.op_type in KEEPS_ORDER and final.intersection(node.output):
             final.add(node.input[0])
     return frozenset(n for n in final if readers[n] <= int(n != graph.output_name))
 

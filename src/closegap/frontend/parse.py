@@ -10,15 +10,27 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import inliner, numpy_helper
 
 from closegap.core.errors import ModelError
 
-__all__ = ["Dim", "OnnxGraph", "attributes_of", "name_of", "parse"]
+__all__ = [
+    "KEEPS_ORDER",
+    "STANDARD_DOMAINS",
+    "Dim",
+    "OnnxGraph",
+    "attributes_of",
+    "name_of",
+    "parse",
+    "without_final_softmax",
+]
 
 Dim: TypeAlias = int | str
 
-_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
+#: Operators that change no value, only its shape or type.
+KEEPS_ORDER = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +67,7 @@ def parse(data: bytes, source: str) -> OnnxGraph:
     """
     model = _decode(data, source)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     graph = model.graph
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [info for info in graph.input if info.name not in initializers]
@@ -87,6 +99,18 @@ def name_of(node: onnx.NodeProto) -> str:
     return str(node.name or (node.output[0] if node.output else node.op_type))
 
 
+def without_final_softmax(onnx_bytes: bytes) -> bytes:
+    """The same model with the Softmax or LogSoftmax before its output made an Identity."""
+    model = onnx.load_model_from_string(onnx_bytes)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = producers[model.graph.output[0].name]
+    while node.op_type in KEEPS_ORDER:
+        node = producers[node.input[0]]
+    node.op_type = "Identity"
+    del node.attribute[:]
+    return bytes(model.SerializeToString())
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
@@ -106,7 +130,7 @@ def _decode(data: bytes, source: str) -> onnx.ModelProto:
 
 
 def _opset(model: onnx.ModelProto, source: str) -> int:
-    versions = [int(o.version) for o in model.opset_import if o.domain in _STANDARD_DOMAINS]
+    versions = [int(o.version) for o in model.opset_import if o.domain in STANDARD_DOMAINS]
     if not versions:
         raise ModelError(f"{source}: no version of the ONNX operator set is named; export it again")
     return versions[0]

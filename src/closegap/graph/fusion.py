@@ -7,20 +7,20 @@ ties break as in the ONNX file, and solvers find the +-1 they look for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from closegap.graph import ops
+from closegap.graph.merges import MERGES, does_nothing, rearranged
 from closegap.graph.network import Network, Node
 
 __all__ = ["fuse_affine"]
 
 Array: TypeAlias = NDArray[np.float64]
-Merge: TypeAlias = Callable[[Node, Node], ops.Op | None]
+Elementwise: TypeAlias = ops.Relu | ops.LeakyRelu | ops.Sigmoid | ops.Tanh | ops.Sign
 
 
 def fuse_affine(network: Network) -> Network:
@@ -33,9 +33,8 @@ def fuse_affine(network: Network) -> Network:
     with zeros stays: the zeros are not shifted.
     """
     graph = _Graph(network)
-    changed = True
-    while changed:
-        changed = any([graph.rewrite(index) for index in range(1, len(graph.nodes))])
+    while sum(graph.rewrite(index) for index in range(1, len(graph.nodes))):
+        continue
     return graph.result(network)
 
 
@@ -52,12 +51,14 @@ class _Graph:
         node = self.nodes[index]
         if node is None or len(node.inputs) != 1:
             return False
-        if _does_nothing(node, self._node(node.inputs[0])):
+        if does_nothing(node, self._node(node.inputs[0])):
             return self._bypass(index, node)
         return (
             self._merge_into(index, node)
+            or self._merge_over_reshape(index, node)
             or self._merge_signs(index, node)
-            or self._push_through(index, node)
+            or self._push_scale_behind(index, node)
+            or self._push_layout_behind(index, node)
         )
 
     def result(self, network: Network) -> Network:
@@ -117,7 +118,7 @@ class _Graph:
 
     def _merge_into(self, index: int, node: Node) -> bool:
         parent = self._node(node.inputs[0])
-        merge = _MERGES.get((type(parent.op), type(node.op)))
+        merge = MERGES.get((type(parent.op), type(node.op)))
         free = isinstance(node.op, ops.Take | ops.Reshape) or self._only_reader(
             node.inputs[0], index
         )
@@ -162,7 +163,27 @@ class _Graph:
         self._set(index, replace(inner, op=ops.Sign(at_zero)))
         return True
 
-    def _push_through(self, index: int, node: Node) -> bool:
+    def _merge_over_reshape(self, index: int, node: Node) -> bool:
+        """A scale or shift behind the reshape of a linear op goes into that op."""
+        parent_index = node.inputs[0]
+        reshape = self._node(parent_index)
+        affine = isinstance(node.op, ops.Scale | ops.Shift)
+        if not (affine and isinstance(reshape.op, ops.Reshape)):
+            return False
+        linear_index = reshape.inputs[0]
+        linear = self._node(linear_index)
+        alone = self._only_reader(parent_index, index)
+        alone = alone and self._only_reader(linear_index, parent_index)
+        if not (alone and isinstance(linear.op, ops.Linear)):
+            return False
+        flat = Node(rearranged(node, linear), (linear_index,), linear.shape, node.name)
+        op = MERGES[ops.Linear, type(node.op)](linear, flat)
+        if op is None:
+            return False
+        self._set(linear_index, replace(linear, op=op))
+        return self._bypass(index, node)
+
+    def _push_scale_behind(self, index: int, node: Node) -> bool:
         """Move a scale or shift behind the op that reads it, where something waits for it there."""
         parent_index = node.inputs[0]
         parent = self._node(parent_index)
@@ -175,12 +196,36 @@ class _Graph:
                 return False
             moved: ops.Op = ops.Shift(parent.op.offset * node.op.factor)
         elif isinstance(node.op, ops.Reshape | ops.Transpose) and self._leads_to_weights(index):
-            moved = _rearranged(parent, node)
+            moved = rearranged(parent, node)
         else:
             return False
-        self._set(parent_index, Node(node.op, parent.inputs, node.shape, node.name))
-        self._set(index, Node(moved, (parent_index,), node.shape, parent.name))
+        self._swap(index, node, moved)
         return True
+
+    def _push_layout_behind(self, index: int, node: Node) -> bool:
+        """Move a reshape or transpose behind an activation, where it meets its like."""
+        parent = self._node(node.inputs[0])
+        if not (isinstance(node.op, Elementwise) and self._only_reader(node.inputs[0], index)):
+            return False
+        if not isinstance(parent.op, ops.Reshape | ops.Transpose):
+            return False
+        reader = index
+        while isinstance(self._node(reader).op, Elementwise):
+            if len(self.readers[reader]) != 1:
+                return False
+            reader = next(iter(self.readers[reader]))
+        if type(self._node(reader).op) is not type(parent.op):
+            return False
+        shape = self._node(parent.inputs[0]).shape
+        self._swap(index, replace(node, shape=shape), parent.op)
+        return True
+
+    def _swap(self, index: int, first: Node, second: ops.Op) -> None:
+        """Let the parent's place hold `first` (its shape given) and this one hold `second`."""
+        parent_index = self._node(index).inputs[0]
+        parent, shape = self._node(parent_index), self._node(index).shape
+        self._set(parent_index, replace(first, inputs=parent.inputs))
+        self._set(index, Node(second, (parent_index,), shape, parent.name))
 
     def _leads_to_weights(self, index: int) -> bool:
         """True iff only shape changes and scales lie between the node and a linear op."""
@@ -203,170 +248,3 @@ def _through(chain: list[Node], values: Array) -> tuple[Array, Array, Array]:
         elif isinstance(node.op, ops.Shift):
             images = [image + node.op.offset for image in images]
     return images[0], images[1], images[2]
-
-
-def _does_nothing(node: Node, parent: Node) -> bool:
-    if node.shape != parent.shape:
-        return False
-    op = node.op
-    if isinstance(op, ops.Scale):
-        return bool((op.factor == 1).all())
-    if isinstance(op, ops.Shift):
-        return bool((op.offset == 0).all())
-    if isinstance(op, ops.Transpose):
-        return op.perm == tuple(range(len(op.perm)))
-    if isinstance(op, ops.Take):
-        return bool((op.indices == np.arange(parent.size)).all())
-    return isinstance(op, ops.Reshape | ops.Concat)
-
-
-def _rearranged(parent: Node, node: Node) -> ops.Op:
-    """The parent's scale or shift, for the entries as the node orders them."""
-    values = parent.op.factor if isinstance(parent.op, ops.Scale) else _offset(parent.op)
-    if isinstance(node.op, ops.Transpose):
-        wide = values.reshape((1,) * (len(parent.shape) - values.ndim) + values.shape)
-        moved: Array = np.transpose(wide, node.op.perm)
-    else:
-        moved = np.broadcast_to(values, parent.shape).reshape(node.shape)
-    return ops.Scale(moved) if isinstance(parent.op, ops.Scale) else ops.Shift(moved)
-
-
-def _offset(op: ops.Op) -> Array:
-    if not isinstance(op, ops.Shift):
-        raise AssertionError(f"{op} is not a shift")
-    return op.offset
-
-
-def _along(values: Array, node: Node, axis: int) -> Array | None:
-    """The values as one number an entry of `axis`, or `None` where they vary along others."""
-    wide = values.reshape((1,) * (len(node.shape) - values.ndim) + values.shape)
-    if any(d != 1 and i != axis for i, d in enumerate(wide.shape)):
-        full = np.broadcast_to(wide, node.shape)
-        first = full[tuple(slice(None) if i == axis else slice(0, 1) for i in range(full.ndim))]
-        if not (full == first).all():
-            return None
-        wide = first
-    return np.broadcast_to(wide.reshape(-1), (node.shape[axis],))
-
-
-def _is_integral(weight: Array) -> bool:
-    return bool((weight == np.rint(weight)).all())
-
-
-def _channel_axis(op: ops.Op, node: Node) -> int:
-    return len(node.shape) - 1 if isinstance(op, ops.Linear) else 0
-
-
-def _shift_after(parent: Node, node: Node) -> ops.Op | None:
-    op: Any = parent.op
-    values = _along(_offset(node.op), node, _channel_axis(op, node))
-    return None if values is None else replace(op, bias=op.bias + values)
-
-
-def _scale_after(parent: Node, node: Node) -> ops.Op | None:
-    op: Any = parent.op
-    assert isinstance(node.op, ops.Scale)
-    values = _along(node.op.factor, node, _channel_axis(op, node))
-    if values is None or _is_integral(op.weight):
-        return None
-    if isinstance(op, ops.ConvTranspose):
-        rows = np.repeat(values.reshape(op.groups, -1), len(op.weight) // op.groups, axis=0)
-        return replace(op, weight=op.weight * rows[:, :, None, None], bias=op.bias * values)
-    rows = values.reshape(-1, *(1,) * (op.weight.ndim - 1))
-    return replace(op, weight=op.weight * rows, bias=op.bias * values)
-
-
-def _scale_before(parent: Node, node: Node) -> ops.Op | None:
-    op: Any = node.op
-    assert isinstance(parent.op, ops.Scale)
-    values = _along(parent.op.factor, parent, _channel_axis(op, parent))
-    if values is None or _is_integral(op.weight):
-        return None
-    if isinstance(op, ops.Linear):
-        return replace(op, weight=op.weight * values)
-    if isinstance(op, ops.ConvTranspose):
-        return replace(op, weight=op.weight * values[:, None, None, None])
-    columns = np.repeat(values.reshape(op.groups, -1), len(op.weight) // op.groups, axis=0)
-    return replace(op, weight=op.weight * columns[:, :, None, None])
-
-
-def _shift_before(parent: Node, node: Node) -> ops.Op | None:
-    op: Any = node.op
-    values = _along(_offset(parent.op), parent, _channel_axis(op, parent))
-    if values is None:
-        return None
-    if isinstance(op, ops.Linear):
-        return replace(op, bias=op.bias + op.weight @ values)
-    if any(op.pads):
-        return None
-    columns = np.repeat(values.reshape(op.groups, -1), len(op.weight) // op.groups, axis=0)
-    moved = (op.weight.sum(axis=(2, 3)) * columns).sum(axis=1)
-    return replace(op, bias=op.bias + moved)
-
-
-def _linear_linear(parent: Node, node: Node) -> ops.Op | None:
-    first, second = parent.op, node.op
-    assert isinstance(first, ops.Linear) and isinstance(second, ops.Linear)
-    merged = len(second.weight) * first.weight.shape[1]
-    if merged > first.weight.size + second.weight.size:
-        return None
-    return ops.Linear(second.weight @ first.weight, second.weight @ first.bias + second.bias)
-
-
-def _scale_scale(parent: Node, node: Node) -> ops.Op | None:
-    assert isinstance(parent.op, ops.Scale) and isinstance(node.op, ops.Scale)
-    return ops.Scale(parent.op.factor * node.op.factor)
-
-
-def _shift_shift(parent: Node, node: Node) -> ops.Op | None:
-    return ops.Shift(_offset(parent.op) + _offset(node.op))
-
-
-def _transpose_transpose(parent: Node, node: Node) -> ops.Op | None:
-    assert isinstance(parent.op, ops.Transpose) and isinstance(node.op, ops.Transpose)
-    first = parent.op.perm
-    return ops.Transpose(tuple(first[axis] for axis in node.op.perm))
-
-
-def _take_take(parent: Node, node: Node) -> ops.Op | None:
-    assert isinstance(parent.op, ops.Take) and isinstance(node.op, ops.Take)
-    return ops.Take(parent.op.indices[node.op.indices])
-
-
-def _pad_conv(parent: Node, node: Node) -> ops.Op | None:
-    assert isinstance(parent.op, ops.Pad) and isinstance(node.op, ops.Conv)
-    channels, rows, columns = parent.op.pads
-    if channels != (0, 0):
-        return None
-    top, left, bottom, right = node.op.pads
-    pads = (top + rows[0], left + columns[0], bottom + rows[1], right + columns[1])
-    return replace(node.op, pads=pads)
-
-
-def _second(parent: Node, node: Node) -> ops.Op | None:
-    return node.op
-
-
-#: (op, op that reads it) -> one op that does both, or `None` where that would not be exact.
-_MERGES: dict[tuple[type, type], Merge] = {
-    (ops.Linear, ops.Shift): _shift_after,
-    (ops.Conv, ops.Shift): _shift_after,
-    (ops.ConvTranspose, ops.Shift): _shift_after,
-    (ops.Linear, ops.Scale): _scale_after,
-    (ops.Conv, ops.Scale): _scale_after,
-    (ops.ConvTranspose, ops.Scale): _scale_after,
-    (ops.Scale, ops.Linear): _scale_before,
-    (ops.Scale, ops.Conv): _scale_before,
-    (ops.Scale, ops.ConvTranspose): _scale_before,
-    (ops.Shift, ops.Linear): _shift_before,
-    (ops.Shift, ops.Conv): _shift_before,
-    (ops.Linear, ops.Linear): _linear_linear,
-    (ops.Scale, ops.Scale): _scale_scale,
-    (ops.Shift, ops.Shift): _shift_shift,
-    (ops.Transpose, ops.Transpose): _transpose_transpose,
-    (ops.Take, ops.Take): _take_take,
-    (ops.Reshape, ops.Take): _second,
-    (ops.Reshape, ops.Reshape): _second,
-    (ops.Relu, ops.Relu): _second,
-    (ops.Pad, ops.Conv): _pad_conv,
-}

@@ -56,18 +56,17 @@ class Replayer:
 
     def outputs_float32(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Outputs `[B, C]` of inputs `[B, *input_shape]` by onnxruntime."""
-        name = self._session.get_inputs()[0].name
-        shape = tuple(
-            d if isinstance(d, int) else 1 for d in self._session.get_inputs()[0].shape[1:]
-        )
-        batches = [inputs] if self.network.batch is None else np.split(inputs, len(inputs))
-        parts = [
-            self._session.run(None, {name: part.reshape(len(part), *shape)})[0].reshape(
-                len(part), -1
-            )
-            for part in batches
-        ]
-        return np.concatenate(parts).astype(np.float32)
+        signature = self._session.get_inputs()[0]
+        if self.network.batch is None:
+            return self._run(signature.name, inputs)
+        # One at a time, in the file's own shape: its batch axis may be missing or named.
+        shape = tuple(d if isinstance(d, int) and d > 0 else 1 for d in signature.shape)
+        rows = [self._run(signature.name, one.reshape(shape)).reshape(1, -1) for one in inputs]
+        return np.concatenate(rows)
+
+    def _run(self, name: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        output = np.asarray(self._session.run(None, {name: inputs})[0], dtype=np.float32)
+        return output.reshape(len(inputs), -1) if output.ndim else output.reshape(1, 1)
 
     def outputs_float64(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Outputs `[B, C]` of inputs `[B, *input_shape]` by the IR in float64."""

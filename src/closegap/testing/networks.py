@@ -161,7 +161,7 @@ def random_sign(rng: Generator, sizes: Sequence[int]) -> Network:
     return _read(nodes, weights, ["N", sizes[0]], f"random binarized network {list(sizes)}")
 
 
-def _chain(rng: Generator, sizes: Sequence[int], activation: str, **attributes: float) -> Network:
+def _chain(rng: Generator, sizes: Sequence[int], activation: str, **attributes: Any) -> Network:
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, NDArray[np.float64]] = {}
     value = "input"

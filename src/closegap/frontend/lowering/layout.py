@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from closegap.frontend.trace import FREE_BATCH, Call, Constant, Shape, Traced, Value
+from closegap.frontend.trace import Call, Constant, Shape, Traced, Value
 from closegap.graph import ops
 
 __all__ = ["LAYOUT_LOWERINGS", "reshape", "transpose"]

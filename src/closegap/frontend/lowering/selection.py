@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import prod
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,13 +92,10 @@ def _split(call: Call) -> tuple[Value, ...]:
     if sum(lengths) != length:
         call.fail(f"its parts {list(lengths)} do not sum to {length}", "repair the model")
     ends = np.cumsum((0, *lengths))
+    whole = (slice(None),) * axis
     return tuple(
-        select(
-            call,
-            value,
-            lambda entries, part=range(ends[i], ends[i + 1]): entries.take(part, axis=axis),
-        )
-        for i in range(len(lengths))
+        select(call, value, itemgetter((*whole, slice(int(start), int(end)))))
+        for start, end in pairwise(ends)
     )
 
 
