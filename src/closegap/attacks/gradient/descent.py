@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -37,7 +38,7 @@ class DescentState:
 
 @dataclass(frozen=True)
 class Descent:
-    """`x <- project(x + size * displacement(gradient))`, with `size = step_size * decay^k`.
+    """`x <- project(x + size * displacement(gradient))`, the size falling geometrically.
 
     The first `diversify` steps climb a random direction of the outputs instead of lowering the
     loss, so that restarts end in different places (Tashiro et al., Output Diversified Sampling,
@@ -52,7 +53,7 @@ class Descent:
         restarts: for each attacked clause.
         targets: clauses with lanes of their own; 0 for whichever is nearest.
         step_size: of the first descending step; 1 goes from a box's center to its corner.
-        decay: factor on the step size at every step.
+        last_step: size of the last step; the sizes between fall by one factor.
         diversify: how many steps diversify, each of length `diversify_size`.
         diversify_size: in the same unit as `step_size`.
         escape: whether lanes without a gradient move at random.
@@ -65,8 +66,8 @@ class Descent:
     steps: int = 100
     restarts: int = 1
     targets: int = 0
-    step_size: float = 0.25
-    decay: float = 0.99
+    step_size: float = 1.0
+    last_step: float = 0.01
     diversify: int = 0
     diversify_size: float = 0.5
     escape: bool = True
@@ -94,9 +95,16 @@ class Descent:
         move, memory = self.stepper(
             problem.regions, gradient, memory, since if since >= 0 else state.taken
         )
-        size = self.diversify_size if since < 0 else self.step_size * self.decay**since
-        points = project(problem.regions, state.points + size * move)
+        points = project(problem.regions, state.points + self._size(since) * move)
         return DescentState(points, state.directions, memory, state.taken + 1)
+
+    def _size(self, since: int) -> float:
+        """The step size, `since` steps after diversifying ended."""
+        if since < 0:
+            return self.diversify_size
+        span = max(1, self.steps - self.diversify - 1)
+        fall = min(1.0, self.last_step / self.step_size)
+        return self.step_size * math.pow(fall, since / span)
 
     def _alive(
         self, gradient: Float[Tensor, "B L D"], random: torch.Generator

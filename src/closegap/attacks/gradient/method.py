@@ -12,7 +12,10 @@ from torch import Tensor
 
 from closegap.attacks.gradient.problem import Problem
 
-__all__ = ["Evaluation", "Method", "Objective", "State"]
+__all__ = ["EVERY_CLAUSE", "Evaluation", "Method", "Objective", "State"]
+
+#: As `targets` of a method: more clauses than any property has.
+EVERY_CLAUSE = 10**9
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from closegap.attacks.gradient.method import Evaluation
+from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.problem import Problem
 from closegap.attacks.projection import project
 
-__all__ = ["Sampling", "SamplingState"]
+__all__ = ["Sampling", "SamplingState", "sampling"]
 
 #: Mutations are drawn log-uniformly between this share of an input's half-width and all of it, so
 #: coarse and fine moves are tried at every step and no schedule is needed.
@@ -113,3 +114,8 @@ class Sampling:
         along = (parent - mate) * (2 * uniform(queries, count, 1))
         crossed = uniform(queries, count, 1) < 0.5
         return project(problem.regions, parent + move + torch.where(crossed, along, 0.0))
+
+
+def sampling(options: AttackOptions) -> Sampling:
+    """Rounds of `restarts` points each; good where inputs are few or gradients useless."""
+    return Sampling(steps=options.steps or 50, restarts=options.restarts or 512)

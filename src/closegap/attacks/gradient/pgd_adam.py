@@ -1,0 +1,47 @@
+"""PGD with Adam's steps in place of signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from closegap.attacks.gradient.descent import Descent
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.gradient.steppers import AdamStepper
+from closegap.attacks.images import Model, Norm, attack_images
+
+__all__ = ["AdamPGD", "adam_pgd"]
+
+
+def adam_pgd(options: AttackOptions) -> Descent:
+    """Random starts; every input moves by its own adapted step."""
+    return Descent(
+        name="pgd-adam",
+        stepper=AdamStepper(),
+        steps=options.steps or 100,
+        restarts=options.restarts or 10,
+        step_size=options.step_size or 0.2,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class AdamPGD:
+    """`AdamPGD(net, eps=0.3)(images, labels)`: adversarial images."""
+
+    net: Model
+    eps: float
+    steps: int = 100
+    restarts: int = 10
+    norm: Norm = "inf"
+    seed: int = 0
+
+    def __call__(
+        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B ..."]:
+        """Images in [0, 1] and true labels in, perturbed images out."""
+        method = adam_pgd(AttackOptions(steps=self.steps, restarts=self.restarts))
+        return attack_images(
+            self.net, images, labels, method, eps=self.eps, norm=self.norm, seed=self.seed
+        )

@@ -1,0 +1,95 @@
+"""The calling convention of attack libraries: images and labels in, adversarial images out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from closegap.attacks.gradient.loop import run
+from closegap.attacks.gradient.method import Method
+from closegap.core.budget import Budget
+from closegap.core.errors import DataError, OptionError
+from closegap.graph.network import Network
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.query import robustness
+
+__all__ = ["Model", "Norm", "attack_images", "norm_value"]
+
+Model: TypeAlias = Network | torch.nn.Module
+Norm: TypeAlias = str | float | int
+
+_NORMS: dict[str, float] = {"inf": math.inf, "linf": math.inf, "2": 2.0, "l2": 2.0} | {
+    "1": 1.0,
+    "l1": 1.0,
+}
+
+
+def norm_value(norm: Norm) -> float:
+    """1, 2 or infinity, from `"1"`, `"l2"`, `"inf"` and the like or from a number.
+
+    Raises:
+        OptionError: it is none of them.
+    """
+    text = str(norm).lower()
+    value = _NORMS.get(text.removesuffix(".0"))
+    if value is None:
+        raise OptionError(f"norm must be 1, 2 or inf, got {norm}")
+    return value
+
+
+def attack_images(
+    model: Model,
+    images: Float[Tensor, "B ..."],
+    labels: Int[Tensor, "B"],
+    method: Method[Any],
+    *,
+    eps: float,
+    norm: Norm = "inf",
+    seed: int = 0,
+) -> Float[Tensor, "B ..."]:
+    """Perturb every image within `eps` so that its label is lost, as far as the attack finds out.
+
+    Args:
+        model: a network, or a torch module that is exported now (once a call, so that its
+            present weights count; export it yourself with `closegap.from_torch` to save that).
+        images: in [0, 1], on any device; the attack runs there.
+        labels: true classes.
+        method: the attack.
+        eps: radius, in units of pixels in [0, 1].
+        norm: 1, 2 or inf.
+        seed: of every random choice.
+
+    Returns:
+        float32 images of the same shape, each the one of least margin found in its ball.
+
+    Raises:
+        DataError: images and labels do not fit each other.
+        OptionError, SpecError: radius, norm, labels or shapes do not fit the network.
+    """
+    if len(images) != len(labels):
+        raise DataError(f"{len(images)} images came with {len(labels)} labels")
+    network = model if isinstance(model, Network) else _exported(model, images[:1])
+    arrays = images.detach().cpu().numpy()
+    queries = [
+        robustness(network, image, int(label), float(eps), norm=norm_value(norm))
+        for image, label in zip(arrays, labels.tolist(), strict=True)
+    ]
+    device = images.device
+    outcomes = run(TorchNetwork(network, device=device), queries, method, Budget(seed=seed))
+    found = [
+        image if outcome.best is None else outcome.best.reshape(image.shape)
+        for image, outcome in zip(arrays, outcomes, strict=True)
+    ]
+    if not found:
+        return images.detach().float().clone()
+    return torch.stack([torch.as_tensor(f, dtype=torch.float32) for f in found]).to(device)
+
+
+def _exported(module: torch.nn.Module, example: Tensor) -> Network:
+    from closegap.frontend import from_torch  # heavy, and needed for modules only
+
+    return from_torch(module, example)
