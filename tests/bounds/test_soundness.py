@@ -35,7 +35,7 @@ MAKERS: dict[str, Maker] = {
     "sign": lambda rng: networks.random_sign(rng, [4, 8, 7, 3]),
 }
 
-CLIMB = AscentOptions(iterations=15, goal=np.inf)
+CLIMB = AscentOptions(iterations=8, goal=np.inf)
 
 
 def region_of(network: Network, rng: np.random.Generator, radius: float, norm: float) -> Region:
@@ -68,7 +68,7 @@ def linear(network: Network, region: Region) -> LinearVerifier:
 def test_every_bound_contains_every_sampled_value(
     kind: str, norm: float, radius: float, rng: np.random.Generator
 ) -> None:
-    for _ in range(3):
+    for _ in range(2):
         network = MAKERS[kind](rng)
         region = region_of(network, rng, radius, norm)
         verifier = linear(network, region)

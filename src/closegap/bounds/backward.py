@@ -7,7 +7,8 @@ one coefficient for each node and one constant for all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -34,11 +35,14 @@ class BackwardPass:
         bounds: intervals of the feeding nodes, `[B or 1, *shape]`; they must hold on the region.
         values: intervals of every node, for the rounding allowance; `None` computes none, and
             then the result is a guide for search and no proof.
+        slack: by node, how far its value may be from what the weights say, `[*shape]` (weights
+            that were composed in floating point).
     """
 
     network: TorchNetwork
     bounds: ActivationBounds
     values: list[Interval] | None = None
+    slack: Mapping[int, Tensor] = field(default_factory=dict)
 
     def run(
         self,
@@ -107,6 +111,9 @@ class BackwardPass:
         size, terms = rule.magnitude(node, self.network.weights[index], sizes)
         if terms:
             state.account(coefficients, size, terms)
+        if index in self.slack:
+            off = (coefficients.abs() * self.slack[index]).flatten(2).sum(2)
+            state.rounding = state.rounding + off
 
     def _account_activation(
         self, coefficients: Tensor, bounds: Interval, lines: Relaxation, state: _State

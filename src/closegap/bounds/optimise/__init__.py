@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from closegap.bounds.optimise.ascent import Ascent, AscentOptions, AscentResult
+from closegap.bounds.optimise.climb import Splits
 from closegap.bounds.optimise.mixed import MixedPrecision, RowOptimiser, in_dtype
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "AscentResult",
     "MixedPrecision",
     "RowOptimiser",
+    "Splits",
     "in_dtype",
 ]
