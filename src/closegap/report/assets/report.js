@@ -1,0 +1,167 @@
+"use strict";
+(() => {
+  const GALLERY_STEP = 12;
+  const byText = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+
+  /** An element with text; text is never read as HTML. */
+  const element = (tag, text = "", className = "") => {
+    const made = document.createElement(tag);
+    if (text) made.textContent = text;
+    if (className) made.className = className;
+    return made;
+  };
+
+  const pageGallery = () => {
+    const cards = [...document.querySelectorAll(".gallery > .card")];
+    const more = document.getElementById("more");
+    let shown = Math.min(GALLERY_STEP, cards.length);
+    const show = () => {
+      cards.forEach((card, i) => { card.hidden = i >= shown; });
+      more.hidden = shown >= cards.length;
+      more.textContent = `Show ${Math.min(GALLERY_STEP, cards.length - shown)} more of ${cards.length - shown}`;
+    };
+    more.addEventListener("click", () => {
+      shown = Math.min(shown + GALLERY_STEP, cards.length);
+      show();
+    });
+    show();
+  };
+
+  const plainTable = (headings, rows, words) => {
+    const table = element("table", "", "plain");
+    const line = (tag, cells) => {
+      const row = element("tr");
+      cells.forEach((text, i) => row.append(element(tag, text, words.includes(i) ? "word" : "")));
+      return row;
+    };
+    const head = element("thead");
+    head.append(line("th", headings));
+    const body = element("tbody");
+    rows.forEach((cells) => body.append(line("td", cells)));
+    table.append(head, body);
+    const box = element("div", "", "scroll");
+    box.append(table);
+    return box;
+  };
+
+  const detailRow = (position, detail, columns) => {
+    const row = element("tr", "", "detail");
+    row.id = `detail-${position}`;
+    const cell = element("td");
+    cell.colSpan = columns;
+    const split = element("div", "", "split");
+    const left = element("div");
+    if (detail.detail) left.append(element("p", detail.detail));
+    left.append(element("h4", "Bracket"));
+    if (detail.history.length) {
+      if (detail.earlier) left.append(element("p", `${detail.earlier} earlier improvements are left out.`, "small"));
+      left.append(plainTable(["after", "engine", "lower", "upper"], detail.history, [1]));
+    } else {
+      left.append(element("p", "No engine improved it.", "small"));
+    }
+    if (detail.engines.length) left.append(element("h4", "Time"), plainTable(["engine", "time"], detail.engines, [0]));
+    if (detail.counts.length) left.append(element("h4", "Counts"), plainTable(["of", "count"], detail.counts, [0]));
+    split.append(left);
+    const card = document.getElementById(`witness-${position}`);
+    if (card) {
+      const copy = card.cloneNode(true);
+      copy.removeAttribute("id");
+      copy.hidden = false;
+      split.append(copy);
+    }
+    cell.append(split);
+    row.append(cell);
+    return row;
+  };
+
+  const runTable = () => {
+    const table = document.getElementById("table");
+    const body = table.tBodies[0];
+    const rows = [...body.rows];
+    const details = JSON.parse(document.getElementById("details").textContent);
+    const heads = [...table.tHead.rows[0].cells];
+    const texts = rows.map((row) => row.textContent.toLowerCase());
+    const opened = new Map();
+
+    const toggle = (row) => {
+      const button = row.querySelector(".open");
+      const was = opened.get(row);
+      if (was) {
+        was.remove();
+        opened.delete(row);
+        button.removeAttribute("aria-controls");
+      } else {
+        const position = Number(row.dataset.row);
+        const made = detailRow(position, details[position], heads.length);
+        row.after(made);
+        opened.set(row, made);
+        button.setAttribute("aria-controls", made.id);
+      }
+      button.setAttribute("aria-expanded", String(!was));
+    };
+    body.addEventListener("click", (event) => {
+      const row = event.target.closest("tr[data-row]");
+      const selecting = !event.target.closest("button") && !getSelection().isCollapsed;
+      if (row && !selecting) toggle(row);
+    });
+
+    const sort = (column, kind, descending) => {
+      const sign = descending ? -1 : 1;
+      const key = (row) => {
+        const cell = row.cells[column];
+        const text = cell.dataset.v ?? cell.textContent;
+        if (kind !== "number") return text;
+        return text === "" ? NaN : Number(text);
+      };
+      const missing = (value) => value === "" || Number.isNaN(value);
+      const compare = (a, b) => {
+        if (missing(a) || missing(b)) return missing(a) - missing(b);
+        if (a === b) return 0;
+        return sign * (kind === "number" ? (a < b ? -1 : 1) : byText.compare(a, b));
+      };
+      const keyed = rows.map((row, i) => [key(row), i, row]);
+      keyed.sort((a, b) => compare(a[0], b[0]) || a[1] - b[1]);
+      const sorted = document.createDocumentFragment();
+      for (const [, , row] of keyed) {
+        sorted.append(row);
+        if (opened.has(row)) sorted.append(opened.get(row));
+      }
+      body.append(sorted);
+    };
+    heads.forEach((head, column) => {
+      const button = head.querySelector("button");
+      button.addEventListener("click", () => {
+        const descending = head.getAttribute("aria-sort") === "ascending";
+        heads.forEach((other) => other.setAttribute("aria-sort", "none"));
+        head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+        sort(column, button.dataset.kind, descending);
+      });
+    });
+
+    const search = document.getElementById("filter");
+    const chips = [...document.querySelectorAll(".chips button")];
+    const shown = document.getElementById("shown");
+    const whole = shown.textContent;
+    const filter = () => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const verdict = chips.find((chip) => chip.getAttribute("aria-pressed") === "true").dataset.verdict;
+      let count = 0;
+      rows.forEach((row, i) => {
+        const fits = (!verdict || row.dataset.verdict === verdict) && words.every((word) => texts[i].includes(word));
+        row.hidden = !fits;
+        if (opened.has(row)) opened.get(row).hidden = !fits;
+        count += fits;
+      });
+      shown.textContent = count === rows.length ? whole : `${count} of ${whole}`;
+      document.getElementById("none").hidden = count > 0;
+    };
+    search.addEventListener("input", filter);
+    chips.forEach((chip) => chip.addEventListener("click", () => {
+      chips.forEach((other) => other.setAttribute("aria-pressed", String(other === chip)));
+      filter();
+    }));
+  };
+
+  if (document.querySelector(".gallery")) pageGallery();
+  if (document.getElementById("table")) runTable();
+})();
