@@ -18,8 +18,7 @@ from typing import Any
 
 from closegap.core.errors import ClosegapError, OptionError
 from closegap.core.verdict import Reason
-from closegap.evaluate.tasks import Failure, Outcome, Task, Work
-from closegap.evaluate.worker import BEGUN, DONE, READY
+from closegap.evaluate.tasks import Failure, Message, Outcome, Task, Work
 from closegap.store.records import Record
 
 __all__ = ["ProcessExecutor", "available_cores"]
@@ -214,14 +213,14 @@ class _Worker:
             else:
                 self.connection.send(message)
 
-    def _heard(self, word: str, answer: Any) -> Outcome | None:
+    def _heard(self, word: Message, answer: Any) -> Outcome | None:
         now = time.monotonic()
-        if word == READY:
+        if word is Message.READY:
             self._ready = True
-        elif word == BEGUN and self.task is not None:
+        elif word is Message.BEGUN and self.task is not None:
             self._began = now
             self.deadline = now + self.task.timeout + self._grace
-        elif word == DONE:
+        elif word is Message.DONE:
             return self._ended(answer)
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -13,7 +14,7 @@ from closegap.core.errors import InputError, MissingDependencyError
 from closegap.core.verdict import Reason
 from closegap.store.records import Record
 
-__all__ = ["Failure", "ImageTask", "Outcome", "PropertyTask", "Task", "Work", "attempt"]
+__all__ = ["Failure", "ImageTask", "Message", "Outcome", "PropertyTask", "Task", "Work", "attempt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +90,14 @@ class Outcome:
     task: Task
     answer: Record | Failure
     seconds: float
+
+
+class Message(Enum):
+    """What a worker process tells: it can work, it loaded what a task needs, it has the answer."""
+
+    READY = "ready"
+    BEGUN = "begun"
+    DONE = "done"
 
 
 @runtime_checkable

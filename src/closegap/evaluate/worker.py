@@ -1,7 +1,7 @@
 """The worker process: `python -m closegap.evaluate.worker CHANNEL LIFELINE`.
 
 `ProcessExecutor` starts it as the leader of its own session. It reads the work once, then one task
-after another, and answers each with `begun` and then `done`.
+after another, and answers each with `begun` and then `done`; nothing else imports this file.
 """
 
 from __future__ import annotations
@@ -13,13 +13,9 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from closegap.evaluate.lifeline import die_with_parent
-from closegap.evaluate.tasks import attempt
+from closegap.evaluate.tasks import Message, attempt
 
-__all__ = ["BEGUN", "DONE", "READY", "main"]
-
-READY = "ready"
-BEGUN = "begun"
-DONE = "done"
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -34,14 +30,14 @@ def main(arguments: Sequence[str]) -> None:
     die_with_parent(lifeline)
     connection = Connection(channel)
     work = pickle.loads(connection.recv_bytes())
-    connection.send((READY, None))
+    connection.send((Message.READY, None))
     while True:
         try:
             task = connection.recv()
         except EOFError:
             return
-        answer = attempt(work, task, lambda: connection.send((BEGUN, None)))
-        connection.send((DONE, answer))
+        answer = attempt(work, task, lambda: connection.send((Message.BEGUN, None)))
+        connection.send((Message.DONE, answer))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""What people see on stderr while a run goes on, and the table at its end; rows for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from closegap.core.verdict import Verdict
+from closegap.evaluate import Event, RunStarted, Summary, Tally, TaskFinished
+from closegap.store import Record
+
+__all__ = ["Follower", "duration", "print_row", "print_summary"]
+
+#: Without a terminal, one line of progress is written at most this often, in seconds.
+_PLAIN_SECONDS = 5.0
+
+
+class Follower:
+    """Shows a run's events: rows on stdout when asked for, progress on stderr.
+
+    A terminal gets a bar that redraws itself; a file or pipe gets a plain line now and then.
+
+    Args:
+        rows: print one JSON row on stdout for every finished query.
+    """
+
+    def __init__(self, *, rows: bool) -> None:
+        self.tally: Tally | None = None
+        self._rows = rows
+        self._console = Console(stderr=True)
+        self._told = -_PLAIN_SECONDS
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                console=self._console,
+                transient=True,
+                redirect_stdout=False,
+            )
+            self._line = self._bar.add_task("loading", total=None)
+
+    def __enter__(self) -> Follower:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        self.tally = event.tally
+        records = event.records if isinstance(event, RunStarted) else (event.record,)
+        if self._rows:
+            for record in records:
+                print_row(record.row())
+        if isinstance(event, TaskFinished) and event.trace:
+            self._trouble(event)
+        self._progress(event.tally)
+
+    def _progress(self, tally: Tally) -> None:
+        text = _progress_line(tally)
+        if self._bar is not None:
+            self._bar.update(self._line, completed=tally.done, total=tally.total, description=text)
+            return
+        now = time.monotonic()
+        if now - self._told >= _PLAIN_SECONDS or tally.done == tally.total:
+            self._told = now
+            self._console.print(f"{tally.done}/{tally.total}  {text}", highlight=False)
+
+    def _trouble(self, event: TaskFinished) -> None:
+        """An error nobody expected is worth a line at once, and its traceback to those who ask."""
+        record = event.record
+        text = event.trace if os.environ.get("CLOSEGAP_DEBUG") == "1" else record.detail
+        self._console.print(f"{record.name or record.index}: {text}", markup=False, highlight=False)
+
+
+def print_row(row: dict[str, object]) -> None:
+    """One strict JSON object on a line of stdout, at once."""
+    sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_summary(summary: Summary, records: Iterable[Record], title: str) -> None:
+    """The table at the end of a run, on stdout.
+
+    Args:
+        summary: of the run.
+        records: of the run; only reasons and seconds are read.
+        title: of the table.
+    """
+    tally = summary.tally
+    reasons = Counter(str(r.reason) for r in records if r.verdict is Verdict.UNKNOWN)
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("verified", str(tally.verified), "")
+    misclassified = f"{tally.misclassified} misclassified" if tally.misclassified else ""
+    table.add_row("falsified", str(tally.falsified), misclassified)
+    why = ", ".join(f"{name} {count}" for name, count in reasons.most_common())
+    table.add_row("unknown", str(tally.unknown), why)
+    table.add_row("bracket", _bracket(tally), "of the queries hold")
+    resumed = f"{summary.resumed} were done before" if summary.resumed else ""
+    table.add_row("time", duration(summary.seconds), resumed)
+    Console(highlight=False).print(table)
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: `0.42 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _bracket(tally: Tally) -> str:
+    return f"{tally.verified_percent:.1f} .. {tally.upper_percent:.1f} %"
+
+
+def _progress_line(tally: Tally) -> str:
+    eta = "" if tally.eta is None or tally.done == tally.total else f"  {duration(tally.eta)} to go"
+    counts = f"{tally.verified} verified, {tally.falsified} falsified, {tally.unknown} unknown"
+    return f"{_bracket(tally)}  {counts}{eta}"

@@ -1,0 +1,128 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "command_line",
+    "data_options",
+    "names",
+    "norm",
+    "number",
+    "require_writable",
+    "run_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NORMS = {"inf": math.inf, "linf": math.inf, "1": 1.0, "l1": 1.0, "2": 2.0, "l2": 2.0}
+
+
+def number(value: object) -> float:
+    """A finite number that is not negative; fractions such as 8/255 too.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    text = str(value)
+    try:
+        parsed = float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise click.BadParameter(f"'{text}' is not a number such as 0.5 or 8/255") from None
+    if not math.isfinite(parsed) or parsed < 0:
+        raise click.BadParameter(f"{text} must be finite and not negative")
+    return parsed
+
+
+def norm(value: object) -> float:
+    """1, 2 or infinity.
+
+    Raises:
+        click.BadParameter: it is none of these.
+    """
+    text = str(value).lower()
+    if text not in _NORMS:
+        raise click.BadParameter(f"'{value}' is not a norm; use inf, 2 or 1")
+    return _NORMS[text]
+
+
+def names(value: object) -> tuple[str, ...]:
+    """A list with commas between; whether the names are known is seen where they are used.
+
+    Raises:
+        click.BadParameter: a name is empty.
+    """
+    parts = tuple(part.strip() for part in str(value).split(","))
+    if not all(parts):
+        raise click.BadParameter(f"'{value}' is not a list of names such as pgd,crown")
+    return parts
+
+
+_FILE = click.Path(path_type=Path)
+
+
+def data_options(function: F) -> F:
+    """`--data`, `--download`, `--limit` and `--indices`."""
+    return _decorated(
+        function,
+        click.option(
+            "--data", required=True, metavar="DATA",
+            help="digits, mnist, fashion-mnist, cifar10, or an .npz with images and labels.",
+        ),
+        click.option("--download", is_flag=True, help="Fetch the data set through torchvision."),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images."),
+        click.option(
+            "--indices", type=_FILE, help="A text file of image indices, one a line.",
+        ),
+    )  # fmt: skip
+
+
+def run_options(function: F) -> F:
+    """What every run over many queries understands."""
+    return _decorated(
+        function,
+        click.option(
+            "--engines", type=names, help="Which engines, in this order, with commas between.",
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                     help="Of every random choice."),
+        click.option("--store", type=_FILE, help="Keep the run in this file, or continue it."),
+        click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True,
+                     help="How many processes share the work."),
+        click.option("--report", type=_FILE, help="Write an HTML report at the end."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout."),
+    )  # fmt: skip
+
+
+def _decorated(function: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def require_writable(path: Path | None, option: str) -> None:
+    """Refuse an output file that could not be written, before the work begins.
+
+    Raises:
+        click.UsageError: it is a folder, or its folder does not exist.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise click.UsageError(f"{option} {path}: it is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise click.UsageError(f"{option} {path}: the folder {path.parent} does not exist")
+
+
+def command_line() -> str:
+    """The command line as it was typed, for the report."""
+    return shlex.join(["closegap", *sys.argv[1:]])
