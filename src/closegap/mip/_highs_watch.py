@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -24,6 +25,8 @@ class HighsWatch:
         self._options = options
         self._caught: BaseException | None = None
         self._next_poll = 0.0
+        self._bound = -math.inf
+        self._next_bound = 0.0
 
     def improved(self, event: Any) -> None:
         """A better feasible point was found."""
@@ -40,10 +43,23 @@ class HighsWatch:
 
     def bounded(self, event: Any) -> None:
         """The search is between two nodes."""
+        bound = float(event.data_out.mip_dual_bound)
         target = self._options.stop_at_bound
-        if target is not None and event.data_out.mip_dual_bound >= target:
+        if target is not None and bound >= target:
             self.reason = self.reason or Status.BOUND_REACHED
+        now = time.monotonic()
+        if bound > self._bound and now >= self._next_bound:
+            self._bound, self._next_bound = bound, now + POLL_SECONDS
+            self._tell_bound(bound)
         self.poll(event)
+
+    def _tell_bound(self, bound: float) -> None:
+        if self._options.on_bound is None or self._caught is not None:
+            return
+        try:
+            self._options.on_bound(bound)
+        except BaseException as error:
+            self._caught = error
 
     def poll(self, event: Any) -> None:
         """Stop the solver if there is a reason."""

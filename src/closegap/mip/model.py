@@ -6,16 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from closegap.core.errors import OptionError
+from closegap.core.numerics import MIP_FEASIBILITY
+
 __all__ = [
     "POLL_SECONDS",
     "Capabilities",
     "Claim",
+    "Emphasis",
     "Incumbent",
     "LinearSession",
     "MipBackend",
@@ -80,6 +84,25 @@ class Model:
                 return f"the model has a NaN in {name}"
         return ""
 
+    def objective(self, point: Array) -> float:
+        """The objective at a point `[V]`, constant included."""
+        return float(self.cost @ point) + self.constant
+
+    def violation(self, point: Array) -> float:
+        """The largest violation of a bound, a row side or integrality at a point `[V]`; 0 if none.
+
+        Absolute, not relative to any scale; float64 rounding in `matrix @ point` is in it.
+        """
+        rows = self.matrix @ point
+        gaps = (
+            self.lower - point,
+            point - self.upper,
+            self.row_lower - rows,
+            rows - self.row_upper,
+            np.abs(point - np.rint(point))[self.integer],
+        )
+        return max(float(gap.max(initial=0.0)) for gap in gaps)
+
     @property
     def rows(self) -> int:
         """Number of rows (R)."""
@@ -110,6 +133,8 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+Emphasis: TypeAlias = Literal["light", "default"]
+#: Called with `(point, objective)`.
 Incumbent: TypeAlias = Callable[[Array, float], None]
 
 
@@ -118,7 +143,7 @@ class SolveOptions:
     """What to ask of one solve.
 
     Attributes:
-        time_limit: seconds; kept within half a second, by killing the solver if need be.
+        time_limit: seconds; a killable backend keeps it within half a second.
         node_limit: branch-and-bound nodes, or `None`.
         threads: native threads.
         seed: of the solver's random choices.
@@ -130,10 +155,15 @@ class SolveOptions:
         on_incumbent: called with `(point, objective)` for every better feasible point, while the
             solver runs, in the caller's process and thread. What it raises stops the solver and
             is raised again by `solve`.
-        interrupted: polled at least every 0.2 s; True stops the solver.
+        on_bound: called with the dual bound when it has risen, at most every `POLL_SECONDS`; same
+            process and thread, same rule for what it raises.
+        interrupted: polled at least every 0.2 s, perhaps on another thread; True stops the solver.
         emphasis: `"light"` few cuts and little presolve (measured best on network subproblems),
-            `"default"` the solver's own settings.
-        feasibility: primal feasibility tolerance asked of the solver.
+            `"default"` the solver's own settings. HiGHS has one setting for both.
+        feasibility: tolerance asked of the solver for rows, bounds, integrality and reduced costs.
+
+    Raises:
+        OptionError: a time limit that is NaN, no thread, or an unknown emphasis.
     """
 
     time_limit: float = math.inf
@@ -144,9 +174,18 @@ class SolveOptions:
     stop_at_incumbent: float | None = None
     stop_at_bound: float | None = None
     on_incumbent: Incumbent | None = None
+    on_bound: Callable[[float], None] | None = None
     interrupted: Callable[[], bool] | None = None
-    emphasis: str = "light"
-    feasibility: float = 1e-9
+    emphasis: Emphasis = "light"
+    feasibility: float = MIP_FEASIBILITY
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.time_limit):
+            raise OptionError("time_limit is NaN; give seconds, or infinity for none")
+        if self.threads < 1:
+            raise OptionError(f"threads is {self.threads}; a solver needs at least 1")
+        if self.emphasis not in get_args(Emphasis):
+            raise OptionError(f"emphasis is {self.emphasis!r}; use one of {get_args(Emphasis)}")
 
 
 @dataclass(frozen=True, eq=False)

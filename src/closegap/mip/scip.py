@@ -1,0 +1,320 @@
+"""SCIP: mixed-integer programs with few cuts, in this process.
+
+SCIP once ran 34 s for a limit of 12, so solves go through `closegap.mip.killable`, which runs this
+class in a process that can be killed; the registry's `"scip"` does that.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from closegap.core.errors import MissingDependencyError, OptionError
+from closegap.core.numerics import SMALL_COEFFICIENT
+from closegap.mip.model import (
+    POLL_SECONDS,
+    Array,
+    Capabilities,
+    Claim,
+    LinearSession,
+    Model,
+    SolveOptions,
+    Status,
+)
+
+__all__ = ["ScipInProcess"]
+
+_STATUS = {
+    "optimal": Status.OPTIMAL,
+    "gaplimit": Status.OPTIMAL,
+    "infeasible": Status.INFEASIBLE,
+    "unbounded": Status.UNBOUNDED,
+    "timelimit": Status.TIME,
+    "nodelimit": Status.NODES,
+    "totalnodelimit": Status.NODES,
+    "primallimit": Status.INCUMBENT_REACHED,
+    "duallimit": Status.BOUND_REACHED,
+    "userinterrupt": Status.INTERRUPTED,
+}
+
+_SCIP_INFINITY = 1e20
+_PROBLEM = 1  # SCIP_STAGE_PROBLEM: built, not yet solved
+
+_EMPHASIS: dict[str, dict[str, object]] = {
+    # Few cuts and one round of presolve: measured best on network subproblems.
+    "light": {
+        "separating/maxrounds": 0,
+        "separating/maxroundsroot": 2,
+        "presolving/maxrounds": 1,
+    },
+    "default": {},
+}
+
+
+class ScipInProcess:
+    """SCIP in this process. Solves linear programs too, but gives no duals and no sessions."""
+
+    name = "scip"
+    capabilities = Capabilities(
+        linear=True,
+        integer=True,
+        warm_start=False,
+        duals=False,
+        streams_incumbents=True,
+        killable=False,
+    )
+
+    def installed(self) -> bool:
+        """True iff pyscipopt can be imported; does not import it."""
+        return find_spec("pyscipopt") is not None
+
+    def solve(self, model: Model, options: SolveOptions) -> Claim:
+        """Solve once. Never raises for infeasible, unbounded or time; `FAILED` says why."""
+        begun = time.monotonic()
+        if options.time_limit <= 0.0:
+            return Claim(Status.TIME, detail="no time was left")
+        flaw = model.flaw()
+        if flaw:
+            return Claim(Status.FAILED, detail=flaw)
+        if (model.lower > model.upper).any() or (model.row_lower > model.row_upper).any():
+            return Claim(Status.INFEASIBLE, bound=math.inf, detail="crossing bounds")
+        run = _Run(model, options, begun + options.time_limit)
+        return replace(run.solve(), seconds=time.monotonic() - begun)
+
+    def session(self, model: Model) -> LinearSession:
+        """SCIP holds no linear programs.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError("scip holds no linear programs for repeated solves; use highs")
+
+
+class _Run:
+    """One solve: the native model, its variables in our order, and what was seen so far."""
+
+    def __init__(self, model: Model, options: SolveOptions, deadline: float) -> None:
+        self._model = model
+        self._options = options
+        self._deadline = deadline
+        self._native, self._variables = _build(model, _parameters(options))
+        self._best = math.inf
+        self._point: Array | None = None
+        self._next_bound = 0.0
+        self._bound = -math.inf
+        self._reason: Status | None = None
+        self._caught: BaseException | None = None
+
+    def solve(self) -> Claim:
+        try:
+            self._listen()
+            if self._options.start is not None:
+                self._begin_at(self._options.start)
+            ended = self._optimise() if self._reason is None else "userinterrupt"
+            if ended == "inforunbd":
+                ended = self._tell_apart()
+            if self._caught is not None:
+                raise self._caught
+            return self._claim(ended)
+        finally:
+            # The native model and this object hold each other; without this nothing is freed.
+            self._native.freeProb()
+            self._variables.clear()
+
+    def _optimise(self) -> str:
+        left = max(0.0, self._deadline - time.monotonic())
+        if math.isfinite(left):
+            self._native.setParam("limits/time", left)
+        finished = threading.Event()
+        monitor = threading.Thread(target=self._monitor, args=(finished,), daemon=True)
+        monitor.start()
+        try:
+            self._native.optimizeNogil()
+        finally:
+            finished.set()
+            monitor.join()
+        return str(self._native.getStatus())
+
+    def _monitor(self, finished: threading.Event) -> None:
+        """Ask every now and then whether to stop; SCIP's flag may be set from any thread."""
+        while not finished.wait(POLL_SECONDS):
+            try:
+                asked = self._options.interrupted is not None and self._options.interrupted()
+            except BaseException as error:
+                self._caught, asked = self._caught or error, True
+            if asked:
+                self._stop(Status.INTERRUPTED)
+            if self._reason is not None:
+                self._native.interruptSolve()
+
+    def _stop(self, reason: Status) -> None:
+        self._reason = self._reason or reason
+        self._native.interruptSolve()
+
+    def _listen(self) -> None:
+        kinds = _pyscipopt().SCIP_EVENTTYPE
+        self._native.attachEventHandlerCallback(self._improved, [kinds.BESTSOLFOUND])
+        # The bound is looked at after every node too: the event of its rise may come too soon
+        # after the last one to be passed on.
+        events = [kinds.DUALBOUNDIMPROVED, kinds.NODESOLVED]
+        self._native.attachEventHandlerCallback(self._bounded, events)
+
+    def _improved(self, _native: Any, _event: Any) -> None:
+        self._offer(self._values(self._native.getBestSol()))
+
+    def _offer(self, point: Array) -> None:
+        """A feasible point: pass it on if it is better than the last one passed on."""
+        objective = self._model.objective(point)
+        if self._caught is not None or objective >= self._best:
+            return
+        self._best, self._point = objective, point
+        try:
+            if self._options.on_incumbent is not None:
+                self._options.on_incumbent(point, objective)
+        except BaseException as error:
+            self._caught = error
+            self._stop(Status.INTERRUPTED)
+        target = self._options.stop_at_incumbent
+        if target is not None and objective <= target:
+            self._stop(Status.INCUMBENT_REACHED)
+
+    def _bounded(self, _native: Any, _event: Any) -> None:
+        bound = _without_sentinel(float(self._native.getDualbound()))
+        target = self._options.stop_at_bound
+        if target is not None and bound >= target:
+            self._stop(Status.BOUND_REACHED)
+        now = time.monotonic()
+        if self._options.on_bound is None or bound <= self._bound or now < self._next_bound:
+            return
+        self._bound, self._next_bound = bound, now + POLL_SECONDS
+        try:
+            self._options.on_bound(bound)
+        except BaseException as error:
+            self._caught = self._caught or error
+            self._stop(Status.INTERRUPTED)
+
+    def _begin_at(self, start: Array) -> None:
+        """Offer the start: whole, or its integer part alone for SCIP to complete."""
+        whole = self._model.violation(start) <= self._options.feasibility
+        point = self._native.createOrigSol() if whole else self._native.createPartialSol()
+        for index, variable in enumerate(self._variables):
+            if whole or self._model.integer[index]:
+                self._native.setSolVal(point, variable, float(start[index]))
+        self._native.addSol(point)
+        if whole:
+            self._offer(start)
+
+    def _values(self, solution: Any) -> Array:
+        value = self._native.getSolVal
+        return np.array([value(solution, variable) for variable in self._variables])
+
+    def _tell_apart(self) -> str:
+        """Infeasible or unbounded: which of the two? Solve again for any feasible point."""
+        feasibility = replace(self._model, cost=np.zeros(self._model.columns))
+        left = self._deadline - time.monotonic()
+        options = SolveOptions(time_limit=left, interrupted=self._options.interrupted)
+        ended = _Run(feasibility, options, self._deadline).solve().status
+        names = {Status.OPTIMAL: "unbounded", Status.INFEASIBLE: "infeasible"}
+        return names.get(ended, "timelimit")
+
+    def _claim(self, ended: str) -> Claim:
+        status = _STATUS.get(ended, Status.FAILED)
+        if status is Status.INTERRUPTED:
+            status = self._reason or status
+        nodes = int(self._native.getNTotalNodes()) if self._native.getStage() > _PROBLEM else 0
+        claim = Claim(status, nodes=nodes, detail=f"SCIP: {ended}")
+        if status is Status.INFEASIBLE:
+            return replace(claim, bound=math.inf)
+        if status is Status.UNBOUNDED:
+            return claim
+        if self._native.getStage() > _PROBLEM and self._native.getNSols() > 0:
+            self._consider(self._values(self._native.getBestSol()))
+        bound = _without_sentinel(float(self._native.getDualbound()))
+        if status is Status.OPTIMAL and self._point is None:
+            return replace(claim, status=Status.FAILED, detail="SCIP: optimal without a point")
+        return replace(claim, objective=self._best, bound=bound, point=self._point)
+
+    def _consider(self, point: Array) -> None:
+        objective = self._model.objective(point)
+        if objective < self._best:
+            self._best, self._point = objective, point
+
+
+def _pyscipopt() -> ModuleType:
+    try:
+        import pyscipopt  # native and slow to load: only where something is solved
+    except ImportError as error:
+        raise MissingDependencyError(f"pyscipopt cannot be imported ({error})") from None
+    return pyscipopt
+
+
+def _build(model: Model, parameters: dict[str, object]) -> tuple[Any, list[Any]]:
+    """The native model and its variables, in the order of our columns.
+
+    SCIP's own list of variables is in another order, so it is never asked for.
+    """
+    from pyscipopt.scip import Expr, ExprCons, Term
+
+    native = _pyscipopt().Model()
+    native.hideOutput()
+    _set_options(native, parameters)  # first: rows are rounded by them as they are added
+    lower, upper = (_sides(values) for values in (model.lower, model.upper))
+    variables = [
+        native.addVar(f"v{index}", "I" if integer else "C", low, high, cost)
+        for index, (integer, low, high, cost) in enumerate(
+            zip(model.integer.tolist(), lower, upper, model.cost.tolist(), strict=True)
+        )
+    ]
+    native.addObjoffset(model.constant)
+    # A dictionary from terms to coefficients is what pyscipopt's expressions are inside; handing
+    # one over is twice as fast as summing products.
+    terms = [Term(variable) for variable in variables]
+    starts = model.matrix.indptr.tolist()
+    columns, values = model.matrix.indices.tolist(), model.matrix.data.tolist()
+    sides = zip(_sides(model.row_lower), _sides(model.row_upper), strict=True)
+    for row, (low, high) in enumerate(sides):
+        if low is None and high is None:
+            continue
+        entries = slice(starts[row], starts[row + 1])
+        row_terms = [terms[column] for column in columns[entries]]
+        expression = Expr(dict(zip(row_terms, values[entries], strict=True)))
+        native.addCons(ExprCons(expression, lhs=low, rhs=high))
+    return native, variables
+
+
+def _sides(values: Array) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _parameters(options: SolveOptions) -> dict[str, object]:
+    values: dict[str, object] = {
+        "numerics/epsilon": min(SMALL_COEFFICIENT, options.feasibility),
+        "numerics/feastol": options.feasibility,
+        "numerics/dualfeastol": options.feasibility,
+        "misc/catchctrlc": False,
+        "lp/threads": options.threads,
+        "randomization/randomseedshift": options.seed,
+    }
+    if options.node_limit is not None:
+        values["limits/totalnodes"] = options.node_limit
+    return values | _EMPHASIS[options.emphasis]
+
+
+def _set_options(native: Any, values: dict[str, object]) -> None:
+    for name, value in values.items():
+        try:
+            native.setParam(name, value)
+        except (ValueError, KeyError, TypeError) as error:
+            raise OptionError(f"SCIP refuses {name} = {value} ({error})") from None
+
+
+def _without_sentinel(value: float) -> float:
+    """SCIP says 1e20 for infinity."""
+    return value if abs(value) < _SCIP_INFINITY else math.copysign(math.inf, value)
