@@ -54,7 +54,7 @@ def _lower(graph: OnnxGraph) -> Lowered:
     """Trace with a free batch where the file has one; with a batch of 1 where that is mixed."""
     try:
         lowered = lower_graph(graph, fixed=False)
-        if lowered.builder.batch != FREE_BATCH or lowered.output.axis == 0:
+        if lowered.builder.batch != FREE_BATCH or _has_leading_batch(lowered):
             return lowered
         place = f"output '{graph.output_name}'"
     except BatchMixedError as error:
@@ -64,8 +64,14 @@ def _lower(graph: OnnxGraph) -> Lowered:
     return lowered
 
 
+def _has_leading_batch(lowered: Lowered) -> bool:
+    return lowered.output is not None and lowered.output.axis == 0
+
+
 def _network(lowered: Lowered, onnx_bytes: bytes, source: str) -> Network:
     builder, output = lowered.builder, lowered.output
+    if output is None:
+        raise AssertionError("without recovery every node was lowered")
     # The IR's last node is its output; nodes behind it (dead branches of a Split) are dropped.
     return Network(
         nodes=tuple(builder.nodes[: output.index + 1]),

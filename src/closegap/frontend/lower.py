@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from closegap.core.errors import ModelError, UnsupportedOpError
@@ -14,7 +14,7 @@ from closegap.frontend.lowering import LOWERINGS
 from closegap.frontend.parse import KEEPS_ORDER, STANDARD_DOMAINS, OnnxGraph, attributes_of, name_of
 from closegap.frontend.trace import FREE_BATCH, Builder, Call, Shape, Traced, Value
 from closegap.graph.network import Node
-from closegap.graph.ops import Input, Take
+from closegap.graph.ops import Input
 
 __all__ = ["Lowered", "Recover", "lower_graph", "split_batch"]
 
@@ -22,12 +22,15 @@ __all__ = ["Lowered", "Recover", "lower_graph", "split_batch"]
 Recover = Callable[[UnsupportedOpError, onnx.NodeProto, Builder], dict[str, Value]]
 
 
+@dataclass(frozen=True, eq=False)
 class Lowered:
-    """What came out: the builder, and the value of the network's output."""
+    """What came out: the builder, and the value of the network's output.
 
-    def __init__(self, builder: Builder, output: Traced) -> None:
-        self.builder = builder
-        self.output = output
+    `output` is `None` only where nodes were not supported and `recover` went on.
+    """
+
+    builder: Builder
+    output: Traced | None
 
 
 def split_batch(graph: OnnxGraph, *, fixed: bool) -> tuple[Shape, int | None, int]:
@@ -74,17 +77,42 @@ def lower_graph(graph: OnnxGraph, *, fixed: bool, recover: Recover | None = None
     values: dict[str, Value | None] = dict(graph.constants)
     values[graph.input_name] = Traced(0, shape, axis)
     final = _final_names(graph)
+    lost: set[str] = set()
     for node in graph.nodes:
         try:
+            if lost.intersection(node.input):
+                _require_rule(node)
+                lost.update(node.output)
+                continue
             values.update(_lower_node(node, values, graph.opset, builder, final))
         except UnsupportedOpError as error:
             if recover is None:
                 raise
-            values.update(recover(error, node, builder))
+            stand_ins = recover(error, node, builder)
+            values.update(stand_ins)
+            lost.update(name for name in node.output if name not in stand_ins)
     output = values.get(graph.output_name)
-    if not isinstance(output, Traced):
+    if not (isinstance(output, Traced) or graph.output_name in lost):
         raise ModelError(f"{graph.source}: its output does not depend on its input; repair it")
-    return Lowered(builder, output)
+    return Lowered(builder, output if isinstance(output, Traced) else None)
+
+
+def _require_rule(node: onnx.NodeProto) -> None:
+    """Raise for an operator that has no rule, whatever its inputs are."""
+    if node.domain not in STANDARD_DOMAINS:
+        raise UnsupportedOpError(
+            f"{node.domain}.{node.op_type}",
+            name_of(node),
+            "it is not in the standard operator set",
+            "export the model with standard ONNX operators",
+        )
+    if node.op_type not in LOWERINGS and node.op_type not in FOLDABLE:
+        raise UnsupportedOpError(
+            node.op_type,
+            name_of(node),
+            "the front end has no rule for it",
+            "rewrite it with supported operators, or remove what needs it",
+        )
 
 
 def _lower_node(
@@ -97,13 +125,7 @@ def _lower_node(
     name = name_of(node)
     inputs = [_value(values, n, node) if n else None for n in node.input]
     traced = any(isinstance(v, Traced) for v in inputs)
-    if node.domain not in STANDARD_DOMAINS:
-        raise UnsupportedOpError(
-            f"{node.domain}.{node.op_type}",
-            name,
-            "it is not in the standard operator set",
-            "export the model with standard ONNX operators",
-        )
+    _require_rule(node)
     if not traced and node.op_type in FOLDABLE:
         constants = [v for v in inputs if not isinstance(v, Traced)]
         return _named(node, fold(node, constants, opset, name))
@@ -111,8 +133,8 @@ def _lower_node(
         raise UnsupportedOpError(
             node.op_type,
             name,
-            "the front end has no rule for it",
-            "rewrite it with supported operators (docs/adding-an-op.md lists them)",
+            "it is supported for constants only, and one of its inputs depends on the network's",
+            "rewrite it with supported operators",
         )
     call = Call(
         op=node.op_type,
@@ -147,11 +169,3 @@ def _final_names(graph: OnnxGraph) -> frozenset[str]:
         if node.op_type in KEEPS_ORDER and final.intersection(node.output):
             final.add(node.input[0])
     return frozenset(n for n in final if readers[n] <= int(n != graph.output_name))
-
-
-def placeholder(builder: Builder, shape: Shape, axis: int | None, name: str) -> Traced:
-    """A value of the given ONNX shape that stands for one that could not be lowered."""
-    sample = tuple(d for i, d in enumerate(shape) if i != axis)
-    entries = np.zeros(int(np.prod(sample, dtype=np.int64)), dtype=np.int64)
-    index = builder.emit(Take(entries), [0], sample, name)
-    return Traced(index, shape, axis)
