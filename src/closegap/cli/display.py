@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from closegap.core.verdict import Verdict
 from closegap.evaluate import Event, RunStarted, Summary, Tally, TaskFinished
 from closegap.store import Record
 
-__all__ = ["Follower", "duration", "print_row", "print_summary"]
+__all__ = ["Follower", "duration", "print_attack_summary", "print_row", "print_summary"]
 
 #: Without a terminal, one line of progress is written at most this often, in seconds.
 _PLAIN_SECONDS = 5.0
@@ -105,11 +105,11 @@ def print_summary(summary: Summary, records: Iterable[Record], title: str) -> No
     Args:
         summary: of the run.
         records: of the run; only reasons and seconds are read.
-        title: of the table.
+        title: the line above the table.
     """
     tally = summary.tally
     reasons = Counter(str(r.reason) for r in records if r.verdict is Verdict.UNKNOWN)
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column()
@@ -118,10 +118,31 @@ def print_summary(summary: Summary, records: Iterable[Record], title: str) -> No
     table.add_row("falsified", str(tally.falsified), misclassified)
     why = ", ".join(f"{name} {count}" for name, count in reasons.most_common())
     table.add_row("unknown", str(tally.unknown), why)
-    table.add_row("bracket", _bracket(tally), "of the queries hold")
+    table.add_row("bracket", _bracket(tally), f"of {tally.done} hold")
     resumed = f"{summary.resumed} were done before" if summary.resumed else ""
     table.add_row("time", duration(summary.seconds), resumed)
-    Console(highlight=False).print(table)
+    _print_titled(title, table)
+
+
+def print_attack_summary(records: Sequence[Record], title: str) -> None:
+    """The table after an attack, on stdout."""
+    broken = [r for r in records if r.verdict is Verdict.FALSIFIED]
+    clean = sum(r.engine == "clean" for r in broken)
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("images", str(len(records)))
+    table.add_row("misclassified", str(clean))
+    table.add_row("broken by the attack", str(len(broken) - clean))
+    table.add_row("not broken", str(len(records) - len(broken)))
+    table.add_row("time", duration(sum(r.seconds for r in records)))
+    _print_titled(title, table)
+
+
+def _print_titled(title: str, table: Table) -> None:
+    console = Console(highlight=False)
+    console.print(title, markup=False)
+    console.print(table)
 
 
 def duration(seconds: float) -> str:

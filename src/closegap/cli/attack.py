@@ -1,0 +1,94 @@
+"""`closegap attack`: one attack on images of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from closegap.cli.options import data_options, norm, number, require_writable
+
+if TYPE_CHECKING:
+    from closegap.evaluate.attacking import AttackedImage
+
+__all__ = ["attack_command"]
+
+
+@click.command("attack")
+@click.argument("model", type=click.Path(path_type=Path))
+@data_options
+@click.option("--method", required=True, help="Which attack, such as pgd, mt-pgd or ods-pgd.")
+@click.option("--eps", type=number, required=True, help="Radius, in pixels' units: 0.1 or 8/255.")
+@click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
+@click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
+@click.option("--restarts", type=click.IntRange(min=1), help="Independent runs for each target.")
+@click.option("--step-size", type=number, help="Of the first step, as a share of the radius.")
+@click.option("--timeout", type=number, default=60.0, show_default=True, help="Seconds an image.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of every random choice.")  # fmt: skip
+@click.option("--save", type=click.Path(path_type=Path), help="Write what was found as an .npz.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+def attack_command(model: Path, **options: Any) -> None:
+    """Search for adversarial images of MODEL with one attack.
+
+    Only an input that was replayed on the ONNX file counts. Finding none proves nothing.
+    """
+    from closegap.attacks.gradient.options import AttackOptions
+    from closegap.attacks.gradient.registry import make_method
+    from closegap.cli.display import print_attack_summary, print_row
+    from closegap.data import fit_to_network, load_data, select
+    from closegap.evaluate import Question
+    from closegap.evaluate.attacking import attack_data
+    from closegap.frontend import load
+
+    save = _npz(options["save"])
+    question = Question(options["eps"], options["norm"], options["timeout"])
+    sizes = AttackOptions(options["steps"], options["restarts"], options["step_size"])
+    method = make_method(options["method"], sizes)
+    network = load(model)
+    whole = load_data(options["data"], download=options["download"])
+    chosen = select(whole, limit=options["limit"], indices=options["indices"])
+    data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
+    attacked = []
+    for image in attack_data(network, data, question, method, seed=options["seed"]):
+        attacked.append(image)
+        if options["as_json"]:
+            print_row(image.record.row())
+    if save is not None:
+        _write(save, data.images, attacked)
+    if not options["as_json"]:
+        title = f"{method.name} on {model.name}, {data.name}, eps {question.eps:g}"
+        print_attack_summary([image.record for image in attacked], title)
+
+
+def _npz(path: Path | None) -> Path | None:
+    """The file to save to, checked before the work begins; numpy wants the suffix."""
+    if path is not None and path.suffix != ".npz":
+        raise click.UsageError(f"--save {path}: the name must end in .npz")
+    require_writable(path, "--save")
+    return path
+
+
+def _write(path: Path, clean: Any, attacked: Iterable[AttackedImage]) -> None:
+    """Images as a data set again: the witness where one was found, else the clean image."""
+    import numpy as np
+
+    from closegap.core.errors import OptionError
+
+    images, found = np.array(clean), list(attacked)
+    for row, image in enumerate(found):
+        if image.bracket.witness is not None:
+            images[row] = image.bracket.witness.input
+    try:
+        np.savez_compressed(
+            path,
+            images=images,
+            labels=np.array([image.record.label for image in found], dtype=np.int64),
+            indices=np.array([image.record.index for image in found], dtype=np.int64),
+            margins=np.array([image.record.upper for image in found]),
+            broken=np.array([image.record.verdict == "falsified" for image in found]),
+        )
+    except OSError as error:
+        raise OptionError(f"--save {path}: cannot be written ({error.strerror})") from None

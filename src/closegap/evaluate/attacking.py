@@ -1,0 +1,140 @@
+"""One attack over a data set: what is found is replayed before it counts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from closegap.attacks.gradient.loop import run
+from closegap.attacks.gradient.method import Method
+from closegap.attacks.outcome import AttackOutcome
+from closegap.core.bracket import Bracket
+from closegap.core.budget import Budget
+from closegap.core.verdict import Reason, Verdict
+from closegap.data import DataSet
+from closegap.evaluate.plan import Question
+from closegap.evaluate.recording import center_of
+from closegap.graph.network import Network
+from closegap.runtime.cache import compiled, replayer
+from closegap.specs.query import Query, robustness
+from closegap.store.records import Record
+
+__all__ = ["AttackedImage", "attack_data"]
+
+#: Images attacked side by side; their time is shared.
+_BATCH = 64
+#: Of what an attack found for an image, so many of the best are replayed.
+_REPLAYED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class AttackedImage:
+    """What an attack came to on one image.
+
+    Attributes:
+        record: its verdict is falsified or unknown, for an attack proves nothing.
+        bracket: with the replayed input of least margin, if any was replayed.
+    """
+
+    record: Record
+    bracket: Bracket
+
+
+def attack_data(
+    network: Network, data: DataSet, question: Question, method: Method[Any], *, seed: int = 0
+) -> Iterator[AttackedImage]:
+    """Attack images in batches, and yield them in order.
+
+    An image that is misclassified as it is counts as falsified by `clean` and is not attacked.
+
+    Args:
+        network: in whose input shape the images are.
+        data: images and labels.
+        question: radius, norm, and seconds an image; a batch has the sum.
+        method: the attack.
+        seed: of every random choice.
+    """
+    import torch  # heavy, as everything that follows
+
+    for begin in range(0, len(data), _BATCH):
+        rows = range(begin, min(begin + _BATCH, len(data)))
+        started = time.monotonic()
+        queries = [
+            robustness(
+                network, data.images[i], int(data.labels[i]), question.eps, norm=question.norm
+            )
+            for i in rows
+        ]
+        brackets = [_clean(query) for query in queries]
+        open_ = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
+        budget = Budget.of_seconds(question.timeout * len(rows), seed=seed)
+        outcomes = run(
+            compiled(network, torch.float32), [queries[n] for n in open_], method, budget
+        )
+        finished = [True] * len(queries)
+        for place, outcome in zip(open_, outcomes, strict=True):
+            brackets[place] = _replayed(queries[place], brackets[place], outcome)
+            finished[place] = outcome.finished
+        seconds = (time.monotonic() - started) / len(rows)
+        indices = data.indices[begin : rows.stop].tolist()
+        yield from _attacked(queries, brackets, finished, indices, seconds)
+
+
+def _clean(query: Query) -> Bracket:
+    witness = replayer(query.network).witness(query, center_of(query))
+    return Bracket() if witness is None else Bracket().reduce_upper(witness, "clean")
+
+
+def _replayed(query: Query, bracket: Bracket, outcome: AttackOutcome) -> Bracket:
+    """The bracket after replaying the best candidates, until one breaks the property."""
+    for point in outcome.points[:_REPLAYED]:
+        witness = replayer(query.network).witness(query, np.asarray(point))
+        if witness is not None:
+            bracket = bracket.reduce_upper(witness, outcome.method)
+        if bracket.verdict is Verdict.FALSIFIED:
+            break
+    return bracket
+
+
+def _attacked(
+    queries: Sequence[Query],
+    brackets: Sequence[Bracket],
+    finished: Sequence[bool],
+    indices: Sequence[int],
+    seconds: float,
+) -> Iterator[AttackedImage]:
+    for query, bracket, ended, index in zip(queries, brackets, finished, indices, strict=True):
+        broken = bracket.verdict is Verdict.FALSIFIED
+        reason = Reason.INCOMPLETE if ended else Reason.TIME
+        advice = "nothing was found, which proves nothing" if ended else "the time ran out"
+        yield AttackedImage(
+            Record(
+                key=str(index),
+                index=index,
+                name="",
+                label=query.prop.label,
+                target=_target(query, bracket),
+                verdict=bracket.verdict,
+                reason=None if broken else reason,
+                detail="" if broken else advice,
+                lower=-math.inf,
+                upper=bracket.upper,
+                engine=bracket.upper_engine,
+                seconds=seconds,
+            ),
+            bracket,
+        )
+
+
+def _target(query: Query, bracket: Bracket) -> str:
+    """The class nearest to winning at the best input."""
+    if bracket.witness is None or not query.prop.clauses:
+        return ""
+    outputs = bracket.witness.outputs_float64.reshape(1, -1)
+    margins = query.prop.clause_values(query.prop.row_margins(outputs))[0]
+    return query.prop.names[int(np.argmin(margins))]
