@@ -1,0 +1,164 @@
+"""A file's commands in order: declarations and assertions."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from closegap.specs.vnnlib.assertions import read_formula
+from closegap.specs.vnnlib.bounds import BoundSet
+from closegap.specs.vnnlib.formula import And, Bound, Formula
+from closegap.specs.vnnlib.linear import NUMBER
+from closegap.specs.vnnlib.sexpr import GAP, Expression, Group, SourceText, Symbol, read_group
+
+__all__ = ["Script", "read_script"]
+
+_INDEX = r"(?:0|[1-9]\d*+)"
+_VARIABLE = re.compile(rf"[XY]_{_INDEX}")
+
+#: The two commands that make up nearly all of a file, in one match each. Whatever this pattern
+#: does not match, right or wrong, goes the general way and is judged there.
+_COMMON = re.compile(
+    rf"{GAP}\(\s*+(?:"
+    rf"assert\s*+(?P<atom>\()\s*+(?P<relation>[<>])=\s++(?P<input>X_{_INDEX})\s++"
+    rf"(?P<bound>{NUMBER})\s*+\)"
+    rf"|declare-const\s++(?P<name>[XY]_{_INDEX})\s++Real"
+    rf")\s*+\)"
+)
+
+
+@dataclass(eq=False)
+class Script:
+    """What the commands read so far amount to: a builder, filled by `read_script` only.
+
+    Attributes:
+        source: the text.
+        declared: place of each variable's declaration, by name, in order.
+        bounds: those that hold in every case.
+        formulas: the other assertions; all of them hold.
+    """
+
+    source: SourceText
+    declared: dict[str, int] = field(default_factory=dict)
+    bounds: BoundSet = field(default_factory=BoundSet)
+    formulas: list[Formula] = field(default_factory=list)
+
+    def declare(self, name: str, offset: int) -> None:
+        """Add a variable.
+
+        Raises:
+            SpecError: it was declared before.
+        """
+        if name in self.declared:
+            raise self.source.error(f"'{name}' is declared twice", offset)
+        self.declared[name] = offset
+
+    def add(self, formula: Formula) -> None:
+        """Add an assertion.
+
+        Raises:
+            SpecError: it is a bound that leaves an input no value.
+        """
+        if isinstance(formula, Bound):
+            self.bounds.tighten(self.source, formula)
+        elif isinstance(formula, And):
+            for part in formula.parts:
+                self.add(part)
+        else:
+            self.formulas.append(formula)
+
+
+def read_script(source: SourceText) -> Script:
+    """Read all commands.
+
+    Raises:
+        SpecError: with line and column.
+    """
+    script = Script(source)
+    text, offset = source.text, 0
+    while True:
+        match = _COMMON.match(text, offset)
+        if match is None:
+            group, offset = read_group(source, offset)
+            if group is None:
+                return script
+            _command(script, group)
+            continue
+        offset = match.end()
+        if match.lastgroup == "name":
+            script.declare(match["name"], match.start("name"))
+        else:
+            _simple_bound(script, match)
+
+
+def _simple_bound(script: Script, match: re.Match[str]) -> None:
+    name, value = match["input"], float(match["bound"])
+    if name not in script.declared:
+        raise script.source.error(
+            f"unknown variable '{name}': it is not declared", match.start("input")
+        )
+    if math.isinf(value):
+        raise script.source.error(
+            f"the number {match['bound']} does not fit float64", match.start("bound")
+        )
+    upper = match["relation"] == "<"
+    script.add(Bound(int(name[2:]), upper, value + 0.0, match.start("atom")))
+
+
+def _command(script: Script, group: Group) -> None:
+    head = group.parts[0] if group.parts else None
+    word = head.text if isinstance(head, Symbol) else ""
+    if word in _SKIPPED:
+        return
+    if word not in _COMMANDS:
+        found = f"'{word}'" if word else "'('" if head is not None else "nothing"
+        raise script.source.error(
+            f"expected a command ({', '.join(_COMMANDS)}), found {found}", group.offset
+        )
+    _COMMANDS[word](script, group)
+
+
+def _assert(script: Script, group: Group) -> None:
+    if len(group.parts) != 2:
+        raise script.source.error(
+            f"'assert' takes one formula, got {len(group.parts) - 1}", group.offset
+        )
+    script.add(read_formula(script.source, script.declared, group.parts[1]))
+
+
+def _declare_const(script: Script, group: Group) -> None:
+    _declare(script, group, group.parts[1:])
+
+
+def _declare_fun(script: Script, group: Group) -> None:
+    """`(declare-fun X_0 () Real)`: a function without arguments."""
+    arguments = group.parts[2] if len(group.parts) == 4 else None
+    if not (isinstance(arguments, Group) and not arguments.parts):
+        raise script.source.error("a function must have no arguments: ()", group.offset)
+    _declare(script, group, (group.parts[1], group.parts[3]))
+
+
+def _declare(script: Script, group: Group, parts: tuple[Expression, ...]) -> None:
+    symbols = [part for part in parts if isinstance(part, Symbol)]
+    if len(parts) != 2 or len(symbols) != 2:
+        raise script.source.error("a declaration reads (declare-const X_0 Real)", group.offset)
+    name, kind = symbols
+    if not _VARIABLE.fullmatch(name.text):
+        raise script.source.error(
+            f"'{name.text}' is not a variable: inputs are X_0, X_1, ..., outputs Y_0, Y_1, ...",
+            name.offset,
+        )
+    if kind.text != "Real":
+        raise script.source.error(f"'{kind.text}' is not supported; use Real", kind.offset)
+    script.declare(name.text, name.offset)
+
+
+_COMMANDS: dict[str, Callable[[Script, Group], None]] = {
+    "declare-const": _declare_const,
+    "declare-fun": _declare_fun,
+    "assert": _assert,
+}
+#: Commands of SMT-LIB that say nothing about the property.
+_SKIPPED = frozenset({"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"})
