@@ -73,7 +73,12 @@ class Descent:
     escape: bool = True
 
     def init(self, problem: Problem, random: torch.Generator) -> DescentState:
-        """Start points, and a random output direction for every lane."""
+        """Start points, and a random output direction for every lane.
+
+        Raises:
+            OptionError: the loss is not for properties of this kind.
+        """
+        self.loss.check(problem)
         points = self.start(problem, random)
         shape = (*points.shape[:2], problem.clean.shape[1])
         share = torch.rand(shape, generator=random, device=points.device, dtype=problem.rows.dtype)

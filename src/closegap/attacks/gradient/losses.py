@@ -22,7 +22,11 @@ class Loss(Protocol):
     def __call__(
         self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
     ) -> Float[Tensor, "B L"]:
-        """The value, `taken` steps into the attack.
+        """The value, `taken` steps into the attack."""
+        ...
+
+    def check(self, problem: Problem) -> None:
+        """Say no before anything runs.
 
         Raises:
             OptionError: the property is not of the kind this loss is for.
@@ -40,6 +44,9 @@ class MarginLoss:
         """The margin itself."""
         return lane_margins(problem, clause_margins(problem, outputs))
 
+    def check(self, problem: Problem) -> None:
+        """Any property has a margin."""
+
 
 @dataclass(frozen=True)
 class CrossEntropyLoss:
@@ -49,11 +56,13 @@ class CrossEntropyLoss:
         self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
     ) -> Float[Tensor, "B L"]:
         """`log softmax(o)_y`."""
-        if bool((problem.labels < 0).any()):
-            raise OptionError("the cross-entropy loss needs a robustness property; use the margin")
         chances = torch.log_softmax(outputs, dim=2)
         label = problem.labels[:, None, None].expand(-1, outputs.shape[1], 1)
         return chances.gather(2, label)[..., 0]
+
+    def check(self, problem: Problem) -> None:
+        """There must be a true class."""
+        _check_labels(problem, "cross-entropy")
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,16 @@ class GamaLoss:
         self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
     ) -> Float[Tensor, "B L"]:
         """`margin(p) - weight * decay^taken * ||p - p_clean||^2` with p = softmax(o)."""
-        if bool((problem.labels < 0).any()):
-            raise OptionError("the GAMA loss needs a robustness property; use the margin")
         chances = torch.softmax(outputs, dim=2)
         margins = lane_margins(problem, clause_margins(problem, chances, offsets=False))
         away = (chances - torch.softmax(problem.clean, dim=1)[:, None]).square().sum(dim=2)
         return margins - self.weight * self.decay**taken * away
+
+    def check(self, problem: Problem) -> None:
+        """There must be a true class."""
+        _check_labels(problem, "GAMA")
+
+
+def _check_labels(problem: Problem, loss: str) -> None:
+    if bool((problem.labels < 0).any()):
+        raise OptionError(f"the {loss} loss needs a robustness property; use the margin")

@@ -1,0 +1,1 @@
+"""Attacks in the space of activations: they search among linear regions, not along gradients."""

@@ -1,0 +1,42 @@
+"""Every registered attack passes the shipped suite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from closegap.attacks.gradient.method import Method
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.gradient.registry import METHODS, make_method
+from closegap.core.errors import OptionError
+from closegap.testing.attack_case import AttackCase
+
+
+class Registered(AttackCase):
+    name = ""
+
+    def method(self) -> Method[Any]:
+        return make_method(self.name, AttackOptions(steps=12, restarts=4))
+
+
+NEEDS_LABEL = ("pgd-ce", "gama-pgd")
+
+for _name in METHODS:
+    _title = "Test" + "".join(part.capitalize() for part in _name.split("-"))
+    globals()[_title] = type(
+        _title, (Registered,), {"name": _name, "any_property": _name not in NEEDS_LABEL}
+    )
+
+
+def test_an_unknown_attack_is_named_with_those_there_are() -> None:
+    with pytest.raises(OptionError, match=r"'nonsense'.*pgd"):
+        make_method("nonsense")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"restarts": -1}, {"step_size": 0.0}, {"step_size": float("nan")}]
+)
+def test_options_out_of_range_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="got"):
+        AttackOptions(**bad)
