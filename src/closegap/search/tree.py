@@ -1,0 +1,204 @@
+"""The tree of subdomains as a struct of arrays: one row a node, no Python objects.
+
+Legend: B nodes handled at a time, depth along the path. Arrays grow by doubling. A node's path is
+read by walking `parent`, for many nodes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+__all__ = ["Accounting", "NodeState", "Tree"]
+
+
+class NodeState(IntEnum):
+    """What became of a node."""
+
+    OPEN = 0
+    SPLIT = 1
+    CLOSED = 2
+    STUCK = 3
+
+
+@dataclass(eq=False)
+class _Columns:
+    """One array for each property of a node; `[capacity]`."""
+
+    parent: NDArray[np.int32]
+    depth: NDArray[np.int32]
+    unit: NDArray[np.int32]
+    sign: NDArray[np.int8]
+    lower: NDArray[np.float64]
+    state: NDArray[np.int8]
+    root: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Where every node went. `created == split + closed + open + stuck` always holds.
+
+    Attributes:
+        weight: sum over leaves of 2^-depth, one for each root, exactly; equal to the number of
+            roots iff no subproblem was lost.
+    """
+
+    created: int
+    split: int
+    closed: int
+    open: int
+    stuck: int
+    depth: int
+    weight: Fraction
+    roots: int
+
+    @property
+    def balanced(self) -> bool:
+        """True iff every subproblem is accounted for."""
+        total = self.split + self.closed + self.open + self.stuck
+        return self.created == total and self.weight == self.roots
+
+
+class Tree:
+    """Nodes, their splits and their bounds. A split makes two children: sign +1 and -1."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self._size = 0
+        self._roots = 0
+        self._data = _Columns(
+            parent=np.full(capacity, -1, np.int32),
+            depth=np.zeros(capacity, np.int32),
+            unit=np.full(capacity, -1, np.int32),
+            sign=np.zeros(capacity, np.int8),
+            lower=np.full(capacity, -np.inf),
+            state=np.zeros(capacity, np.int8),
+            root=np.zeros(capacity, np.int32),
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add_roots(self, lower: Float[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        """Add roots with their bounds; returns their ids."""
+        new = self._grow(len(lower))
+        self._data.lower[new] = lower
+        self._data.root[new] = self._roots + np.arange(len(lower))
+        self._roots += len(lower)
+        return new
+
+    def split(
+        self, nodes: Int[np.ndarray, "B"], units: Int[np.ndarray, "B"]
+    ) -> Int[np.ndarray, "children"]:
+        """Split each open node at its unit.
+
+        Returns:
+            ids of the children `[2 B]`: all with sign +1 first, then all with sign -1.
+
+        Raises:
+            ValueError: a node is not open.
+        """
+        data = self._data
+        if (data.state[nodes] != NodeState.OPEN).any():
+            raise ValueError("only open nodes can be split")
+        data.state[nodes] = NodeState.SPLIT
+        new = self._grow(2 * len(nodes))
+        data = self._data
+        both = np.concatenate([nodes, nodes])
+        data.parent[new] = both
+        data.depth[new] = data.depth[both] + 1
+        data.unit[new] = np.concatenate([units, units])
+        data.sign[new] = np.repeat(np.array([1, -1], np.int8), len(nodes))
+        data.lower[new] = data.lower[both]
+        data.root[new] = data.root[both]
+        return new
+
+    def raise_lower(self, nodes: Int[np.ndarray, "B"], lower: Float[np.ndarray, "B"]) -> None:
+        """Keep the better of the known and the new bounds; a child inherits its parent's."""
+        self._data.lower[nodes] = np.fmax(self._data.lower[nodes], lower)
+
+    def close(self, nodes: Int[np.ndarray, "B"]) -> None:
+        """The property is proved on these open nodes."""
+        self._leave(nodes, NodeState.CLOSED)
+
+    def give_up(self, nodes: Int[np.ndarray, "B"]) -> None:
+        """Nothing is left to split on these open nodes, and they are not proved."""
+        self._leave(nodes, NodeState.STUCK)
+
+    def _leave(self, nodes: Int[np.ndarray, "B"], state: NodeState) -> None:
+        if (self._data.state[nodes] != NodeState.OPEN).any():
+            raise ValueError("only open nodes can change their state")
+        self._data.state[nodes] = state
+
+    def open_nodes(self) -> Int[np.ndarray, "B"]:
+        """Ids of the open nodes."""
+        return np.asarray(np.flatnonzero(self._data.state[: self._size] == NodeState.OPEN))
+
+    def lower(self, nodes: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
+        """Proved bounds."""
+        return np.asarray(self._data.lower[nodes])
+
+    def root(self, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        """Number of the root each node descends from."""
+        return self._data.root[nodes].astype(np.int64)
+
+    def least_lower(self) -> Float[np.ndarray, "roots"]:
+        """For every root the least bound of its leaves that are not proved; infinity if none."""
+        least = np.full(self._roots, np.inf)
+        state = self._data.state[: self._size]
+        left = np.flatnonzero((state == NodeState.OPEN) | (state == NodeState.STUCK))
+        np.minimum.at(least, self._data.root[left], self._data.lower[left])
+        return least
+
+    def paths(
+        self, nodes: Int[np.ndarray, "B"]
+    ) -> tuple[Int[np.ndarray, "B depth"], Int[np.ndarray, "B depth"]]:
+        """Units and signs of all splits above each node, deepest first, padded with -1 and 0."""
+        data = self._data
+        depth = int(data.depth[nodes].max(initial=0))
+        units = np.full((len(nodes), depth), -1, np.int64)
+        signs = np.zeros((len(nodes), depth), np.int64)
+        current = nodes.astype(np.int64)
+        for level in range(depth):
+            inside = current >= 0
+            units[inside, level] = data.unit[current[inside]]
+            signs[inside, level] = data.sign[current[inside]]
+            current = np.where(inside, data.parent[np.maximum(current, 0)], -1)
+        return units, signs
+
+    def accounting(self) -> Accounting:
+        """Count the nodes, and sum the leaves' weights exactly."""
+        state, depth = self._data.state[: self._size], self._data.depth[: self._size]
+        counts = np.bincount(state, minlength=len(NodeState))
+        leaves = np.bincount(depth[state != NodeState.SPLIT])
+        weight = sum((Fraction(int(n), 2**d) for d, n in enumerate(leaves)), Fraction(0))
+        return Accounting(
+            created=self._size,
+            split=int(counts[NodeState.SPLIT]),
+            closed=int(counts[NodeState.CLOSED]),
+            open=int(counts[NodeState.OPEN]),
+            stuck=int(counts[NodeState.STUCK]),
+            depth=int(depth.max(initial=0)),
+            weight=weight,
+            roots=self._roots,
+        )
+
+    def _grow(self, count: int) -> Int[np.ndarray, "B"]:
+        first, self._size = self._size, self._size + count
+        capacity = len(self._data.parent)
+        if self._size > capacity:
+            wanted = max(self._size, 2 * capacity)
+            for column in fields(_Columns):
+                old = getattr(self._data, column.name)
+                new = np.zeros(wanted, old.dtype)
+                new[: len(old)] = old
+                setattr(self._data, column.name, new)
+        new = np.arange(first, self._size)
+        self._data.parent[new] = -1
+        self._data.unit[new] = -1
+        self._data.lower[new] = -np.inf
+        return new

@@ -1,0 +1,1 @@
+"""Complete verification: branch and bound over activation constraints."""

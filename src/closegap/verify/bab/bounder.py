@@ -1,0 +1,244 @@
+"""LB(S): lower bounds of many sets of activation constraints in one batched call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from closegap.bounds.backward import BackwardPass, lower_bound
+from closegap.bounds.optimise import Ascent, AscentOptions, Splits, in_dtype
+from closegap.bounds.records import Interval, LinearBound, Parameters
+from closegap.bounds.regions import least, minimiser
+from closegap.core.budget import Budget
+from closegap.core.numerics import FLOAT64_UNIT
+from closegap.verify.bab.problem import Layer, SplitProblem
+
+__all__ = ["DomainBatch", "DomainBounder", "DomainResult"]
+
+
+@dataclass(frozen=True, eq=False)
+class DomainBatch:
+    """B sets of activation constraints.
+
+    Attributes:
+        root: number of the root each belongs to, `[B]`.
+        units: split units, padded with -1, `[B, depth]`.
+        signs: +1 for `z >= 0`, -1 for `z <= 0`, `[B, depth]`.
+        payload: warm start `[B, width]`, or `None`.
+    """
+
+    root: Int[np.ndarray, "B"]
+    units: Int[np.ndarray, "B depth"]
+    signs: Int[np.ndarray, "B depth"]
+    payload: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DomainResult:
+    """What is known of each subdomain.
+
+    Attributes:
+        lower: proved lower bound of the clause's margin, float64 `[B]`.
+        incoming: coefficient on each unit's output, averaged over rows, float64 `[B, U]`.
+        unit_lower: bounds of each unit under the constraints, `[B, U]`.
+        unit_upper: likewise.
+        candidates: where the best row's linear bound is least, float64 `[B, *input shape]`.
+        payload: warm start for the children, `[B, width]`.
+    """
+
+    lower: NDArray[np.float64]
+    incoming: Float[Tensor, "B U"]
+    unit_lower: Float[Tensor, "B U"]
+    unit_upper: Float[Tensor, "B U"]
+    candidates: NDArray[np.float64]
+    payload: NDArray[np.float32]
+
+
+class DomainBounder:
+    """Bounds batches of subdomains of one problem.
+
+    Args:
+        problem: what they share.
+        options: how to climb on slopes and split multipliers.
+    """
+
+    def __init__(self, problem: SplitProblem, options: AscentOptions) -> None:
+        self._problem = problem
+        self._options = replace(options, any_row=True)
+        self._ascent = Ascent(problem.search_region, self._options)
+        self._rows = problem.rows.shape[1]
+        self._scales = {layer.feed: 1.0 for layer in problem.layers}
+        self._rough = {i: b.to(torch.float32) for i, b in problem.bounds.items()}
+
+    @property
+    def width(self) -> int:
+        """Numbers a payload: slopes and multipliers of every row and unit."""
+        return 2 * self._rows * self._problem.units
+
+    def bound(self, batch: DomainBatch, budget: Budget) -> DomainResult:
+        """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
+        problem = self._problem
+        bounds, splits = self._constrained(batch)
+        start = problem.search.network.output
+        root = torch.as_tensor(batch.root)
+        rows, offsets = problem.rows[root], problem.offsets[root]
+        search = BackwardPass(problem.search, {i: b.to(torch.float32) for i, b in bounds.items()})
+        result = self._ascent.run(
+            search,
+            start,
+            rows.float(),
+            budget,
+            initial=self._slopes(batch),
+            splits=splits,
+            offsets=offsets.float(),
+        )
+        parameters = in_dtype(result.parameters, torch.float64)
+        exact = BackwardPass(problem.exact, bounds, problem.values, problem.slack)
+        with torch.no_grad():
+            linear = exact.run(start, rows, parameters, keep_incoming=True)
+            lower = self._proved(linear, offsets)
+        best = lower.argmax(dim=1)
+        points = minimiser(problem.exact_region, linear.coefficients)
+        return DomainResult(
+            lower=np.asarray(lower.amax(dim=1).numpy()),
+            incoming=self._incoming(linear, len(root)),
+            unit_lower=self._gather(bounds, upper=False),
+            unit_upper=self._gather(bounds, upper=True),
+            candidates=np.asarray(
+                points[torch.arange(len(root)), best]
+                .reshape(len(root), *problem.input_shape)
+                .numpy()
+            ),
+            payload=self._pack(result.parameters, len(root)),
+        )
+
+    def glance(self, batch: DomainBatch) -> NDArray[np.float64]:
+        """Quick bounds `[B]` in float32 from the payload alone: a guide, no proof."""
+        problem = self._problem
+        bounds, splits = self._constrained(batch)
+        root = torch.as_tensor(batch.root)
+        rows, offsets = problem.rows[root].float(), problem.offsets[root].float()
+        search = BackwardPass(problem.search, {i: b.to(torch.float32) for i, b in bounds.items()})
+        given = self._slopes(batch)
+        parameters = Parameters(
+            {} if given is None else given.slopes,
+            {i: s.multipliers * s.signs for i, s in splits.items()},
+        )
+        with torch.no_grad():
+            found = lower_bound(
+                search, problem.search_region, search.network.network.output, rows, parameters
+            )
+        return np.asarray((found + offsets).amax(dim=1).double().numpy())
+
+    def _proved(self, linear: LinearBound, offsets: Tensor) -> Tensor:
+        value, rounding = least(self._problem.exact_region, linear.coefficients)
+        total = value + linear.constant + offsets
+        total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
+        return torch.where(torch.isfinite(total), total, -torch.inf)
+
+    def _constrained(self, batch: DomainBatch) -> tuple[dict[int, Interval], dict[int, Splits]]:
+        """Bounds `[B, *shape]` and split signs under the constraints."""
+        problem, count = self._problem, len(batch.root)
+        signs = np.zeros((count, problem.units + 1), np.int8)
+        np.put_along_axis(signs, batch.units % (problem.units + 1), batch.signs, axis=1)
+        all_signs = torch.as_tensor(signs[:, : problem.units])
+        multipliers = self._multipliers(batch)
+        bounds = dict(problem.bounds)
+        splits: dict[int, Splits] = {}
+        for layer in problem.layers:
+            part = all_signs[:, layer.units]
+            if not bool((part != 0).any()):
+                continue
+            base = problem.bounds[layer.feed]
+            lower = base.lower.flatten(1).expand(count, -1).clone()
+            upper = base.upper.flatten(1).expand(count, -1).clone()
+            lower[:, layer.indices] = (
+                lower[:, layer.indices].clamp(min=0).where(part > 0, lower[:, layer.indices])
+            )
+            upper[:, layer.indices] = (
+                upper[:, layer.indices].clamp(max=0).where(part < 0, upper[:, layer.indices])
+            )
+            shape = base.lower.shape[1:]
+            bounds[layer.feed] = Interval(
+                lower.reshape(count, *shape), upper.reshape(count, *shape)
+            )
+            splits[layer.feed] = self._splits(layer, part, multipliers, shape)
+        return bounds, splits
+
+    def _splits(
+        self, layer: Layer, part: Tensor, multipliers: Tensor | None, shape: torch.Size
+    ) -> Splits:
+        count, size = len(part), int(np.prod(shape))
+        signs = torch.zeros(count, 1, size)
+        signs[:, 0, layer.indices] = part.float()
+        values = torch.zeros(count, self._rows, size)
+        if multipliers is not None:
+            values[:, :, layer.indices] = multipliers[:, :, layer.units] * (part != 0)[:, None]
+        return Splits(
+            signs.reshape(count, 1, *shape),
+            values.reshape(count, self._rows, *shape),
+            self._scales[layer.feed],
+        )
+
+    def _multipliers(self, batch: DomainBatch) -> Tensor | None:
+        if batch.payload is None:
+            return None
+        both = torch.as_tensor(batch.payload).reshape(-1, 2, self._rows, self._problem.units)
+        return both[:, 1]
+
+    def _slopes(self, batch: DomainBatch) -> Parameters | None:
+        if batch.payload is None:
+            return None
+        problem, count = self._problem, len(batch.root)
+        both = torch.as_tensor(batch.payload).reshape(-1, 2, self._rows, problem.units)
+        slopes = {}
+        for layer in problem.layers:
+            shape = problem.bounds[layer.feed].lower.shape[1:]
+            dense = torch.zeros(count, self._rows, int(np.prod(shape)))
+            dense[:, :, layer.indices] = both[:, 0, :, layer.units]
+            slopes[layer.activation] = dense.reshape(count, self._rows, *shape)
+        return Parameters(slopes)
+
+    def _pack(self, parameters: Parameters, count: int) -> NDArray[np.float32]:
+        problem = self._problem
+        payload = torch.zeros(count, 2, self._rows, problem.units)
+        for layer in problem.layers:
+            slopes = parameters.slopes.get(layer.activation)
+            if slopes is not None:
+                flat = slopes.flatten(2)[:, :, layer.indices]
+                payload[:, 0, :, layer.units] = flat.expand(count, self._rows, -1)
+            split = parameters.splits.get(layer.feed)
+            if split is not None:
+                payload[:, 1, :, layer.units] = split.flatten(2)[:, :, layer.indices].abs()
+        return np.asarray(payload.reshape(count, -1).numpy())
+
+    def _incoming(self, linear: LinearBound, count: int) -> Tensor:
+        found = torch.zeros(count, self._problem.units, dtype=torch.float64)
+        for layer in self._problem.layers:
+            part = linear.incoming.get(layer.activation)
+            if part is not None:
+                found[:, layer.units] = part.flatten(2)[:, :, layer.indices].mean(dim=1)
+        self._learn_scales(found)
+        return found
+
+    def _learn_scales(self, incoming: Tensor) -> None:
+        """A multiplier competes with the incoming coefficients, so that is its natural size."""
+        for layer in self._problem.layers:
+            size = float(incoming[:, layer.units].abs().mean())
+            if size > 0:
+                self._scales[layer.feed] = size
+
+    def _gather(self, bounds: dict[int, Interval], *, upper: bool) -> Tensor:
+        parts = []
+        for layer in self._problem.layers:
+            interval = bounds[layer.feed]
+            side = interval.upper if upper else interval.lower
+            parts.append(side.flatten(1)[:, layer.indices])
+        count = max((len(p) for p in parts), default=1)
+        wide = [p.expand(count, -1) for p in parts]
+        return torch.cat(wide, dim=1) if wide else torch.zeros(count, 0, dtype=torch.float64)

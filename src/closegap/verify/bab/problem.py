@@ -1,0 +1,193 @@
+"""One query prepared for branch and bound: the network, its units, the rows of every root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from closegap.bounds.intermediate import NetworkBounds
+from closegap.bounds.interval import propagate
+from closegap.bounds.records import Interval
+from closegap.bounds.regions import InputSet, input_set
+from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.graph import ops
+from closegap.graph.network import Network
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.property import Property
+from closegap.specs.query import Query
+
+__all__ = ["Layer", "SplitProblem", "split_problem"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The units of one feeding node: unstable neurons, numbered `first`, `first + 1`, ...
+
+    Attributes:
+        feed: the feeding node.
+        activation: the non-linear node.
+        first: number of its first unit.
+        indices: flat index of each unit in the node.
+        bias: of the affine op that feeds each unit.
+    """
+
+    feed: int
+    activation: int
+    first: int
+    indices: Int[Tensor, "U"]
+    bias: Float[Tensor, "U"]
+
+    @property
+    def units(self) -> slice:
+        """The units' numbers."""
+        return slice(self.first, self.first + len(self.indices))
+
+
+@dataclass(frozen=True, eq=False)
+class SplitProblem:
+    """What every subdomain of a query shares.
+
+    Attributes:
+        exact: the (reduced) network in float64, for proofs.
+        search: the same in float32.
+        exact_region: the input region of `exact`.
+        search_region: of `search`.
+        bounds: float64 bounds of the feeding nodes.
+        values: float64 intervals of every node, for rounding.
+        slack: by node, see `BackwardPass`.
+        layers: where units are.
+        units: how many there are (U).
+        rows: float64 `[roots, Q, C]`; a clause with fewer rows repeats its last one.
+        offsets: float64 `[roots, Q]`.
+        clauses: the clause of each root.
+        input_shape: of the original network.
+    """
+
+    exact: TorchNetwork
+    search: TorchNetwork
+    exact_region: InputSet
+    search_region: InputSet
+    bounds: dict[int, Interval]
+    values: list[Interval]
+    slack: dict[int, Tensor]
+    layers: tuple[Layer, ...]
+    units: int
+    rows: Float[Tensor, "roots Q C"]
+    offsets: Float[Tensor, "roots Q"]
+    clauses: NDArray[np.int64]
+    input_shape: tuple[int, ...]
+
+
+def split_problem(
+    query: Query, known: NetworkBounds, clauses: NDArray[np.int64]
+) -> SplitProblem | None:
+    """Prepare the open clauses of a query.
+
+    Args:
+        query: what to decide.
+        known: float64 bounds of every activation's input.
+        clauses: the roots.
+
+    Returns:
+        `None` where the network has activations that cannot be split yet.
+    """
+    source = query.network
+    if any(not isinstance(source.nodes[i].op, _SPLITTABLE) for i in source.activations):
+        return None
+    flat = {i: _flat(b) for i, b in known.activations.items()}
+    original = TorchNetwork(source, dtype=torch.float64)
+    region = input_set(original, query.region)
+    reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
+    reduced = reduce_network(source, flat, reach)
+    if reduced is None:
+        network, bounds, slack = source, dict(known.activations), {}
+    else:
+        network, bounds, slack = reduced.network, _bounds(reduced), _slack(reduced)
+        region = _flattened(region)
+    exact = TorchNetwork(network, dtype=torch.float64)
+    search = TorchNetwork(network, dtype=torch.float32)
+    rough = input_set(TorchNetwork(source, dtype=torch.float32), query.region)
+    rows, offsets = _root_rows(query.prop, clauses)
+    layers = _layers(network, bounds)
+    return SplitProblem(
+        exact=exact,
+        search=search,
+        exact_region=region,
+        search_region=rough if reduced is None else _flattened(rough),
+        bounds=bounds,
+        values=propagate(exact, region, bounds),
+        slack=slack,
+        layers=layers,
+        units=sum(len(layer.indices) for layer in layers),
+        rows=torch.as_tensor(rows),
+        offsets=torch.as_tensor(offsets),
+        clauses=clauses,
+        input_shape=source.input_shape,
+    )
+
+
+_SPLITTABLE = ops.Relu | ops.LeakyRelu
+
+
+def _flat(interval: Interval) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lower, upper = interval.lower[0].flatten(), interval.upper[0].flatten()
+    return np.asarray(lower.numpy()), np.asarray(upper.numpy())
+
+
+def _bounds(reduced: ReducedNetwork) -> dict[int, Interval]:
+    return {
+        i: Interval(torch.as_tensor(lower)[None], torch.as_tensor(upper)[None])
+        for i, (lower, upper) in reduced.bounds.items()
+    }
+
+
+def _slack(reduced: ReducedNetwork) -> dict[int, Tensor]:
+    return {i: torch.as_tensor(off) for i, off in reduced.slack.items()}
+
+
+def _flattened(region: InputSet) -> InputSet:
+    center = None if region.center is None else region.center.flatten(1)
+    return InputSet(
+        region.lower.flatten(1), region.upper.flatten(1), center, region.radius, region.norm
+    )
+
+
+def _root_rows(
+    prop: Property, clauses: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    members = [np.flatnonzero(prop.clause == clause) for clause in clauses]
+    width = max(len(m) for m in members)
+    padded = np.stack([np.pad(m, (0, width - len(m)), mode="edge") for m in members])
+    return prop.rows[padded], prop.offsets[padded]
+
+
+def _layers(network: Network, bounds: dict[int, Interval]) -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    first = 0
+    for index in network.activations:
+        feed = network.nodes[index].inputs[0]
+        interval = bounds[feed]
+        open_ = ((interval.lower[0] < 0) & (interval.upper[0] > 0)).flatten()
+        indices = open_.nonzero()[:, 0]
+        if len(indices) and all(layer.feed != feed for layer in layers):
+            bias = torch.as_tensor(_bias(network, feed))[indices]
+            layers.append(Layer(feed, index, first, indices, bias))
+            first += len(indices)
+    return tuple(layers)
+
+
+def _bias(network: Network, index: int) -> NDArray[np.float64]:
+    """What the affine ops add on the way to a node, as far as BaBSR wants to know: `[N]`."""
+    node = network.nodes[index]
+    if isinstance(node.op, ops.Linear):
+        return np.broadcast_to(node.op.bias, node.shape).reshape(-1).copy()
+    if isinstance(node.op, ops.Conv | ops.ConvTranspose):
+        return np.broadcast_to(node.op.bias[:, None, None], node.shape).reshape(-1).copy()
+    if isinstance(node.op, ops.Add):
+        return np.asarray(sum(_bias(network, parent) for parent in node.inputs))
+    return np.zeros(node.size)
