@@ -31,9 +31,9 @@ def default_solver(
     query: Query, timeout: float, engines: tuple[str, ...], budget: Budget
 ) -> Result:
     """The strategy's own `solve`."""
-    from closegap.strategy.solve import solve  # heavy: every engine
+    from closegap.strategy.solve import DEFAULT_ENGINES, solve  # heavy: every engine
 
-    return solve(query, timeout=timeout, engines=engines, budget=budget)
+    return solve(query, timeout=timeout, engines=engines or DEFAULT_ENGINES, budget=budget)
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class WorkOptions:
     """How every query of a run is answered.
 
     Attributes:
-        engines: names, in the order they run.
+        engines: names, in the order they run; none for the strategy's own choice.
         seed: of every random choice.
         threads: native threads each process may use.
         solver: what answers a query; a function of a module, so that it pickles.
     """
 
-    engines: tuple[str, ...]
+    engines: tuple[str, ...] = ()
     seed: int = 0
     threads: int = 1
     solver: Solver = default_solver
@@ -119,7 +119,7 @@ class PropertyWork:
         assert isinstance(task, PropertyTask)
         began = time.monotonic()
         model = self.models.get(task.model, task.model_digest)
-        cases = list(queries(model.network, load_vnnlib(task.spec)))
+        cases = list(queries(load_vnnlib(task.spec), model.network))
         results: list[Result] = []
         pictures = None
         for number, query in enumerate(cases):
