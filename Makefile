@@ -41,7 +41,7 @@ check: $(STAMP)  ## lint, format, types, imports, budgets
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest tests/test_budgets.py
 
 format: $(STAMP)  ## rewrite the sources as check wants them

@@ -1,0 +1,91 @@
+"""How many images are decided: networks of the data pack, MNIST in its usual order.
+
+python benchmarks/robust_accuracy.py [--only NAME,...] [--limit 100] [--workers 2] [--short]
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.common import data_root, describe_machine, print_table, run_records, summarise
+from closegap.data import fit_to_network, load_data, select
+from closegap.evaluate import EvaluationPlan, ModelFile, Question, WorkOptions, plan_images
+from closegap.frontend import load
+from closegap.strategy.solve import DEFAULT_ENGINES
+
+__all__ = ["SETTINGS", "Setting", "main"]
+
+_COLUMNS = (
+    "network", "eps", "timeout", "images", "decided", "verified", "falsified", "unknown",
+    "decided by", "median s", "sum s",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One network and what is asked of it; `eps` in pixel units, `timeout` in seconds an image."""
+
+    model: str
+    eps: float
+    timeout: float
+
+
+SETTINGS: dict[str, Setting] = {
+    "adv-mlp": Setting("models/lippa/ADV_MLP_B_0.1.onnx", 0.1, 60.0),
+    "lpd-mlp": Setting("models/lippa/LPD_MLP_B_0.1.onnx", 0.1, 60.0),
+    "madry-tiny": Setting("models/bab_attack/A_mnist_madry_tiny.onnx", 0.3, 20.0),
+}
+
+
+@click.command()
+@click.option("--only", default=",".join(SETTINGS), help="Settings, with commas between.")
+@click.option("--limit", default=100, show_default=True, help="The first so many images.")
+@click.option("--timeout", type=float, help="Seconds an image, instead of the setting's own.")
+@click.option("--workers", default=2, show_default=True, help="Processes.")
+@click.option("--store", type=click.Path(path_type=Path), help="Folder for the run stores.")
+@click.option("--short", is_flag=True, help="Ten images at most five seconds each.")
+def main(
+    only: str, limit: int, timeout: float | None, workers: int, store: Path | None, short: bool
+) -> None:
+    """Print one row for each setting."""
+    limit, timeout = (min(limit, 10), 5.0) if short else (limit, timeout)
+    rows, machine = [], ""
+    for name in only.split(","):
+        if name not in SETTINGS:
+            raise click.BadParameter(f"'{name}' is none of {', '.join(SETTINGS)}")
+        setting = SETTINGS[name]
+        plan = _plan(setting, limit, timeout or setting.timeout)
+        place = None if store is None else store / f"{name}.db"
+        records = run_records(plan, workers, place)
+        seconds = f"{plan.header.timeout:g}"
+        rows.append((Path(setting.model).stem, f"{setting.eps:g}", seconds, *summarise(records)))
+        machine = describe_machine(plan)
+    print_table("MNIST, first images", _COLUMNS, rows)
+    click.echo(f"{workers} workers; {machine}")
+
+
+def _plan(setting: Setting, limit: int, timeout: float) -> EvaluationPlan:
+    path = data_root() / setting.model
+    network = load(path)
+    whole = load_data(str(data_root() / "mnist" / "t10k.npz"))
+    data = fit_to_network(
+        select(whole, limit=limit), network.input_shape, classes=network.output_size
+    )
+    return plan_images(
+        ModelFile(str(path), network.digest),
+        data,
+        Question(setting.eps, timeout=timeout),
+        WorkOptions(DEFAULT_ENGINES),
+        data_digest=whole.digest,
+        command=" ".join(sys.argv),
+    )
+
+
+if __name__ == "__main__":
+    main()
