@@ -13,6 +13,7 @@ __all__ = [
     "class_name",
     "count",
     "number",
+    "percent",
     "percent_down",
     "percent_up",
     "plain",
@@ -24,6 +25,12 @@ __all__ = [
 
 #: Stands where there is nothing to show.
 MISSING = "–"
+
+#: Between a number and its unit, so that no line ends there.
+_GLUE = "\N{NO-BREAK SPACE}"
+
+#: Larger numbers are powers of ten.
+_WRITTEN_OUT_BELOW = 1_000_000
 
 _NORMS = {"inf": "ℓ∞", "1": "ℓ1", "2": "ℓ2"}
 
@@ -37,12 +44,17 @@ def plain(text: str) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A value to `digits` significant digits, with a true minus sign; infinities as symbols."""
+    """A value to `digits` significant digits, with a true minus sign; infinities as symbols.
+
+    Whole numbers of up to six digits are written out, not as powers of ten.
+    """
     if math.isnan(value):
         return MISSING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:.{digits}g}".replace("-", "−")
+    written_out = 10.0**digits <= abs(value) < _WRITTEN_OUT_BELOW
+    text = f"{value:.0f}" if written_out else f"{value:.{digits}g}"
+    return text.replace("-", "−")
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -54,31 +66,40 @@ def seconds(value: float) -> str:
     """A duration with its unit."""
     if not math.isfinite(value):
         return number(value)
-    if value < 1:
-        return f"{value * 1000:.3g} ms" if value < 0.9995 else "1.00 s"
-    if value < 100:
-        return f"{value:.3g} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    if value < 0.9995:
+        text = f"{value * 1000:.3g} ms"
+    elif value < 99.95:
+        text = f"{value:.3g} s"
+    else:
+        minutes, rest = divmod(round(value), 60)
+        hours, minutes = divmod(minutes, 60)
+        text = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    return text.replace(" ", _GLUE)
 
 
 def percent_down(part: int, whole: int) -> str:
     """The percentage to one decimal, rounded down, so that a lower end is never overstated."""
-    tenths = 1000 * part // whole
-    return f"{tenths // 10}.{tenths % 10}"
+    return _percent(1000 * part // whole)
 
 
 def percent_up(part: int, whole: int) -> str:
     """The percentage to one decimal, rounded up, so that an upper end is never understated."""
-    tenths = -(-1000 * part // whole)
-    return f"{tenths // 10}.{tenths % 10}"
+    return _percent(-(-1000 * part // whole))
+
+
+def percent(part: int, whole: int) -> str:
+    """The percentage, rounded to the nearest decimal."""
+    return _percent(round(1000 * part / whole))
+
+
+def _percent(tenths: int) -> str:
+    return f"{tenths // 10}.{tenths % 10}{_GLUE}%"
 
 
 def count(many: int, one: str, more: str = "") -> str:
     """`1 image`, `2 images`; thousands are set apart."""
     word = one if many == 1 else (more or f"{one}s")
-    return f"{many:,}".replace(",", " ") + f" {word}"
+    return f"{many:,}".replace(",", _GLUE) + f"{_GLUE}{word}"
 
 
 def radius(header: RunHeader) -> str:

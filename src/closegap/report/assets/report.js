@@ -18,7 +18,8 @@
     const show = () => {
       cards.forEach((card, i) => { card.hidden = i >= shown; });
       more.hidden = shown >= cards.length;
-      more.textContent = `Show ${Math.min(GALLERY_STEP, cards.length - shown)} more of ${cards.length - shown}`;
+      const left = cards.length - shown;
+      more.textContent = left > GALLERY_STEP ? `Show ${GALLERY_STEP} more, ${left} left` : `Show the last ${left}`;
     };
     more.addEventListener("click", () => {
       shown = Math.min(shown + GALLERY_STEP, cards.length);
@@ -51,16 +52,21 @@
     cell.colSpan = columns;
     const split = element("div", "", "split");
     const left = element("div");
+    const parts = element("div", "", "parts");
+    const part = (title, ...content) => {
+      const made = element("div");
+      made.append(element("h4", title), ...content);
+      parts.append(made);
+    };
     if (detail.detail) left.append(element("p", detail.detail));
-    left.append(element("h4", "Bracket"));
-    if (detail.history.length) {
-      if (detail.earlier) left.append(element("p", `${detail.earlier} earlier improvements are left out.`, "small"));
-      left.append(plainTable(["after", "engine", "lower", "upper"], detail.history, [1]));
-    } else {
-      left.append(element("p", "No engine improved it.", "small"));
-    }
-    if (detail.engines.length) left.append(element("h4", "Time"), plainTable(["engine", "time"], detail.engines, [0]));
-    if (detail.counts.length) left.append(element("h4", "Counts"), plainTable(["of", "count"], detail.counts, [0]));
+    const steps = [];
+    if (detail.earlier) steps.push(element("p", `${detail.earlier} earlier improvements are left out.`, "small"));
+    if (detail.history.length) steps.push(plainTable(["after", "engine", "lower", "upper"], detail.history, [1]));
+    else steps.push(element("p", "No engine improved it.", "small"));
+    part("Bracket", ...steps);
+    if (detail.engines.length) part("Time", plainTable(["engine", "time"], detail.engines, [0]));
+    if (detail.counts.length) part("Counts", plainTable(["of", "count"], detail.counts, [0]));
+    left.append(parts);
     split.append(left);
     const card = document.getElementById(`witness-${position}`);
     if (card) {
@@ -80,7 +86,7 @@
     const rows = [...body.rows];
     const details = JSON.parse(document.getElementById("details").textContent);
     const heads = [...table.tHead.rows[0].cells];
-    const texts = rows.map((row) => row.textContent.toLowerCase());
+    const texts = rows.map((row) => row.textContent.replace(/\s/g, " ").toLowerCase());
     const opened = new Map();
 
     const toggle = (row) => {

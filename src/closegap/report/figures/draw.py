@@ -41,6 +41,9 @@ _SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "path.simplify": False,  # it drops corners of step lines
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _MUTED,
     "axes.spines.top": False,
@@ -61,6 +64,7 @@ _SETTINGS: dict[Any, Any] = {
 _WIDTH, _HEIGHT = 5.0, 2.9
 _BAR_INCHES = 0.27
 _NAME_LENGTH = 18
+_LABEL_SHARE = 0.045
 
 
 def draw(figure: Figure, key: str) -> str:
@@ -95,7 +99,7 @@ def draw(figure: Figure, key: str) -> str:
                 _bars(axes, panel, figure.categories)
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None})
-    return inline_svg(text.getvalue(), key, figure.title, figure.summary, _CLASSES)
+    return inline_svg(text.getvalue(), key, plain(figure.title), plain(figure.summary), _CLASSES)
 
 
 @contextmanager
@@ -117,6 +121,7 @@ def _lines(axes: Axes, figure: LineFigure) -> None:
             linewidth=1.8,
             marker="o" if len(line.x) == 1 else None,
             label=line.name,
+            clip_on=False,
         )
     if figure.fill:
         upper, lower = figure.lines[:2]
@@ -158,7 +163,7 @@ def _bars(axes: Axes, panel: BarPanel, categories: tuple[str, ...]) -> None:
         axes.text(end + 0.02 * room, place, label, va="center", color=_MUTED, fontsize=8.5)
     axes.set_yticks(list(places), [_short(plain(c)) for c in categories])
     axes.set_ylim(len(categories) - 0.4, -0.6)
-    axes.set_xlim(0, 1.3 * room)
+    axes.set_xlim(0, room * (1.1 + _LABEL_SHARE * max(map(len, panel.labels))))
     axes.xaxis.set_major_locator(_ticks(nbins=4))
     axes.xaxis.set_major_formatter(lambda value, _: number(value, 3))
     axes.grid(False, axis="y")

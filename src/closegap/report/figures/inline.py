@@ -14,6 +14,7 @@ __all__ = ["inline_svg"]
 _DROPPED_PROPERTIES = frozenset({"font-family", "font"})
 _DROPPED_ATTRIBUTES = frozenset({"width", "height", "version", "space", "style"})
 _REFERENCE = re.compile(r"(?:url\()?#([^)]+)\)?")
+_DECIMAL = re.compile(r"-?\d+\.\d{3,}")
 _NO_TURN = re.compile(r"rotate\(-?0(\.0*)? ")
 
 
@@ -89,7 +90,7 @@ def _renamed(name: str, value: str, names: dict[str, str]) -> str:
     if name == "id":
         return names.get(value, "")
     if name == "d":
-        return " ".join(value.split())
+        return _DECIMAL.sub(lambda found: f"{float(found[0]):.2f}", " ".join(value.split()))
     found = _REFERENCE.fullmatch(value) if name in ("href", "clip-path") else None
     return value.replace(found[1], names[found[1]]) if found else value
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from closegap.report.options import ReportOptions
 from closegap.report.sections.base import SectionView
 from closegap.report.summary import Summary, summarise
-from closegap.report.wording import number, percent_down, percent_up, radius
+from closegap.report.wording import number, percent, percent_down, percent_up, radius
 from closegap.store.records import Record, RunHeader
 
 __all__ = ["headline"]
@@ -34,8 +34,6 @@ def headline(
             "many": "images" if images else "properties",
             "images": images,
             "bar": _bar(counts),
-            "lower": _lower(counts),
-            "upper": _upper(counts),
             "whole": _whole(counts),
             "radius": radius(header),
             "change": _change(header),
@@ -51,24 +49,18 @@ def _title(counts: Summary, images: bool) -> str:
     if images:
         start = f"Robust accuracy{so_far}"
         if counts.unknown == 0:
-            return f"{start}: {_lower(counts)} %"
-        return f"{start}: between {_lower(counts)} % and {_upper(counts)} %"
-    if counts.unknown == 0:
-        return f"{_lower(counts)} % of the properties hold{so_far}"
-    return f"Between {_lower(counts)} % and {_upper(counts)} % of the properties hold{so_far}"
+            return f"{start}: {percent(counts.verified, counts.done)}"
+        return f"{start}: between {_lower(counts)} and {_upper(counts)}"
+    if counts.unknown == 0:  # a closed bracket is one number; rounding must not open it again
+        return f"{percent(counts.verified, counts.done)} of the properties hold{so_far}"
+    return f"Between {_lower(counts)} and {_upper(counts)} of the properties hold{so_far}"
 
 
 def _lower(counts: Summary) -> str:
-    if not counts.done:
-        return "0.0"
-    if counts.unknown == 0:  # a closed bracket is one number; rounding must not open it again
-        return f"{100 * counts.verified / counts.done:.1f}"
     return percent_down(counts.verified, counts.done)
 
 
 def _upper(counts: Summary) -> str:
-    if not counts.done or counts.unknown == 0:
-        return _lower(counts) if counts.done else "100.0"
     return percent_up(counts.done - counts.falsified, counts.done)
 
 

@@ -139,7 +139,8 @@ def _margins(record: Record, outputs: OutputTable, *, still: bool) -> tuple[tupl
 
 def _title(record: Record, header: RunHeader) -> str:
     if record.label is None:
-        return f"{record.index}  {record.name}".rstrip()
+        name = record.name.removesuffix(".gz").removesuffix(".vnnlib")
+        return f"{record.index}: {name}" if name else str(record.index)
     reached = class_name(record.target, header)
     return f"{record.index}: {class_name(record.label, header)} → {reached}"
 
