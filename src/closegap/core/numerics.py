@@ -92,9 +92,9 @@ def float32_inward(
     Returns:
         float32 arrays of the same shape, `low <= high` everywhere.
     """
-    low = lower.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32's range: infinity, then the next one inward
+        low, high = lower.astype(np.float32), upper.astype(np.float32)
     low = np.where(low.astype(np.float64) < lower, np.nextafter(low, np.float32(np.inf)), low)
-    high = upper.astype(np.float32)
     high = np.where(high.astype(np.float64) > upper, np.nextafter(high, np.float32(-np.inf)), high)
     middle = ((lower + upper) / 2).astype(np.float32)
     empty = low > high

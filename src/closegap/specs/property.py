@@ -42,7 +42,7 @@ class Property:
         count = len(self.rows)
         if self.rows.ndim != 2 or self.offsets.shape != (count,) or self.clause.shape != (count,):
             raise SpecError("a property's rows, offsets and clauses must have one length")
-        if count and not np.array_equal(np.unique(self.clause), np.arange(len(self.names))):
+        if not np.array_equal(np.unique(self.clause), np.arange(len(self.names))):
             raise SpecError("a property's clauses must be numbered 0, 1, ... and each have a name")
         if not (np.isfinite(self.rows).all() and np.isfinite(self.offsets).all()):
             raise SpecError("a property's coefficients must be finite")
@@ -59,10 +59,9 @@ class Property:
 
     @property
     def compares_outputs_only(self) -> bool:
-        """True iff every row is a difference of two outputs without a constant."""
-        unit = (np.sort(np.abs(self.rows), axis=1)[:, ::-1][:, :2] == 1).all()
-        zero_sum = (self.rows.sum(axis=1) == 0).all() and (np.abs(self.rows).sum(1) == 2).all()
-        return bool(unit and zero_sum and (self.offsets == 0).all())
+        """True iff every row is a positive multiple of a difference of two outputs, no constant."""
+        pairs = (np.count_nonzero(self.rows, axis=1) == 2) & (self.rows.sum(axis=1) == 0)
+        return bool(pairs.all() and (self.offsets == 0).all())
 
     def row_margins(self, outputs: NDArray[np.floating]) -> NDArray[np.float64]:
         """Margins `[B, Q]` (float64) of outputs `[B, C]`."""

@@ -69,7 +69,8 @@ def robustness(
 
     Args:
         network: with inputs in [0, 1].
-        image: of the network's input shape (a missing leading axis of length 1 is forgiven).
+        image: of the network's input shape. Axes of length 1 may be missing or added, and a flat
+            image of a network that is not flat, or the reverse, is taken in row-major order.
         label: the true class.
         eps: radius of the ball, in input units.
         norm: 1, 2 or infinity.
@@ -80,7 +81,10 @@ def robustness(
     """
     picture = np.asarray(image)
     if picture.shape != network.input_shape:
-        if picture.size != network.input_size:
+        # Never between [C, H, W] and [H, W, C]: that would scramble the image.
+        bare, wanted = (tuple(n for n in s if n != 1) for s in (picture.shape, network.input_shape))
+        alike = bare == wanted or min(len(bare), len(wanted)) <= 1
+        if picture.size != network.input_size or not alike:
             raise SpecError(
                 f"an image of shape {picture.shape} does not fit the network's input "
                 f"{network.input_shape}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from closegap.core.errors import OptionError, SpecError
-from closegap.core.numerics import float32_inward
+from closegap.core.numerics import float32_inward, float32_outward
 
 __all__ = ["Ball", "Box", "Region", "bounding_box", "contains", "lp_ball"]
 
@@ -58,6 +58,8 @@ def lp_ball(
 ) -> Region:
     """The lp ball around `center`, intersected with `[low, high]`.
 
+    An entry whose interval holds no float32 number is widened to the nearest one.
+
     Args:
         center: an input, any shape; a float32 image keeps its exact values.
         radius: in input units, finite and not negative; 0 gives the point itself.
@@ -80,7 +82,9 @@ def lp_ball(
     most = np.full_like(middle, np.inf if high is None else high)
     if (middle < least).any() or (middle > most).any():
         raise SpecError(f"the center of the region leaves [{low}, {high}]")
-    box = Box(np.maximum(middle - radius, least), np.minimum(middle + radius, most))
+    # Outward, so that a proof covers the nearest float32 number where `contains` accepts it.
+    edges = np.maximum(middle - radius, least), np.minimum(middle + radius, most)
+    box = Box(*float32_outward(*edges))
     if norm == math.inf or radius == 0:
         return box
     return Ball(box, middle, float(radius), int(norm))
@@ -95,9 +99,15 @@ def contains(region: Region, point: NDArray[np.float32]) -> bool:
     """True iff the float32 `point` lies in the region, with no tolerance.
 
     A fixed input that no float32 number represents (0.1, say) is met by the nearest one.
-    Distances are taken in float64, and a rounding allowance counts against the point.
+    Distances are taken in float64, and a rounding allowance counts against the point. A region that
+    is to be proved must hold that nearest number too: `lp_ball` and VNN-LIB queries see to it.
+
+    Raises:
+        SpecError: the point has another shape than the region.
     """
     box = bounding_box(region)
+    if point.shape != box.lower.shape:
+        raise SpecError(f"a point of shape {point.shape} in a region of shape {box.lower.shape}")
     low, high = float32_inward(box.lower, box.upper)
     inside = bool(((point >= low) & (point <= high)).all())
     if not inside or isinstance(region, Box):

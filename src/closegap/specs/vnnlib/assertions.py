@@ -78,8 +78,8 @@ def _atom(source: SourceText, node: Group, difference: Linear, factor: float) ->
         )
     if difference.inputs:
         return _bound(source, node, difference, factor)
+    pairs = tuple((i, factor * c) for i, c in sorted(difference.outputs.items()) if c)
     # Adding 0.0 turns a negative zero into zero.
-    pairs = tuple((i, factor * c + 0.0) for i, c in sorted(difference.outputs.items()))
     return Row(pairs, factor * difference.constant + 0.0)
 
 

@@ -21,6 +21,9 @@ __all__ = ["MAX_TERMS", "build_cases"]
 #: A formula that expands to more terms than this is refused.
 MAX_TERMS = 10_000
 
+#: What stands for a clause that says nothing of the outputs: 0 <= 0.
+_ALWAYS = Row((), 0.0)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Term:
@@ -69,7 +72,8 @@ def build_cases(script: Script, limit: int = MAX_TERMS) -> tuple[Case, ...]:
             _check_bounded(script, "lower", np.isinf(lower).nonzero()[0].tolist())
             _check_bounded(script, "upper", np.isinf(upper).nonzero()[0].tolist())
             boxes[key] = Box(lower, upper)
-        clauses.setdefault(key, {})[tuple(dict.fromkeys(term.rows))] = None
+        clause = tuple(dict.fromkeys(term.rows)) or (_ALWAYS,)
+        clauses.setdefault(key, {})[clause] = None
     if not boxes:
         raise SpecError(
             "no input satisfies the assertions: in every case a lower bound is above an upper one",

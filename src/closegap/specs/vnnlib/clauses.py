@@ -18,12 +18,8 @@ _NAMED_ROWS = 3
 
 
 def clauses_property(clauses: tuple[Clause, ...], outputs: int) -> Property:
-    """The property that is broken where all rows of some clause are at most 0.
-
-    A clause without rows is broken everywhere: it becomes one row that is 0 everywhere.
-    """
-    filled = [clause or (Row((), 0.0),) for clause in clauses]
-    rows = [row for clause in filled for row in clause]
+    """The property that is broken where all rows of some clause (not empty) are at most 0."""
+    rows = [row for clause in clauses for row in clause]
     matrix = np.zeros((len(rows), outputs))
     for place, row in enumerate(rows):
         for index, coefficient in row.coefficients:
@@ -31,9 +27,9 @@ def clauses_property(clauses: tuple[Clause, ...], outputs: int) -> Property:
     return Property(
         rows=matrix,
         offsets=np.array([row.constant for row in rows], dtype=np.float64),
-        clause=np.repeat(np.arange(len(filled)), [len(clause) for clause in filled]),
+        clause=np.repeat(np.arange(len(clauses)), [len(clause) for clause in clauses]),
         strict=False,
-        names=tuple(_clause_name(clause) for clause in filled),
+        names=tuple(_clause_name(clause) for clause in clauses),
     )
 
 

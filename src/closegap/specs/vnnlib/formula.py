@@ -20,7 +20,8 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`sum of coefficient * Y_index, plus constant, <= 0`; pairs (index, coefficient), sorted.
+    """`sum of coefficient * Y_index, plus constant, <= 0`; pairs (index, coefficient), sorted,
+    no coefficient 0.
 
     Without pairs it is a constant: true iff `constant <= 0`.
     """
