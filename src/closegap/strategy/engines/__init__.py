@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.clean import CleanCheck
 from closegap.strategy.engines.linear import AlphaCrown, Crown
@@ -14,4 +15,6 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "clean": CleanCheck,
     "crown": Crown,
     "alpha-crown": AlphaCrown,
+    "input-split": InputSplitEngine,
+    "bab": BranchEngine,
 }

@@ -1,0 +1,88 @@
+"""Branch and bound: over activation constraints, or over input boxes where inputs are few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from closegap.bounds.intermediate import NetworkBounds
+from closegap.core.budget import Budget
+from closegap.graph.ops import Max
+from closegap.graph.transform import max_to_relu
+from closegap.specs.query import Query
+from closegap.specs.region import bounding_box
+from closegap.strategy.session import Session
+from closegap.verify.bab.problem import split_problem
+from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.incomplete import LinearVerifier
+from closegap.verify.input_split import InputSplit, InputSplitOptions
+
+__all__ = ["BranchEngine", "InputSplitEngine"]
+
+
+@dataclass(frozen=True)
+class BranchEngine:
+    """Splits unstable ReLUs until every subdomain of every open clause is proved."""
+
+    options: BranchOptions = field(default_factory=BranchOptions)
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        clauses = np.sort(session.open_clauses)
+        if not len(clauses):
+            return
+        query, bounds = _splittable(session, budget)
+        problem = split_problem(query, bounds, clauses)
+        if problem is None:
+            session.note("bab: the network has activations it cannot split")
+            return
+        search = BranchAndBound(problem, self.options, lambda p: session.offer(p, "bab"))
+        outcome = search.run(budget)
+        count = outcome.accounting
+        session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
+        session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
+        for clause, lower in zip(clauses, outcome.lower, strict=True):
+            session.prove_clause(int(clause), float(min(lower, _PROVED)), "bab")
+
+
+@dataclass(frozen=True)
+class InputSplitEngine:
+    """Splits the input box; right where few inputs are free, whatever the activations."""
+
+    options: InputSplitOptions = field(default_factory=InputSplitOptions)
+    most_inputs: int = 20
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        box = bounding_box(session.query.region)
+        free = int((box.upper > box.lower).sum())
+        if free > self.most_inputs:
+            return
+        clauses = np.sort(session.open_clauses)
+        if not len(clauses):
+            return
+        search = InputSplit(
+            session.linear, clauses, self.options, lambda p: session.offer(p, "input-split")
+        )
+        outcome = search.run(budget)
+        session.count(nodes=outcome.boxes, open=outcome.open)
+        for clause, lower in zip(clauses, outcome.lower, strict=True):
+            session.prove_clause(int(clause), float(min(lower, _PROVED)), "input-split")
+
+
+#: A tree that closed says "positive" without saying how much.
+_PROVED = float(np.finfo(np.float32).tiny)
+
+
+def _splittable(session: Session, budget: Budget) -> tuple[Query, NetworkBounds]:
+    """The query on a network without max pooling, and its activation bounds."""
+    query = session.query
+    if any(isinstance(node.op, Max) for node in query.network.nodes):
+        query = replace(query, network=max_to_relu(query.network))
+        return query, LinearVerifier(query).activations(budget)
+    bounds = session.bounds
+    if bounds is None:
+        bounds = session.linear.activations(budget)
+        session.learn_bounds(bounds)
+    return query, bounds
