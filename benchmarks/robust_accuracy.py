@@ -6,8 +6,9 @@ python benchmarks/robust_accuracy.py [--only NAME,...] [--limit 100] [--workers 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,30 +48,31 @@ SETTINGS: dict[str, Setting] = {
 @click.option("--only", default=",".join(SETTINGS), help="Settings, with commas between.")
 @click.option("--limit", default=100, show_default=True, help="The first so many images.")
 @click.option("--timeout", type=float, help="Seconds an image, instead of the setting's own.")
+@click.option("--engines", default=",".join(DEFAULT_ENGINES), show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes.")
 @click.option("--store", type=click.Path(path_type=Path), help="Folder for the run stores.")
 @click.option("--short", is_flag=True, help="Ten images at most five seconds each.")
-def main(
-    only: str, limit: int, timeout: float | None, workers: int, store: Path | None, short: bool
-) -> None:
+def main(**options: Any) -> None:
     """Print one row for each setting."""
-    limit, timeout = (min(limit, 10), 5.0) if short else (limit, timeout)
+    short, engines = options["short"], tuple(options["engines"].split(","))
+    limit = min(options["limit"], 10) if short else options["limit"]
     rows, machine = [], ""
-    for name in only.split(","):
+    for name in options["only"].split(","):
         if name not in SETTINGS:
             raise click.BadParameter(f"'{name}' is none of {', '.join(SETTINGS)}")
         setting = SETTINGS[name]
-        plan = _plan(setting, limit, timeout or setting.timeout)
-        place = None if store is None else store / f"{name}.db"
-        records = run_records(plan, workers, place)
-        seconds = f"{plan.header.timeout:g}"
-        rows.append((Path(setting.model).stem, f"{setting.eps:g}", seconds, *summarise(records)))
+        timeout = 5.0 if short else options["timeout"] or setting.timeout
+        plan = _plan(replace(setting, timeout=timeout), limit, engines)
+        place = None if options["store"] is None else options["store"] / f"{name}.db"
+        records = run_records(plan, options["workers"], place)
+        rows.append((Path(setting.model).stem, f"{setting.eps:g}", f"{timeout:g}",
+                     *summarise(records)))  # fmt: skip
         machine = describe_machine(plan)
     print_table("MNIST, first images", _COLUMNS, rows)
-    click.echo(f"{workers} workers; {machine}")
+    click.echo(f"{options['workers']} workers; {machine}")
 
 
-def _plan(setting: Setting, limit: int, timeout: float) -> EvaluationPlan:
+def _plan(setting: Setting, limit: int, engines: tuple[str, ...]) -> EvaluationPlan:
     path = data_root() / setting.model
     network = load(path)
     whole = load_data(str(data_root() / "mnist" / "t10k.npz"))
@@ -80,8 +82,8 @@ def _plan(setting: Setting, limit: int, timeout: float) -> EvaluationPlan:
     return plan_images(
         ModelFile(str(path), network.digest),
         data,
-        Question(setting.eps, timeout=timeout),
-        WorkOptions(DEFAULT_ENGINES),
+        Question(setting.eps, timeout=setting.timeout),
+        WorkOptions(engines),
         data_digest=whole.digest,
         command=" ".join(sys.argv),
     )
