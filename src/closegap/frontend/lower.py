@@ -72,10 +72,10 @@ def lower_graph(graph: OnnxGraph, *, fixed: bool, recover: Recover | None = None
     """
     shape, axis, batch = split_batch(graph, fixed=fixed)
     builder = Builder(batch)
-    sample = tuple(d for i, d in enumerate(shape) if i != axis)
-    builder.nodes.append(Node(Input(), (), sample, graph.input_name))
+    entry = Traced(0, shape, axis)
+    builder.nodes.append(Node(Input(), (), entry.sample, graph.input_name))
     values: dict[str, Value | None] = dict(graph.constants)
-    values[graph.input_name] = Traced(0, shape, axis)
+    values[graph.input_name] = entry
     final = _final_names(graph)
     lost: set[str] = set()
     for node in graph.nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ def from_torch(module: nn.Module, example: Tensor) -> Network:
     place = next((p.device for p in module.parameters()), example.device)
     inputs = example.detach().to(place)
     reasons = []
-    with _evaluating(module), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporters warn about themselves, and print
+    with _evaluating(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about themselves
         for export in (_by_trace, _by_graph_capture):
             try:
                 return loads(export(module, inputs), source)

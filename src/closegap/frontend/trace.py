@@ -61,11 +61,15 @@ class Traced:
 
     @property
     def sample(self) -> Shape:
-        """The shape without the batch axis: that of the IR node."""
-        return tuple(d for i, d in enumerate(self.shape) if i != self.axis)
+        """The shape without the batch axis, that of the IR node; a single number is `(1,)`."""
+        return _without(self.shape, self.axis)
 
 
 Value: TypeAlias = Traced | Constant
+
+
+def _without(shape: Shape, axis: int | None) -> Shape:
+    return tuple(int(d) for i, d in enumerate(shape) if i != axis) or (1,)
 
 
 @dataclass(eq=False)
@@ -167,14 +171,12 @@ class Call:
 
     def emit(self, op: Op, parents: Sequence[Traced], shape: Shape, axis: int | None) -> Traced:
         """Append an IR node computing a value of (ONNX) `shape` with its batch at `axis`."""
-        sample = tuple(d for i, d in enumerate(shape) if i != axis)
-        index = self.builder.emit(op, [p.index for p in parents], sample, self.name)
+        index = self.builder.emit(op, [p.index for p in parents], _without(shape, axis), self.name)
         return Traced(index, tuple(int(d) for d in shape), axis)
 
     def relabel(self, value: Traced, shape: Shape, axis: int | None) -> Traced:
         """The same entries in the same order under another shape."""
-        sample = tuple(d for i, d in enumerate(shape) if i != axis)
-        if sample == value.sample:
+        if _without(shape, axis) == value.sample:
             return Traced(value.index, tuple(int(d) for d in shape), axis)
         return self.emit(Reshape(), [value], shape, axis)
 

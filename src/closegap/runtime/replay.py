@@ -58,15 +58,14 @@ class Replayer:
         """Outputs `[B, C]` of inputs `[B, *input_shape]` by onnxruntime."""
         signature = self._session.get_inputs()[0]
         if self.network.batch is None:
-            return self._run(signature.name, inputs)
+            return self._run(signature.name, inputs).reshape(len(inputs), -1)
         # One at a time, in the file's own shape: its batch axis may be missing or named.
         shape = tuple(d if isinstance(d, int) and d > 0 else 1 for d in signature.shape)
         rows = [self._run(signature.name, one.reshape(shape)).reshape(1, -1) for one in inputs]
         return np.concatenate(rows)
 
     def _run(self, name: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        output = np.asarray(self._session.run(None, {name: inputs})[0], dtype=np.float32)
-        return output.reshape(len(inputs), -1) if output.ndim else output.reshape(1, 1)
+        return np.asarray(self._session.run(None, {name: inputs})[0], dtype=np.float32)
 
     def outputs_float64(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Outputs `[B, C]` of inputs `[B, *input_shape]` by the IR in float64."""

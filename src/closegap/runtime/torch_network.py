@@ -103,10 +103,10 @@ def _conv_transpose(
     op: ops.ConvTranspose, w: NodeWeights, x: Sequence[Tensor], shape: tuple[int, ...]
 ) -> Tensor:
     full = F.conv_transpose2d(
-        x[0], w["weight"], None, op.stride, 0, op.output_padding, op.groups, op.dilation
+        x[0], w["weight"], None, op.stride, groups=op.groups, dilation=op.dilation
     )
     top, left, _, _ = op.pads
-    height, width = shape[1:]
+    height, width = shape[1:]  # output_padding included: zeros behind what the kernel reaches
     missing = (left + width - full.shape[3], top + height - full.shape[2])
     full = F.pad(full, (0, max(0, missing[0]), 0, max(0, missing[1])))
     cut = full[:, :, top : top + height, left : left + width]

@@ -88,12 +88,19 @@ def _conv_transpose(call: Call) -> Value:
     whole = _lift(call, value)
     lifted = window.lifted()
     channels = weight.shape[1] * groups
+    reach = [
+        (spatial - 1) * s + e - b - a
+        for spatial, s, e, b, a in zip(
+            value.shape[2:], window.stride, window.extents, window.before, window.after, strict=True
+        )
+    ]
+    behind = tuple(o - r for o, r in zip(out, reach, strict=True))
     op = ops.ConvTranspose(
         weight.reshape(*weight.shape[:2], *lifted.kernel),
         _bias(call, channels),
         _pair(lifted.stride),
         (*_pair(lifted.before), *_pair(lifted.after)),
-        _pair((0,) * (2 - rank) + extra),
+        _pair((0,) * (2 - rank) + behind),
         _pair(lifted.dilation),
         groups,
     )
@@ -118,20 +125,16 @@ def _transpose_window(
     dilation = tuple(call.attribute("dilations") or (1,) * rank)
     base = Window(tuple(kernel), stride, dilation, tuple(pads[:rank]), tuple(pads[rank:]))
     full = [stride[i] * (spatial[i] - 1) + extra[i] + base.extents[i] for i in range(rank)]
-    if mode in ("SAME_UPPER", "SAME_LOWER") and not wanted:
-        wanted = [length * step for length, step in zip(spatial, stride, strict=True)]
-    if not wanted:
+    if wanted:
+        out = tuple(int(d) for d in wanted[-rank:])
+    elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        out = tuple(min(spatial[i] * stride[i], full[i]) for i in range(rank))
+    else:
         out = tuple(full[i] - base.before[i] - base.after[i] for i in range(rank))
         return base, out
-    total = [full[i] - int(wanted[-rank:][i]) for i in range(rank)]
-    if min(total) < 0:
-        call.fail(
-            f"its output shape {list(wanted)} is larger than what the kernel reaches",
-            "use output_padding and pads instead",
-        )
+    total = [max(0, full[i] - out[i]) for i in range(rank)]
     less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
     before, after = (less, more) if mode == "SAME_UPPER" else (more, less)
-    out = tuple(int(d) for d in wanted[-rank:])
     return Window(base.kernel, stride, dilation, before, after), out
 
 

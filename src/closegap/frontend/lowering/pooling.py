@@ -20,10 +20,20 @@ __all__ = ["POOLING_LOWERINGS"]
 def _pool_window(call: Call, value: Traced) -> tuple[Window, Shape]:
     spatial = value.shape[2:]
     window = window_of(call, spatial, tuple(call.attribute("kernel_shape")))
+    _refuse_disputed(call, window)
     out = window.output(spatial, ceil=bool(call.attribute("ceil_mode", 0)))
     if min(out) < 1:
         call.fail(f"its input {list(value.shape)} is smaller than its window", "repair the model")
     return window, out
+
+
+def _refuse_disputed(call: Call, window: Window) -> None:
+    """Runtimes differ on SAME pools with dilation, or with a stride beyond the kernel."""
+    if not str(call.attribute("auto_pad", "")).startswith("SAME"):
+        return
+    skips = any(s > k for s, k in zip(window.stride, window.kernel, strict=True))
+    if skips or max(window.dilation) > 1:
+        call.fail("runtimes disagree on its auto_pad with these strides", "use explicit pads")
 
 
 def _positions(window: Window, out: Shape) -> tuple[NDArray[np.int64], ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+import numpy as np
+
 from closegap.frontend.lowering.arithmetic import scale
 from closegap.frontend.lowering.layout import transpose
 from closegap.frontend.trace import Call, Traced, Value
@@ -36,8 +38,15 @@ def _finish(call: Call, result: Traced, value: Traced, axes: tuple[int, ...]) ->
 def _total(call: Call, value: Traced, axes: tuple[int, ...]) -> Traced:
     kept = [i for i in range(len(value.shape)) if i not in axes]
     axis = None if value.axis is None else kept.index(value.axis)
+    shape = tuple(value.shape[i] for i in kept)
+    if len(axes) == len(value.sample):  # one number is left: a row of ones gives it
+        entries = prod(value.sample)
+        batch = () if axis is None else shape
+        rows = call.relabel(value, (*batch, entries), axis)
+        total = ops.Linear(np.ones((1, entries)), np.zeros(1))
+        return call.emit(total, [rows], shape, axis)
     op = ops.Sum(tuple(call.stripped_axis(value, i) for i in axes))
-    return call.emit(op, [value], tuple(value.shape[i] for i in kept), axis)
+    return call.emit(op, [value], shape, axis)
 
 
 def _reduce_sum(call: Call) -> Value:
@@ -60,7 +69,10 @@ def _reduce_max(call: Call) -> Value:
     kept = tuple(i for i in range(len(value.shape)) if i not in axes)
     moved = transpose(call, value, kept + axes)
     shape = tuple(value.shape[i] for i in kept)
-    rows = call.relabel(moved, (*shape, prod(value.shape[i] for i in axes)), moved.axis)
+    length = prod(value.shape[i] for i in axes)
+    batch_only = len(axes) == len(value.sample)
+    wide = (*shape, 1, length) if batch_only else (*shape, length)
+    rows = call.relabel(moved, wide, moved.axis)
     return _finish(call, call.emit(ops.Max(), [rows], shape, moved.axis), value, axes)
 
 
