@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,12 +54,14 @@ class EncodeOptions:
             more than this many times the entries that columns would need. Composed rows are few
             and long, which suits simplex solvers; past that ratio they are too long.
         entries: the largest number of matrix entries any step may make.
+        deadline: on `time.monotonic()`'s clock; checked before every node.
     """
 
     relax: bool = False
     purpose: Purpose = Purpose.PROOF
     fill: float = 4.0
     entries: int = 20_000_000
+    deadline: float = math.inf
 
     @property
     def sign_gap(self) -> float:
@@ -99,7 +103,7 @@ class Composer:
         """The value of a node, encoding what it needs and was not encoded yet.
 
         Raises:
-            EncodingError: a bound is missing or not finite, or a step is too large.
+            EncodingError: a bound is missing or not finite, a step is too large, or time is up.
         """
         for index in ancestors(self._network, target):
             if index not in self._values:
@@ -107,6 +111,8 @@ class Composer:
         return self._values[target]
 
     def _step(self, index: int) -> Expression:
+        if time.monotonic() >= self._options.deadline:
+            raise EncodingError(f"time was up while node {index} was being written out")
         node = self._network.nodes[index]
         if not node.is_activation:
             return self._affine(index)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from closegap.core.errors import EncodingError
+from closegap.core.numerics import gamma
 from closegap.graph import ops
 from closegap.graph.network import Network, Node
 from closegap.runtime.torch_network import TorchNetwork, forward_node
@@ -76,7 +77,7 @@ def clause_margin(query: Query, clause: int, points: NDArray[np.floating]) -> ND
 
 
 def interval_bounds(query: Query) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Interval bounds (rounded to nearest) of every pre-activation, flattened."""
+    """Interval bounds of every pre-activation, flattened; affine nodes are rounded outward."""
     network = query.network
     box = bounding_box(query.region)
     low, high = {0: box.lower.reshape(-1)}, {0: box.upper.reshape(-1)}
@@ -92,6 +93,10 @@ def interval_bounds(query: Query) -> dict[int, tuple[NDArray[np.float64], NDArra
             positive, negative = np.maximum(matrix, 0), np.minimum(matrix, 0)
             low[index] += positive @ low[parent] + negative @ high[parent]
             high[index] += positive @ high[parent] + negative @ low[parent]
+            reach = np.maximum(np.abs(low[parent]), np.abs(high[parent]))
+            rounding = gamma(4 * (len(reach) + 4)) * (np.abs(matrix) @ reach + np.abs(constant))
+            low[index] -= rounding
+            high[index] += rounding
     return {p: (low[p], high[p]) for p in network.pre_activations}
 
 

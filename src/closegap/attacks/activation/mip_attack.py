@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from closegap.attacks.outcome import AttackOutcome
+from closegap.attacks.projection import to_float32_inside
 from closegap.core.budget import Budget
 from closegap.core.errors import EncodingError
 from closegap.encode import Bounds, EncodeOptions, Purpose, encode
-from closegap.mip.model import SolveOptions
+from closegap.mip.model import Emphasis, SolveOptions
+from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 from closegap.verify.clause_search import (
     OnCandidate,
@@ -41,7 +44,7 @@ class MipAttackOptions:
     """
 
     solver: str | None = None
-    emphasis: str = "light"
+    emphasis: Emphasis = "light"
     give_up_when_safe: bool = True
     encode: EncodeOptions = field(default_factory=EncodeOptions)
 
@@ -137,3 +140,53 @@ class MipAttack:
         )
         solve_in_turn(solvers, encoded, options)
         return stream
+
+
+def _margins(query: Query, points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The property's margins `[M]` by the float64 network."""
+    network = compiled(query.network, torch.float64)
+    with torch.no_grad():
+        outputs = network(network.tensor(points)).numpy()
+    return query.prop.margins(outputs)
+
+
+def _below_zero(query: Query) -> OnCandidate:
+    """Accept the first member of the region that breaks the property in float64."""
+
+    def accept(point: NDArray[np.float64]) -> bool:
+        inside = to_float32_inside(query.region, point)
+        return inside is not None and query.prop.broken_by(float(_margins(query, inside[None])[0]))
+
+    return accept
+
+
+def _by_start(
+    query: Query, starts: Sequence[NDArray[np.floating]], clauses: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.floating] | None]]:
+    """Clauses in ascending order of their best start's margin, each with that start."""
+    if not len(starts):
+        yield from ((clause, None) for clause in clauses)
+        return
+    network = compiled(query.network, torch.float64)
+    with torch.no_grad():
+        outputs = network(network.tensor(np.stack(starts))).numpy()
+    margins = query.prop.clause_values(query.prop.row_margins(outputs))
+    best = margins.argmin(axis=0)
+    for clause in sorted(clauses, key=lambda k: float(margins[best[k], k])):
+        yield clause, starts[int(best[clause])]
+
+
+def _outcome(
+    name: str, query: Query, points: Sequence[NDArray[np.float32]], *, finished: bool
+) -> AttackOutcome:
+    shape = query.network.input_shape
+    stacked = np.stack(points) if len(points) else np.zeros((0, *shape), np.float32)
+    margins = _margins(query, stacked) if len(points) else np.zeros(0)
+    order = np.argsort(margins, kind="stable")
+    return AttackOutcome(
+        method=name,
+        points=stacked[order],
+        margins=margins[order],
+        evaluations=len(points),
+        finished=finished,
+    )
