@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from report_runs import linear_run
@@ -20,11 +22,4 @@ def digits_run() -> tuple[RunHeader, tuple[Record, ...]]:
         0.05,
         np.random.default_rng(5),
     )
-    return replace_total(header, 60), records[:60]
-
-
-def replace_total(header: RunHeader, total: int) -> RunHeader:
-    """The header of a run of `total` queries."""
-    from dataclasses import replace
-
-    return replace(header, total=total)
+    return replace(header, total=60), records[:60]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 _VOID = frozenset({"meta", "link", "img", "input", "br", "hr", "wbr"})
-_SHAPES = frozenset({"rect", "path", "use", "g", "defs", "clipPath", "text", "pattern"})
+_COLOUR = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass
@@ -28,6 +28,7 @@ class _Reader(HTMLParser):
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.page.text += " "
         self._attributes(tag, attrs)
         if tag not in _VOID:
             self.open.append(tag)
@@ -58,9 +59,9 @@ class _Reader(HTMLParser):
                 self.page.ids.append(value)
             if name in ("aria-labelledby", "aria-controls", "for"):
                 self.page.references += value.split()
-            if name in ("href", "clip-path", "fill") and (found := re.search(r"#([\w-]+)\)?$", value)):
-                if not re.fullmatch(r"#[0-9a-f]{6}", value):
-                    self.page.references.append(found[1])
+            found = re.search(r"#([\w-]+)\)?$", value)
+            if name in ("href", "clip-path", "fill") and found and not _COLOUR.fullmatch(value):
+                self.page.references.append(found[1])
 
 
 def read_page(text: str) -> Page:

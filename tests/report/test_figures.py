@@ -133,7 +133,8 @@ def test_bars_are_as_long_as_their_values() -> None:
     figure = engines(make_header(engines=("pgd", "crown", "mip")), _records())
     root = ElementTree.fromstring(draw(figure, "k"))
     paths = [e.attrib["d"] for e in root.iter("path") if e.attrib.get("class") == "fill-time"]
-    widths = [max(xs) - min(xs) for xs in ([float(x) for x in re.findall(r"[ML] (\S+)", d)] for d in paths)]
+    corners = [[float(x) for x in re.findall(r"[ML] (\S+)", path)] for path in paths]
+    widths = [max(xs) - min(xs) for xs in corners]
     assert len(widths) == 3
     assert [w / widths[1] for w in widths] == pytest.approx([2.0, 1.0, 5.0], rel=0.01)
 

@@ -18,6 +18,7 @@ from report_runs import make_header, make_pictures, make_record
 from closegap.core.errors import OptionError, StoreError
 from closegap.core.verdict import Verdict
 from closegap.report import ReportOptions, render, write
+from closegap.report.figures import FIGURES
 from closegap.report.sections import SECTIONS, SectionView
 from closegap.report.sections.outputs import margin, softmax
 from closegap.store import RunStore
@@ -25,6 +26,13 @@ from closegap.store.records import BracketEvent, Record, RunHeader
 
 V, F, U = Verdict.VERIFIED, Verdict.FALSIFIED, Verdict.UNKNOWN
 Run = tuple[RunHeader, tuple[Record, ...]]
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a page's time; for tests of everything else."""
+    for name in tuple(FIGURES):
+        monkeypatch.delitem(FIGURES, name)
 
 
 def _words(page: str) -> str:
@@ -64,6 +72,7 @@ def test_policy_names_exactly_what_the_page_holds(digits_run: Run) -> None:
     assert "unsafe" not in policy and "http" not in policy
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_everything_is_escaped(rng: np.random.Generator) -> None:
     nasty = "</script><script>alert(1)</script>\"'&<b>\x00"
     header = make_header(
@@ -103,23 +112,25 @@ def test_everything_is_escaped(rng: np.random.Generator) -> None:
     assert details[1]["detail"] == nasty
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 28, 28), (3, 32, 32), (32, 32, 3), (784,), (784, 1), (64,), (5,), (1, 1, 5), (100, 3)]
-)
+_PICTURES = ((1, 28, 28), (3, 32, 32), (32, 32, 3), (784,), (784, 1), (64,))
+_NO_PICTURES = ((5,), (1, 1, 5), (100, 3))
+
+
+@pytest.mark.parametrize("shape", _PICTURES + _NO_PICTURES)
+@pytest.mark.usefixtures("no_figures")
 def test_every_input_shape(shape: tuple[int, ...], rng: np.random.Generator) -> None:
     record = make_record(0, F, label=0, pictures=make_pictures(shape, rng))
     text = render(make_header(total=1), [record])
-    pictured = shape not in [(5,), (1, 1, 5), (100, 3)]
+    pictured = shape in _PICTURES
     assert text.count('src="data:image/png') == (3 if pictured else 0)
     words = _words(text)
     assert ("difference, ±0.1" in words) == pictured
     if not pictured:
-        first = record.pictures
-        assert first is not None
         assert "input clean witness difference" in words
     assert ("260 more are left out" in words) == (shape == (100, 3))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_values_outside_the_unit_interval_say_their_range(rng: np.random.Generator) -> None:
     pictures = make_pictures((1, 8, 8), rng)
     shifted = replace(pictures, clean=pictures.clean * 4 - 2, witness=pictures.clean * 4 - 2.5)
@@ -127,6 +138,7 @@ def test_values_outside_the_unit_interval_say_their_range(rng: np.random.Generat
     assert re.search(r"clean, −2\.\d+ to 1\.\d+ witness difference, ±0\.5", text)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_misclassified_images_show_one_picture(rng: np.random.Generator) -> None:
     pictures = make_pictures((1, 8, 8), rng, label=4)
     pictures = replace(pictures, witness=pictures.clean, witness_outputs=pictures.clean_outputs)
@@ -138,6 +150,7 @@ def test_misclassified_images_show_one_picture(rng: np.random.Generator) -> None
     assert "1 misclassified already" in _words(text)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_confidences_and_margins(rng: np.random.Generator) -> None:
     outputs = np.log(np.array([0.1, 0.2, 0.7])).astype(np.float32)
     np.testing.assert_allclose(softmax(outputs + 900), [0.1, 0.2, 0.7], rtol=1e-4)
@@ -154,6 +167,7 @@ def test_confidences_and_margins(rng: np.random.Generator) -> None:
     assert "clean margin +1.253 margin, float32 −1.946 margin, float64 −0.5" in words
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_many_classes_keep_the_label_and_the_likeliest(rng: np.random.Generator) -> None:
     pictures = make_pictures((1, 8, 8), rng, classes=43, label=0)
     words = _words(render(make_header(), [make_record(0, F, label=17, pictures=pictures)]))
@@ -194,21 +208,25 @@ def test_properties_show_raw_outputs(rng: np.random.Generator) -> None:
         ([], 8, "Nothing is finished yet"),
     ],
 )
+@pytest.mark.usefixtures("no_figures")
 def test_headline(verdicts: list[Verdict], total: int, expected: str) -> None:
     text = render(make_header(total=total), [make_record(i, v) for i, v in enumerate(verdicts)])
     read_page(text)
     assert _heading(text) == expected
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_unfinished_run_says_what_holds_for_all_of_it() -> None:
     words = _words(render(make_header(total=8), [make_record(0, V), make_record(1, F)]))
     assert "Unfinished run: 2 of 8 images done." in words
     assert "of all 8, at least 12.5 % and at most 87.5 % are robust" in words
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_infinite_and_missing_numbers() -> None:
+    ends = {"lower": -math.inf, "upper": math.inf, "seconds": math.inf}
     records = [
-        make_record(0, U, lower=-math.inf, upper=math.inf, seconds=math.inf, engine="", reason=None),
+        make_record(0, U, engine="", reason=None, **ends),
         make_record(1, V, lower=math.nan),
     ]
     text = render(make_header(total=2), records)
@@ -218,6 +236,7 @@ def test_infinite_and_missing_numbers() -> None:
     assert "1 no reason given" in _words(text)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_gallery_is_bounded_and_says_so(rng: np.random.Generator) -> None:
     records = [make_record(i, F, pictures=make_pictures((1, 8, 8), rng)) for i in range(7)]
     text = render(make_header(total=7), records, ReportOptions(gallery=3))
@@ -231,11 +250,13 @@ def test_the_gallery_is_bounded_and_says_so(rng: np.random.Generator) -> None:
     assert "the first 0 of 7 falsified" in _words(none)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_falsified_without_pictures_stay_in_the_table() -> None:
     words = _words(render(make_header(total=1), [make_record(0, F)]))
     assert "the first 0 of 1 falsified" in words
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_long_histories_are_cut_and_say_so() -> None:
     history = tuple(BracketEvent(float(i), "bab", float(i), 9.0) for i in range(10))
     text = render(make_header(), [make_record(0, V, history=history)], ReportOptions(history=4))
@@ -255,6 +276,7 @@ def test_provenance_is_complete(digits_run: Run) -> None:
         assert value in words, value
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_new_section_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def extra(
         header: RunHeader, records: list[Record] | tuple[Record, ...], options: ReportOptions
@@ -274,7 +296,7 @@ def test_options_refuse_negative_limits() -> None:
 
 
 def test_from_a_store_to_a_file(digits_run: Run, tmp_path: Path) -> None:
-    header, records = digits_run
+    header, records = digits_run[0], digits_run[1][:20]
     with RunStore.create_or_resume(tmp_path / "run.db", header) as store:
         for record in records:
             store.add(record)
@@ -284,7 +306,7 @@ def test_from_a_store_to_a_file(digits_run: Run, tmp_path: Path) -> None:
 
 
 def test_errors_of_files_are_one_line(digits_run: Run, tmp_path: Path) -> None:
-    header, records = digits_run
+    header, _ = digits_run
     with pytest.raises(StoreError, match="no such file"):
         write(tmp_path / "absent.db", tmp_path / "out.html")
     RunStore.create_or_resume(tmp_path / "run.db", header).close()

@@ -55,7 +55,9 @@ def test_layout_of_pictures(shape: tuple[int, ...], expected: tuple[int, ...]) -
     assert picture.shape == expected
 
 
-@pytest.mark.parametrize("shape", [(5,), (1, 1, 5), (25,), (16,), (40,), (2, 2), (2, 8, 8), (1,), ()])
+@pytest.mark.parametrize(
+    "shape", [(5,), (1, 1, 5), (25,), (16,), (40,), (2, 2), (2, 8, 8), (1,), ()]
+)
 def test_layout_of_what_is_no_picture(shape: tuple[int, ...]) -> None:
     assert layout(np.zeros(shape, dtype=np.float32)) is None
 

@@ -35,7 +35,9 @@ def test_rounded_ends_hold_the_exact_share(pair: tuple[int, int]) -> None:
 
 def test_percent() -> None:
     shares = [percent(2, 3), percent_down(2, 3), percent_up(1, 3), percent_up(3, 3)]
-    assert [text.split() for text in shares] == [[n, "%"] for n in ("66.7", "66.6", "33.4", "100.0")]
+    assert [text.split() for text in shares] == [
+        [n, "%"] for n in ("66.7", "66.6", "33.4", "100.0")
+    ]
 
 
 @pytest.mark.parametrize(

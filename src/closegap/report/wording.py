@@ -63,18 +63,18 @@ def signed(value: float, digits: int = 4) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration with its unit."""
+    """A duration with its units."""
     if not math.isfinite(value):
         return number(value)
     if value < 0.9995:
-        text = f"{value * 1000:.3g} ms"
-    elif value < 99.95:
-        text = f"{value:.3g} s"
-    else:
-        minutes, rest = divmod(round(value), 60)
-        hours, minutes = divmod(minutes, 60)
-        text = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-    return text.replace(" ", _GLUE)
+        return f"{value * 1000:.3g}{_GLUE}ms"
+    if value < 99.95:
+        return f"{value:.3g}{_GLUE}s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}{_GLUE}h {minutes:02d}{_GLUE}min"
+    return f"{minutes}{_GLUE}min {rest:02d}{_GLUE}s"
 
 
 def percent_down(part: int, whole: int) -> str:

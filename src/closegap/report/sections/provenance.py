@@ -34,9 +34,9 @@ def provenance(
     groups = {
         "Run": run,
         "Files": files,
-        "Options": {k: _value(v) for k, v in header.settings.items()},
-        "Versions": header.versions,
-        "Machine": header.machine,
+        "Options": {k: _value(v) for k, v in sorted(header.settings.items())},
+        "Versions": dict(sorted(header.versions.items())),
+        "Machine": dict(sorted(header.machine.items())),
     }
     return SectionView(
         title="Provenance",
