@@ -1,6 +1,6 @@
 """Write the VNN-LIB properties of this folder: two held-out digits, eps 0.1.
 
-    python examples/write_properties.py
+python examples/write_properties.py
 """
 
 from __future__ import annotations
