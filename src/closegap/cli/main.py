@@ -121,7 +121,8 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 
 
 def _what_is_kept(error: BaseException) -> str:
-    notes = getattr(error, "__notes__", [])
+    """The note of the interruption, which click hides behind an `Abort` of its own."""
+    notes = getattr(error.__cause__ or error, "__notes__", [])
     return f"; {notes[0]}" if notes else ""
 
 

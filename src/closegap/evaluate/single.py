@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from closegap.core.errors import InputError
+from closegap.core.errors import InputError, ModelError
+from closegap.core.files import read_file
 from closegap.evaluate.instances import InstanceList, plan_instances
 from closegap.evaluate.processes import ProcessExecutor
 from closegap.evaluate.recording import failure_record
 from closegap.evaluate.tasks import Failure
 from closegap.evaluate.work import WorkOptions
-from closegap.specs.vnnlib import Instance
+from closegap.specs.vnnlib import Instance, load_vnnlib
 from closegap.store import Record
 
 __all__ = ["verify_file"]
@@ -34,6 +35,8 @@ def verify_file(
         InputError: a file or an option cannot be used.
     """
     rows = InstanceList((Instance(model, spec, timeout),), str(spec))
+    read_file(model, ModelError)  # what is wrong with the files is told before anything starts
+    load_vnnlib(spec)
     executor = ProcessExecutor(1)
     plan = plan_instances(rows, WorkOptions(engines, seed, executor.threads))
     try:

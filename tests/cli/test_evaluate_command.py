@@ -1,0 +1,166 @@
+"""`closegap evaluate` and `report` on real networks: rows, resuming, reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import closegap
+from closegap.store import Record, RunStore
+from conftest import Said
+
+Call = Callable[..., Said]
+
+QUICK = ("--engines", "clean,crown")
+KEYS = {"verdict", "lower", "upper", "seconds", "engine", "index", "label", "target"}
+
+
+def _records(path: Path) -> list[Record]:
+    with RunStore.open(path) as store:
+        return list(store.records())
+
+
+def test_rows_are_the_records_and_agree_with_onnxruntime(
+    call: Call, model: Path, images: Path, tmp_path: Path
+) -> None:
+    said = call(
+        *("evaluate", model, "--data", images, "--eps", "1/255", *QUICK, "--json"),
+        *("--store", tmp_path / "run.db"),
+    )
+    assert said.code == 0
+    assert set(said.rows[0]) >= KEYS
+    records = _records(tmp_path / "run.db")
+    assert sorted(said.rows, key=lambda row: row["index"]) == [r.row() for r in records]
+    assert [r.index for r in records] == list(range(6))
+    session = onnxruntime.InferenceSession(str(model))
+    with np.load(images) as data:
+        (outputs,) = session.run(None, {"x": data["images"]})
+        wrong = outputs.argmax(axis=1) != data["labels"]
+    assert wrong.any()
+    assert [r.verdict == "falsified" and r.engine == "clean" for r in records] == wrong.tolist()
+    for record in (r for r in records if r.pictures is not None):
+        assert np.array_equal(record.pictures.witness_outputs, outputs[record.index])
+
+
+def test_people_get_a_table_and_progress(call: Call, model: Path, images: Path) -> None:
+    said = call("evaluate", model, "--data", images, "--eps", "0", *QUICK)
+    assert said.code == 0
+    assert all(word in said.out for word in ("verified", "falsified", "unknown", "bracket"))
+    assert "6/6" in said.err
+    assert "\x1b" not in said.out + said.err
+
+
+def test_radius_zero_is_the_clean_check(call: Call, model: Path, images: Path) -> None:
+    said = call("evaluate", model, "--data", images, "--eps", "0", *QUICK, "--json")
+    with np.load(images) as data:
+        session = onnxruntime.InferenceSession(str(model))
+        (outputs,) = session.run(None, {"x": data["images"]})
+        right = outputs.argmax(axis=1) == data["labels"]
+    rows = sorted(said.rows, key=lambda row: row["index"])
+    assert [row["verdict"] == "verified" for row in rows] == right.tolist()
+
+
+def test_a_second_call_continues(call: Call, model: Path, images: Path, tmp_path: Path) -> None:
+    store = tmp_path / "run.db"
+    common = ("evaluate", model, "--data", images, "--eps", "0.01", *QUICK, "--store", store)
+    first = call(*common, "--limit", "2", "--json")
+    assert [row["index"] for row in first.rows] == [0, 1]
+    second = call(*common, "--json")
+    assert second.rows[:2] == first.rows
+    assert {row["index"] for row in second.rows} == set(range(6))
+    third = call(*common)
+    assert "6 were done before" in third.out
+    assert call(*common, "--json").rows == sorted(second.rows, key=lambda row: row["index"])
+
+
+def test_indices_choose_images(call: Call, model: Path, images: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("4\n1\n")
+    said = call(
+        "evaluate", model, "--data", images, "--eps", "0.01", *QUICK, "--json", "--indices", listed
+    )
+    assert {row["index"] for row in said.rows} == {1, 4}
+
+
+def test_a_report_is_written_at_the_end_and_later(
+    call: Call, model: Path, images: Path, tmp_path: Path
+) -> None:
+    store, out, later = (tmp_path / name for name in ("run.db", "out.html", "later.html"))
+    said = call(
+        *("evaluate", model, "--data", images, "--eps", "0.01", *QUICK),
+        *("--store", store, "--report", out),
+    )
+    assert said.code == 0, said.err
+    assert out.read_text().lstrip().lower().startswith("<!doctype html>")
+    said = call("report", store, "-o", later)
+    assert (said.code, said.out) == (0, f"wrote {later}\n")
+    assert later.stat().st_size > 10_000
+
+
+def test_without_a_store_a_report_is_written_all_the_same(
+    call: Call, model: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.html"
+    assert (
+        call(
+            "evaluate",
+            model,
+            "--data",
+            images,
+            "--eps",
+            "0",
+            *QUICK,
+            "--limit",
+            "1",
+            "--report",
+            out,
+        ).code
+        == 0
+    )
+    assert out.is_file()
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_the_run_says_where_it_comes_from(
+    call: Call, model: Path, images: Path, tmp_path: Path
+) -> None:
+    call(
+        *("evaluate", model, "--data", images, "--eps", "0.01", "--norm", "2", "--seed", "3"),
+        *("--store", tmp_path / "r.db", "--limit", "1", *QUICK),
+    )
+    with RunStore.open(tmp_path / "r.db") as store:
+        header = store.header()
+    assert header.model == str(model)
+    assert header.model_digest == closegap.load(model).digest
+    assert (header.eps, header.norm, header.seed) == (0.01, "2", 3)
+    assert header.engines == ("clean", "crown")
+    assert header.versions["closegap"] == closegap.__version__
+    assert int(header.machine["cores"]) >= 1
+
+
+@pytest.mark.parametrize("method", ["pgd", "fgsm"])
+def test_attack_saves_what_it_found_as_a_data_set(
+    call: Call, model: Path, images: Path, tmp_path: Path, method: str
+) -> None:
+    saved = tmp_path / "adv.npz"
+    said = call(
+        *("attack", model, "--data", images, "--method", method, "--eps", "0.3", "--json"),
+        *("--steps", "5", "--save", saved) if method == "pgd" else ("--save", saved),
+    )
+    assert said.code == 0, said.err
+    rows = said.rows
+    assert set(rows[0]) >= KEYS
+    broken = [row["verdict"] == "falsified" for row in rows]
+    with np.load(images) as data, np.load(saved) as found:
+        assert found["broken"].tolist() == broken
+        assert np.abs(found["images"].astype(float) - data["images"]).max() <= 0.3
+        session = onnxruntime.InferenceSession(str(model))
+        (outputs,) = session.run(None, {"x": found["images"]})
+        assert (outputs.argmax(axis=1) != data["labels"])[broken].all()
+    again = call("evaluate", model, "--data", saved, "--eps", "0", "--json", *QUICK)
+    wrong = {row["index"] for row in again.rows if row["verdict"] == "falsified"}
+    assert {row["index"] for row in rows if row["verdict"] == "falsified"} <= wrong
