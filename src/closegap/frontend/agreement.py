@@ -111,7 +111,7 @@ def _excuse_or_refuse(
             if isinstance(network.nodes[i].op, ops.Sign)
         ]
     single, double = exact
-    loss = 10 * np.abs(single - double).max(axis=1)
+    loss = 10 * np.abs(single - double).max()
     rounding = np.abs(double - wanted).max(axis=1) <= loss
     tied = np.any(near_zero, axis=0) if near_zero else np.zeros(len(inputs), dtype=bool)
     excused = rounding | tied

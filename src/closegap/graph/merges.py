@@ -42,7 +42,7 @@ def rearranged(parent: Node, node: Node) -> ops.Op:
         wide = values.reshape((1,) * (len(parent.shape) - values.ndim) + values.shape)
         moved: Array = np.transpose(wide, node.op.perm)
     else:
-        moved = np.broadcast_to(values, parent.shape).reshape(node.shape)
+        moved = np.array(np.broadcast_to(values, parent.shape)).reshape(node.shape)
     return ops.Scale(moved) if isinstance(parent.op, ops.Scale) else ops.Shift(moved)
 
 

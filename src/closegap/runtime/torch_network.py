@@ -50,7 +50,8 @@ class TorchNetwork:
         arrays = {k: v for k, v in vars(node.op).items() if isinstance(v, np.ndarray)}
         return {
             name: torch.as_tensor(
-                array, dtype=torch.int64 if array.dtype == np.int64 else self.dtype
+                np.require(array, requirements="W"),
+                dtype=torch.int64 if array.dtype == np.int64 else self.dtype,
             ).to(self.device)
             for name, array in arrays.items()
         }
