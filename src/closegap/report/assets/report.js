@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const GALLERY_STEP = 12;
+  const ROW_STEP = 200;
   const byText = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
   /** An element with text; text is never read as HTML. */
@@ -88,6 +89,42 @@
     const heads = [...table.tHead.rows[0].cells];
     const texts = rows.map((row) => row.textContent.replace(/\s/g, " ").toLowerCase());
     const opened = new Map();
+    const box = table.closest(".scroll");
+    const search = document.getElementById("filter");
+    const chips = [...document.querySelectorAll(".chips button")];
+    const shown = document.getElementById("shown");
+    const whole = shown.textContent;
+    let order = rows.map((_, i) => i);
+    let matching = order;
+    let attached = 0;
+
+    /** Attach the next rows; long tables are laid out as far as they are looked at. */
+    const attach = (many) => {
+      const next = document.createDocumentFragment();
+      for (const i of matching.slice(attached, attached + many)) {
+        next.append(rows[i]);
+        if (opened.has(rows[i])) next.append(opened.get(rows[i]));
+      }
+      attached = Math.min(attached + many, matching.length);
+      body.append(next);
+    };
+    const redraw = () => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const verdict = chips.find((chip) => chip.getAttribute("aria-pressed") === "true").dataset.verdict;
+      matching = order.filter((i) => (!verdict || rows[i].dataset.verdict === verdict)
+        && words.every((word) => texts[i].includes(word)));
+      shown.textContent = matching.length === rows.length ? whole : `${matching.length} of ${whole}`;
+      document.getElementById("none").hidden = matching.length > 0;
+      body.replaceChildren();
+      attached = 0;
+      box.scrollTop = 0;
+      attach(ROW_STEP);
+    };
+    box.addEventListener("scroll", () => {
+      const left = box.scrollHeight - box.scrollTop - box.clientHeight;
+      if (left < box.clientHeight && attached < matching.length) attach(ROW_STEP);
+    });
+    addEventListener("beforeprint", () => attach(rows.length));
 
     const toggle = (row) => {
       const button = row.querySelector(".open");
@@ -125,14 +162,9 @@
         if (a === b) return 0;
         return sign * (kind === "number" ? (a < b ? -1 : 1) : byText.compare(a, b));
       };
-      const keyed = rows.map((row, i) => [key(row), i, row]);
-      keyed.sort((a, b) => compare(a[0], b[0]) || a[1] - b[1]);
-      const sorted = document.createDocumentFragment();
-      for (const [, , row] of keyed) {
-        sorted.append(row);
-        if (opened.has(row)) sorted.append(opened.get(row));
-      }
-      body.append(sorted);
+      const keys = rows.map(key);
+      order = rows.map((_, i) => i).sort((a, b) => compare(keys[a], keys[b]) || a - b);
+      redraw();
     };
     heads.forEach((head, column) => {
       const button = head.querySelector("button");
@@ -144,28 +176,12 @@
       });
     });
 
-    const search = document.getElementById("filter");
-    const chips = [...document.querySelectorAll(".chips button")];
-    const shown = document.getElementById("shown");
-    const whole = shown.textContent;
-    const filter = () => {
-      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const verdict = chips.find((chip) => chip.getAttribute("aria-pressed") === "true").dataset.verdict;
-      let count = 0;
-      rows.forEach((row, i) => {
-        const fits = (!verdict || row.dataset.verdict === verdict) && words.every((word) => texts[i].includes(word));
-        row.hidden = !fits;
-        if (opened.has(row)) opened.get(row).hidden = !fits;
-        count += fits;
-      });
-      shown.textContent = count === rows.length ? whole : `${count} of ${whole}`;
-      document.getElementById("none").hidden = count > 0;
-    };
-    search.addEventListener("input", filter);
+    search.addEventListener("input", redraw);
     chips.forEach((chip) => chip.addEventListener("click", () => {
       chips.forEach((other) => other.setAttribute("aria-pressed", String(other === chip)));
-      filter();
+      redraw();
     }));
+    redraw();
   };
 
   if (document.querySelector(".gallery")) pageGallery();

@@ -17,7 +17,7 @@ from closegap.report.summary import misclassified
 from closegap.report.wording import class_name, number, seconds, signed
 from closegap.store.records import Pictures, Record, RunHeader
 
-__all__ = ["witnesses"]
+__all__ = ["Card", "Panel", "witnesses"]
 
 #: An input that is no picture is a table; of long ones the entries that changed most.
 _MOST_VALUES = 40
