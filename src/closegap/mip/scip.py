@@ -234,9 +234,10 @@ class _Run:
             return replace(claim, bound=math.inf)
         if status is Status.UNBOUNDED:
             return claim
-        if self._native.getStage() > _PROBLEM and self._native.getNSols() > 0:
+        begun = self._native.getStage() > _PROBLEM  # not if the start already met its target
+        if begun and self._native.getNSols() > 0:
             self._consider(self._values(self._native.getBestSol()))
-        bound = _without_sentinel(float(self._native.getDualbound()))
+        bound = _without_sentinel(float(self._native.getDualbound())) if begun else -math.inf
         if status is Status.OPTIMAL and self._point is None:
             return replace(claim, status=Status.FAILED, detail="SCIP: optimal without a point")
         return replace(claim, objective=self._best, bound=bound, point=self._point)
