@@ -82,7 +82,7 @@ def test_several_boxes_hold_only_together(call: Call, difference: Path, tmp_path
     listed = _list(tmp_path, [f"{difference},{name}.vnnlib,30" for name in names])
     both, second, first = call("verify", "--instances", listed, "--json", *QUICK).rows
     assert (both["verdict"], both["lower"]) == ("verified", pytest.approx(0.25, abs=0.01))
-    assert (second["verdict"], second["upper"]) == ("falsified", pytest.approx(-0.75, abs=0.76))
+    assert second["verdict"] == "falsified" and second["upper"] <= 0
     assert (first["verdict"], first["lower"]) == ("falsified", None)  # the other was not asked
 
 
