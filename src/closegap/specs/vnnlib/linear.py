@@ -20,9 +20,9 @@ Declared: TypeAlias = Mapping[str, int]
 #: Integer, decimal or scientific.
 NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?"
 
-_NUMBER = re.compile(NUMBER)
-_RATIO = re.compile(r"([-+]?\d++)/(\d++)")
-_VARIABLE = re.compile(r"[XY]_\d++")
+_NUMBER = re.compile(NUMBER, re.ASCII)
+_RATIO = re.compile(r"([-+]?\d++)/(\d++)", re.ASCII)
+_VARIABLE = re.compile(r"[XY]_\d++", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def parse_vnnlib(text: str, source: str = "") -> Spec:
     Raises:
         SpecError: with line and column.
     """
-    script = read_script(SourceText(text, source))
+    script = read_script(SourceText(text, source or "VNN-LIB text"))
     cases = build_cases(script)
     return Spec(
         cases=cases,

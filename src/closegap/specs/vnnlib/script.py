@@ -16,16 +16,16 @@ from closegap.specs.vnnlib.sexpr import GAP, Expression, Group, SourceText, Symb
 __all__ = ["Script", "read_script"]
 
 _INDEX = r"(?:0|[1-9]\d*+)"
-_VARIABLE = re.compile(rf"[XY]_{_INDEX}")
+_VARIABLE = re.compile(rf"[XY]_{_INDEX}", re.ASCII)
 
-#: The two commands that make up nearly all of a file, in one match each. Whatever this pattern
-#: does not match, right or wrong, goes the general way and is judged there.
+#: The two commands that make up nearly all of a file, in one match each. Its groups: the declared
+#: name, or relation, input and bound.
 _COMMON = re.compile(
     rf"{GAP}\(\s*+(?:"
-    rf"assert\s*+(?P<atom>\()\s*+(?P<relation>[<>])=\s++(?P<input>X_{_INDEX})\s++"
-    rf"(?P<bound>{NUMBER})\s*+\)"
-    rf"|declare-const\s++(?P<name>[XY]_{_INDEX})\s++Real"
-    rf")\s*+\)"
+    rf"declare-const\s++([XY]_{_INDEX})\s++Real"
+    rf"|assert\s*+\(\s*+([<>])=\s++(X_{_INDEX})\s++({NUMBER})\s*+\)"
+    rf")\s*+\)",
+    re.ASCII,
 )
 
 
@@ -77,34 +77,40 @@ def read_script(source: SourceText) -> Script:
         SpecError: with line and column.
     """
     script = Script(source)
-    text, offset = source.text, 0
+    offset = 0
     while True:
-        match = _COMMON.match(text, offset)
-        if match is None:
-            group, offset = read_group(source, offset)
-            if group is None:
-                return script
-            _command(script, group)
-            continue
-        offset = match.end()
-        if match.lastgroup == "name":
-            script.declare(match["name"], match.start("name"))
+        offset = _read_common(script, offset)
+        group, offset = read_group(source, offset)
+        if group is None:
+            return script
+        _command(script, group)
+
+
+def _read_common(script: Script, offset: int) -> int:
+    """Read declarations and simple bounds up to the first command that is anything else, or wrong.
+
+    Does by hand what `_command` does, for speed, and leaves whatever is wrong for it to report.
+
+    Returns:
+        the offset of that command.
+    """
+    text, declared = script.source.text, script.declared
+    lower, upper = script.bounds.lower, script.bounds.upper
+    while match := _COMMON.match(text, offset):
+        name, relation, variable, word = match.groups()
+        if name is not None:
+            if name in declared:
+                break
+            declared[name] = match.start(1)
         else:
-            _simple_bound(script, match)
-
-
-def _simple_bound(script: Script, match: re.Match[str]) -> None:
-    name, value = match["input"], float(match["bound"])
-    if name not in script.declared:
-        raise script.source.error(
-            f"unknown variable '{name}': it is not declared", match.start("input")
-        )
-    if math.isinf(value):
-        raise script.source.error(
-            f"the number {match['bound']} does not fit float64", match.start("bound")
-        )
-    upper = match["relation"] == "<"
-    script.add(Bound(int(name[2:]), upper, value + 0.0, match.start("atom")))
+            index, value = int(variable[2:]), float(word) + 0.0
+            low, high = lower.get(index, -math.inf), upper.get(index, math.inf)
+            low, high = (low, min(high, value)) if relation == "<" else (max(low, value), high)
+            if variable not in declared or math.isinf(value) or low > high:
+                break
+            (upper if relation == "<" else lower)[index] = high if relation == "<" else low
+        offset = match.end()
+    return offset
 
 
 def _command(script: Script, group: Group) -> None:

@@ -16,7 +16,7 @@ MAX_DEPTH = 64
 #: White space and comments. Possessive: the scanner never tries a gap in two ways.
 GAP = r"(?:\s++|;[^\n]*+)*+"
 
-_TOKEN = re.compile(rf"{GAP}([()]|[^\s();]++|\Z)")
+_TOKEN = re.compile(rf"{GAP}([()]|[^\s();]++|\Z)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
