@@ -38,7 +38,6 @@ _DUAL_SIMPLEX = 1
 
 _STATUS = {
     "kOptimal": Status.OPTIMAL,
-    "kModelEmpty": Status.OPTIMAL,
     "kInfeasible": Status.INFEASIBLE,
     "kUnbounded": Status.UNBOUNDED,
     "kTimeLimit": Status.TIME,
@@ -178,6 +177,8 @@ class HighsSession:
             return Claim(Status.FAILED, detail=self._refused)
         if options.time_limit <= 0.0:
             return Claim(Status.TIME, detail="no time was left")
+        if self._model.columns == 0:
+            return _without_columns(self._model)
         watch = HighsWatch(options, begun + options.time_limit)
         if options.interrupted is not None:
             self._native.cbSimplexInterrupt.subscribe(watch.poll)
@@ -235,6 +236,15 @@ class HighsSession:
     def _check(self, status: Any, what: str) -> None:
         if status.name == "kError":
             raise SolverError(f"HiGHS refused {what}: wrong lengths, or an index outside the model")
+
+
+def _without_columns(model: Model) -> Claim:
+    """HiGHS calls every program without columns optimal, whatever its rows ask."""
+    ray = (model.row_lower > 0.0) * 1.0 - (model.row_upper < 0.0) * 1.0
+    if ray.any():
+        return Claim(Status.INFEASIBLE, bound=math.inf, row_duals=ray, detail="a row of zeros")
+    value, none = model.constant, np.zeros(0)
+    return Claim(Status.OPTIMAL, value, value, none, np.zeros(model.rows), none)
 
 
 def _solve_integer(model: Model, options: SolveOptions, deadline: float) -> Claim:

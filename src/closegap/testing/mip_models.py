@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,14 @@ from closegap.mip.model import Array, Model
 __all__ = [
     "enumerated_optimum",
     "hard_integer",
+    "infeasible",
     "knapsack",
     "linprog_optimum",
     "random_binary",
     "random_linear",
+    "relaxed",
     "relu_chain",
+    "small_model",
 ]
 
 
@@ -61,6 +65,43 @@ def random_binary(rng: np.random.Generator, *, rows: int, binaries: int, reals: 
         integer=np.arange(columns) < binaries,
         constant=float(rng.normal()),
     )
+
+
+def small_model(
+    matrix: Sequence[Sequence[float]] | Array,
+    cost: Sequence[float],
+    *,
+    rows: tuple[float, float],
+    integer: bool = False,
+) -> Model:
+    """A model with all columns in [0, 1] and all rows between the same two sides."""
+    dense = np.asarray(matrix, dtype=np.float64)
+    height, width = dense.shape
+    return Model(
+        cost=np.asarray(cost, dtype=np.float64),
+        matrix=csr_array(dense),
+        row_lower=np.full(height, rows[0]),
+        row_upper=np.full(height, rows[1]),
+        lower=np.zeros(width),
+        upper=np.ones(width),
+        integer=np.full(width, integer),
+    )
+
+
+def infeasible(rng: np.random.Generator, *, integer: bool) -> Model:
+    """A program whose first row asks for a little more than its box can give."""
+    model = random_linear(rng, rows=6, columns=8)
+    row = model.matrix.toarray()[0]
+    most = float(np.maximum(row * model.lower, row * model.upper).sum())
+    lower, upper = model.row_lower.copy(), model.row_upper.copy()
+    lower[0], upper[0] = most + 0.01, math.inf
+    whole = np.full(8, integer)
+    return replace(model, row_lower=lower, row_upper=upper, integer=whole)
+
+
+def relaxed(model: Model) -> Model:
+    """The linear relaxation."""
+    return replace(model, integer=np.zeros_like(model.integer))
 
 
 def knapsack(rng: np.random.Generator, *, items: int, rows: int) -> Model:
@@ -163,9 +204,9 @@ def enumerated_optimum(model: Model) -> float:
     for values in itertools.product((0.0, 1.0), repeat=len(chosen)):
         lower, upper = model.lower.copy(), model.upper.copy()
         lower[chosen] = upper[chosen] = values
-        relaxed = replace(model, lower=lower, upper=upper, integer=np.zeros_like(model.integer))
+        fixed = relaxed(replace(model, lower=lower, upper=upper))
         try:
-            best = min(best, linprog_optimum(relaxed))
+            best = min(best, linprog_optimum(fixed))
         except ValueError:
             continue
     return best
