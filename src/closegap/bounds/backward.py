@@ -75,6 +75,12 @@ class BackwardPass:
             coefficients = rows.new_zeros(*rows.shape[:2], *shape)
         return LinearBound(coefficients, state.constant, state.rounding, state.incoming)
 
+    def select(self, domains: Tensor) -> BackwardPass:
+        """The pass of some domains, in the given order, repeats allowed."""
+        bounds = {i: b.select(domains) for i, b in self.bounds.items()}
+        values = None if self.values is None else [v.select(domains) for v in self.values]
+        return BackwardPass(self.network, bounds, values, self.slack)
+
     def _step(self, index: int, state: _State, keep_incoming: bool) -> None:
         """Move the coefficients of one node to its inputs."""
         node = self.network.network.nodes[index]

@@ -29,6 +29,8 @@ __all__ = ["NetworkBounds", "bound_activations", "rows_in_chunks"]
 _MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.Add)
 #: Tensors of a node's size that one backward row holds at a time.
 _COPIES = 8
+#: More than this at a time leaves the processor's caches and is slower, not faster.
+_CACHED_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,43 +93,58 @@ class _Job:
 
     def tighten(self, index: int, value: Interval) -> tuple[Interval, bool]:
         """Both sides of every undecided neuron; False iff the budget ended before the last one."""
+        open_ = self._undecided(index, value)
+        domains = max(len(self.region.lower), len(value.lower))
+        lower = value.lower.flatten(1).expand(domains, -1).clone()
+        upper = value.upper.flatten(1).expand(domains, -1).clone()
+        size = max(node.size for node in self.bounder.network.network.nodes[: index + 1])
+        places = open_.flatten(1).expand(domains, -1).nonzero()
+        complete = True
+        for part in rows_in_chunks(places, 2 * size, self.budget, lower.dtype):
+            if self.budget.expired:
+                complete = False
+                break
+            found = self._bound(index, part, shared=domains == 1)
+            box, neuron = part[:, 0], part[:, 1]
+            lower[box, neuron] = torch.maximum(lower[box, neuron], found.lower)
+            upper[box, neuron] = torch.minimum(upper[box, neuron], found.upper)
+        shape = value.lower.shape[1:]
+        return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape)), complete
+
+    def _undecided(self, index: int, value: Interval) -> Tensor:
+        """Neurons whose relaxation a tighter bound would change, `[B, *shape]`."""
         graph = self.bounder.network.network
         open_ = torch.zeros_like(value.lower, dtype=torch.bool)
         for reader in graph.consumers[index]:
             node = graph.nodes[reader]
             if node.is_activation:
                 open_ = open_ | activation_rule(node.op).undecided(node, value)
-        neurons = open_.flatten(1).any(0).nonzero()[:, 0]
-        lower, upper = value.lower.flatten(1).clone(), value.upper.flatten(1).clone()
-        domains = max(len(self.region.lower), len(lower))
-        lower, upper = lower.expand(domains, -1).clone(), upper.expand(domains, -1).clone()
-        size = max(node.size for node in graph.nodes[: index + 1])
-        complete = True
-        for part in rows_in_chunks(neurons, 2 * domains * size, self.budget, lower.dtype):
-            if self.budget.expired:
-                complete = False
-                break
-            found = self._bound(index, part)
-            lower[:, part] = torch.maximum(lower[:, part], found.lower)
-            upper[:, part] = torch.minimum(upper[:, part], found.upper)
-        shape = value.lower.shape[1:]
-        return Interval(lower.reshape(-1, *shape), upper.reshape(-1, *shape)), complete
+        return open_
 
-    def _bound(self, index: int, neurons: Tensor) -> Interval:
-        """`[B, len(neurons)]` on both sides."""
+    def _bound(self, index: int, places: Tensor, *, shared: bool) -> Interval:
+        """Both sides of neurons given as (domain, neuron) pairs, each `[pairs]`.
+
+        One domain takes all its neurons as rows of one pass; of many domains each pair becomes a
+        domain of its own, so that nobody pays for neurons undecided elsewhere.
+        """
         node = self.bounder.network.network.nodes[index]
-        count = len(neurons)
-        rows = torch.zeros(2 * count, node.size, dtype=self.bounder.network.dtype)
+        count, neuron = len(places), places[:, 1]
+        rows = torch.zeros(count, 2, node.size, dtype=self.bounder.network.dtype)
         rows = rows.to(self.bounder.network.device)
-        places = torch.arange(count, device=rows.device)
-        rows[places, neurons] = 1
-        rows[places + count, neurons] = -1
-        rows = rows.reshape(1, 2 * count, *node.shape)
+        rows[torch.arange(count), 0, neuron] = 1
+        rows[torch.arange(count), 1, neuron] = -1
+        region, bounder = self.region, self.bounder
+        if shared:
+            rows = rows.transpose(0, 1).reshape(1, 2 * count, *node.shape)
+        else:
+            rows = rows.reshape(count, 2, *node.shape)
+            region, bounder = region.select(places[:, 0]), bounder.select(places[:, 0])
         parameters = None
         if self.optimiser is not None:
-            parameters = self.optimiser.parameters(self.bounder, index, rows, self.budget)
-        least = lower_bound(self.bounder, self.region, index, rows, parameters)
-        return Interval(least[:, :count], -least[:, count:])
+            parameters = self.optimiser.parameters(bounder, index, rows, self.budget)
+        least = lower_bound(bounder, region, index, rows, parameters)
+        sides = least.reshape(2, count) if shared else least.T
+        return Interval(sides[0], -sides[1])
 
 
 def rows_in_chunks(
@@ -142,7 +159,8 @@ def rows_in_chunks(
         dtype: of the coefficients.
     """
     each = max(1, entries) * torch.finfo(dtype).bits // 8 * _COPIES
-    return iter(torch.split(rows, max(1, budget.memory // each)) if len(rows) else ())
+    at_once = max(1, min(budget.memory, _CACHED_BYTES) // each)
+    return iter(torch.split(rows, at_once) if len(rows) else ())
 
 
 def _mixing_depth(network: Network) -> list[int]:

@@ -180,8 +180,7 @@ class _Work:
 
     def keep(self, kept: Tensor) -> None:
         """Go on with some of the domains."""
-        bounds = {i: b.select(kept) for i, b in self._bounder.bounds.items()}
-        self._bounder = BackwardPass(self._bounder.network, bounds)
+        self._bounder = self._bounder.select(kept)
         self._region = self._region.select(kept)
         self._rows = self._rows if len(self._rows) == 1 else self._rows[kept]
         self._offsets = self._offsets if len(self._offsets) == 1 else self._offsets[kept]
