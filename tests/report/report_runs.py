@@ -120,39 +120,61 @@ def _record(
     target = int(margins.argmin())
     least = float(margins[target])
     clean_margin = float(outputs[label] - np.delete(outputs, label).max())
-    witness = corners[target].astype(np.float32)
+    fields = {"label": label, "target": str(target), "seconds": float(rng.lognormal(0.0, 1.4))}
+    if least >= 0:
+        return _proved(make_record(index, **fields), least, clean_margin, rng)
+    witness, engine = corners[target].astype(np.float32), str(rng.choice(["pgd", "pgd", "mip"]))
     if clean_margin < 0:
-        witness, target, least = clean, int(outputs.argmax()), clean_margin
+        witness, engine, least = clean, "clean", clean_margin
+        fields["target"] = str(int(outputs.argmax()))
     exact = weights @ witness.astype(np.float64) + offsets
-    seconds = float(rng.lognormal(0.0, 1.4))
-    fields: dict[str, object] = {"label": label, "target": str(target), "seconds": seconds}
-    if least < 0:
-        engine = "clean" if clean_margin < 0 else str(rng.choice(["pgd", "pgd", "mip"]))
-        pictures = Pictures(
-            clean=image,
-            witness=witness.reshape(image.shape),
-            clean_outputs=outputs.astype(np.float32),
-            witness_outputs=exact.astype(np.float32),
-            witness_outputs_float64=exact,
-        )
-        spent = {"clean": 0.004} if engine == "clean" else {"clean": 0.004, "pgd": seconds}
-        seconds = sum(spent.values())
-        fields |= {"pictures": pictures, "lower": -math.inf, "upper": least, "engine": engine}
-        fields |= {"engine_seconds": spent, "seconds": seconds}
-        fields["history"] = (BracketEvent(seconds, engine, -math.inf, least),)
-        return make_record(index, Verdict.FALSIFIED, **fields)
-    engine = str(rng.choice(["crown", "alpha-crown", "mip"]))
-    spent = {"clean": 0.004, "pgd": 0.21, engine: seconds}
-    fields |= {"engine": engine, "engine_seconds": spent, "upper": clean_margin, "lower": least}
-    fields["history"] = (
-        BracketEvent(0.004, "clean", -math.inf, clean_margin),
-        BracketEvent(0.09, "crown", least - 2.0, clean_margin),
-        BracketEvent(seconds, engine, least, clean_margin),
+    pictures = Pictures(
+        clean=image,
+        witness=witness.reshape(image.shape),
+        clean_outputs=outputs.astype(np.float32),
+        witness_outputs=exact.astype(np.float32),
+        witness_outputs_float64=exact,
     )
-    if index % 6:
-        return make_record(index, Verdict.VERIFIED, **fields)
-    reason = [Reason.TIME, Reason.INCOMPLETE, Reason.MEMORY][index // 6 % 3]
-    fields |= {"lower": least - 1.5 * clean_margin - 0.1, "seconds": 60.0, "reason": reason}
-    fields |= {"detail": "the MIP ended at its limit; a longer --timeout may close it"}
-    fields |= {"counts": {"nodes": 1234 * (1 + index), "leaves": 17}}
-    return make_record(index, Verdict.UNKNOWN, **fields)
+    return _broken(make_record(index, Verdict.FALSIFIED, **fields), engine, least, pictures)
+
+
+def _broken(record: Record, engine: str, least: float, pictures: Pictures) -> Record:
+    spent = {"clean": 0.004} if engine == "clean" else {"clean": 0.004, "pgd": record.seconds}
+    total = sum(spent.values())
+    return replace(
+        record,
+        pictures=pictures,
+        upper=least,
+        engine=engine,
+        engine_seconds=spent,
+        seconds=total,
+        history=(BracketEvent(total, engine, -math.inf, least),),
+    )
+
+
+def _proved(record: Record, least: float, clean: float, rng: np.random.Generator) -> Record:
+    engine = str(rng.choice(["crown", "alpha-crown", "mip"]))
+    record = replace(
+        record,
+        engine=engine,
+        engine_seconds={"clean": 0.004, "pgd": 0.21, engine: record.seconds},
+        lower=least,
+        upper=clean,
+        history=(
+            BracketEvent(0.004, "clean", -math.inf, clean),
+            BracketEvent(0.09, "crown", least - 2.0, clean),
+            BracketEvent(record.seconds, engine, least, clean),
+        ),
+    )
+    if record.index % 6:
+        return record
+    return replace(
+        record,
+        verdict=Verdict.UNKNOWN,
+        lower=-clean - 0.1,
+        seconds=60.0,
+        reason=[Reason.TIME, Reason.INCOMPLETE, Reason.MEMORY][record.index // 6 % 3],
+        detail="the MIP ended at its limit; a longer --timeout may close it",
+        counts={"nodes": 1234 * (1 + record.index), "leaves": 17},
+        history=record.history[:1],
+    )
