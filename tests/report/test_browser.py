@@ -16,7 +16,8 @@ from closegap.core.verdict import Verdict
 from closegap.report import render
 from closegap.store.records import Record, RunHeader
 
-selenium = pytest.importorskip("selenium")
+if os.environ.get("CLOSEGAP_REQUIRE_BROWSER") != "1":
+    pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402  # after the skip
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.chrome.webdriver import WebDriver  # noqa: E402
