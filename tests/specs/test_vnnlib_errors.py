@@ -80,6 +80,10 @@ BAD_LINES = {
     "(declare-fun @Y_1 () Real)": "'Y_1' is declared twice",
     "(declare-const @x_2 Real)": "'x_2' is not a variable: inputs are X_0",
     "(declare-const @Y_01 Real)": "'Y_01' is not a variable",
+    f"(declare-const @X_{'9' * 5000} Real)": "is not a variable",
+    f"(assert (<= @X_{'9' * 5000} 1))": "unknown variable",
+    f"(assert (<= X_0 @{'9' * 5000}/1))": "is neither a number nor",
+    f"(assert (<= X_0 @1e{'9' * 5000}))": "does not fit float64",
     "(declare-const X_2 @Int)": "'Int' is not supported; use Real",
     "@(declare-const X_2)": r"a declaration reads \(declare-const X_0 Real\)",
     "@(declare-const X_2 (Real))": "a declaration reads",
@@ -118,7 +122,7 @@ def test_bad_line(marked: str, newline: str) -> None:
     error = info.value
     assert (error.line, error.column) == (11, column)
     assert str(error).startswith(f"some.vnnlib:11:{column}: ")
-    assert "\n" not in str(error)
+    assert "\n" not in str(error) and len(str(error)) < 250
 
 
 def test_the_good_file_is_good() -> None:

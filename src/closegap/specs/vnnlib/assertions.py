@@ -25,7 +25,7 @@ def read_formula(source: SourceText, declared: Declared, node: Expression) -> Fo
     if isinstance(node, Symbol):
         if node.text in _CONSTANTS:
             return Row((), _CONSTANTS[node.text])
-        raise source.error(f"expected a formula, found '{node.text}'", node.offset)
+        raise source.error(f"expected a formula, found '{node.shown}'", node.offset)
     head = node.parts[0] if node.parts else None
     word = head.text if isinstance(head, Symbol) else ""
     if word in _JOINTS:
@@ -36,7 +36,7 @@ def read_formula(source: SourceText, declared: Declared, node: Expression) -> Fo
     if word in _COMPARISONS:
         return _comparison(source, declared, node, word)
     known = ", ".join((*_JOINTS, *_COMPARISONS))
-    found = f"'{word}'" if word else "'('" if head is not None else "nothing"
+    found = f"'{head.shown}'" if isinstance(head, Symbol) else "'('" if head else "nothing"
     raise source.error(f"expected one of {known} in a formula, found {found}", node.offset)
 
 

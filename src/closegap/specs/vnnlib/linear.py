@@ -21,7 +21,7 @@ Declared: TypeAlias = Mapping[str, int]
 NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?"
 
 _NUMBER = re.compile(NUMBER, re.ASCII)
-_RATIO = re.compile(r"([-+]?\d++)/(\d++)", re.ASCII)
+_RATIO = re.compile(r"([-+]?\d{1,1000})/(\d{1,1000})", re.ASCII)
 _VARIABLE = re.compile(r"[XY]_\d++", re.ASCII)
 
 
@@ -63,7 +63,9 @@ def read_linear(source: SourceText, declared: Declared, node: Expression) -> Lin
     head = node.parts[0] if node.parts else None
     if not isinstance(head, Symbol) or head.text not in _OPERATORS:
         known = ", ".join(_OPERATORS)
-        found = "nothing" if head is None else f"'{head.text}'" if isinstance(head, Symbol) else "("
+        found = (
+            "nothing" if head is None else f"'{head.shown}'" if isinstance(head, Symbol) else "("
+        )
         raise source.error(f"expected one of {known} in a term, found {found}", node.offset)
     if len(node.parts) == 1:
         raise source.error(f"'{head.text}' needs something to work on", node.offset)
@@ -77,14 +79,16 @@ def _atom(source: SourceText, declared: Declared, symbol: Symbol) -> Linear:
         index = {int(word[2:]): 1.0}
         return Linear(index, {}, 0.0) if word[0] == "X" else Linear({}, index, 0.0)
     if _VARIABLE.fullmatch(word):
-        raise source.error(f"unknown variable '{word}': it is not declared", symbol.offset)
+        raise source.error(f"unknown variable '{symbol.shown}': it is not declared", symbol.offset)
     if ratio := _RATIO.fullmatch(word):
         return Linear({}, {}, _divide(source, symbol, int(ratio[1]), int(ratio[2])))
     if not _NUMBER.fullmatch(word):
-        raise source.error(f"'{word}' is neither a number nor a declared variable", symbol.offset)
+        raise source.error(
+            f"'{symbol.shown}' is neither a number nor a declared variable", symbol.offset
+        )
     value = float(word)
     if math.isinf(value):
-        raise source.error(f"the number {word} does not fit float64", symbol.offset)
+        raise source.error(f"the number {symbol.shown} does not fit float64", symbol.offset)
     return Linear({}, {}, value)
 
 
@@ -92,10 +96,10 @@ def _divide(source: SourceText, symbol: Symbol, above: int, below: int) -> float
     try:
         return float(Fraction(above, below))
     except ZeroDivisionError:
-        raise source.error(f"division by zero in {symbol.text}", symbol.offset) from None
+        raise source.error(f"division by zero in {symbol.shown}", symbol.offset) from None
     except OverflowError:
         raise source.error(
-            f"the number {symbol.text} does not fit float64", symbol.offset
+            f"the number {symbol.shown} does not fit float64", symbol.offset
         ) from None
 
 

@@ -15,7 +15,7 @@ from closegap.specs.vnnlib.sexpr import GAP, Expression, Group, SourceText, Symb
 
 __all__ = ["Script", "read_script"]
 
-_INDEX = r"(?:0|[1-9]\d*+)"
+_INDEX = r"(?:0|[1-9]\d{0,8})"
 _VARIABLE = re.compile(rf"[XY]_{_INDEX}", re.ASCII)
 
 #: The two commands that make up nearly all of a file, in one match each. Its groups: the declared
@@ -103,12 +103,17 @@ def _read_common(script: Script, offset: int) -> int:
                 break
             declared[name] = match.start(1)
         else:
-            index, value = int(variable[2:]), float(word) + 0.0
-            low, high = lower.get(index, -math.inf), upper.get(index, math.inf)
-            low, high = (low, min(high, value)) if relation == "<" else (max(low, value), high)
-            if variable not in declared or math.isinf(value) or low > high:
+            value = float(word) + 0.0  # a negative zero becomes zero
+            if variable not in declared or math.isinf(value):
                 break
-            (upper if relation == "<" else lower)[index] = high if relation == "<" else low
+            index = int(variable[2:])
+            low, high = lower.get(index, -math.inf), upper.get(index, math.inf)
+            if relation == "<" and low <= value:
+                upper[index] = min(high, value)
+            elif relation == ">" and value <= high:
+                lower[index] = max(low, value)
+            else:
+                break
         offset = match.end()
     return offset
 
@@ -119,7 +124,7 @@ def _command(script: Script, group: Group) -> None:
     if word in _SKIPPED:
         return
     if word not in _COMMANDS:
-        found = f"'{word}'" if word else "'('" if head is not None else "nothing"
+        found = f"'{head.shown}'" if isinstance(head, Symbol) else "'('" if head else "nothing"
         raise script.source.error(
             f"expected a command ({', '.join(_COMMANDS)}), found {found}", group.offset
         )
@@ -153,11 +158,11 @@ def _declare(script: Script, group: Group, parts: tuple[Expression, ...]) -> Non
     name, kind = symbols
     if not _VARIABLE.fullmatch(name.text):
         raise script.source.error(
-            f"'{name.text}' is not a variable: inputs are X_0, X_1, ..., outputs Y_0, Y_1, ...",
+            f"'{name.shown}' is not a variable: inputs are X_0, X_1, ..., outputs Y_0, Y_1, ...",
             name.offset,
         )
     if kind.text != "Real":
-        raise script.source.error(f"'{kind.text}' is not supported; use Real", kind.offset)
+        raise script.source.error(f"'{kind.shown}' is not supported; use Real", kind.offset)
     script.declare(name.text, name.offset)
 
 

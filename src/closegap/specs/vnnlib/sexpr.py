@@ -16,6 +16,9 @@ MAX_DEPTH = 64
 #: White space and comments. Possessive: the scanner never tries a gap in two ways.
 GAP = r"(?:\s++|;[^\n]*+)*+"
 
+#: A message shows so many characters of a word.
+_SHOWN = 40
+
 _TOKEN = re.compile(rf"{GAP}([()]|[^\s();]++|\Z)", re.ASCII)
 
 
@@ -39,6 +42,11 @@ class Symbol:
 
     text: str
     offset: int
+
+    @property
+    def shown(self) -> str:
+        """The text for a message, cut where it would make that too long."""
+        return self.text if len(self.text) <= _SHOWN else self.text[: _SHOWN - 3] + "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,9 @@ def read_group(source: SourceText, offset: int) -> tuple[Group | None, int]:
         if not opened and token != "(":
             if not token:
                 return None, offset
-            raise source.error(f"expected '(' to begin a command, found '{_short(token)}'", start)
+            raise source.error(
+                f"expected '(' to begin a command, found '{Symbol(token, start).shown}'", start
+            )
         if not token:
             raise source.error("this '(' is never closed", opened[-1][0])
         if token == "(":
@@ -85,8 +95,3 @@ def read_group(source: SourceText, offset: int) -> tuple[Group | None, int]:
             opened[-1][1].append(group)
         else:
             opened[-1][1].append(Symbol(token, start))
-
-
-def _short(text: str, most: int = 30) -> str:
-    """The text, cut where a message would get too long."""
-    return text if len(text) <= most else text[: most - 3] + "..."
