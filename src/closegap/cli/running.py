@@ -10,7 +10,7 @@ from pathlib import Path
 
 from closegap.cli.display import Follower, print_summary
 from closegap.cli.options import require_writable
-from closegap.evaluate import EvaluationPlan, Executor, evaluate
+from closegap.evaluate import EvaluationPlan, Executor, Summary, evaluate
 from closegap.store import RunStore
 
 __all__ = ["Outputs", "run_plan"]
@@ -43,18 +43,25 @@ def run_plan(plan: EvaluationPlan, executor: Executor, outputs: Outputs, title: 
     """
     with _store_path(outputs.store) as path:
         with RunStore.create_or_resume(path, plan.header) as store:
-            with Follower(rows=outputs.as_json) as follower:
-                try:
-                    summary = evaluate(plan, executor, store, follower)
-                except KeyboardInterrupt as error:
-                    error.add_note(_kept(follower, outputs.store))
-                    raise
+            summary = _followed(plan, executor, store, outputs)
             if not outputs.as_json:
                 print_summary(summary, store.records(pictures=False), title)
         if outputs.report is not None:
             from closegap.report import write  # heavy: matplotlib
 
             write(path, outputs.report)
+
+
+def _followed(
+    plan: EvaluationPlan, executor: Executor, store: RunStore, outputs: Outputs
+) -> Summary:
+    """Evaluate with progress; an interruption says what is kept."""
+    with Follower(rows=outputs.as_json) as follower:
+        try:
+            return evaluate(plan, executor, store, follower)
+        except KeyboardInterrupt as error:
+            error.add_note(_kept(follower, outputs.store))
+            raise
 
 
 @contextmanager

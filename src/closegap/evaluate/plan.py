@@ -114,17 +114,21 @@ def plan_images(
         total=len(data),
         class_names=data.class_names,
     )
-    answering = {**extra, "engines": list(options.engines), "timeout": question.timeout,
-                 "seed": options.seed}  # fmt: skip
-
-    def tasks() -> Iterator[Task]:
-        for image, label, index in zip(data.images, data.labels, data.indices, strict=True):
-            asked = {"index": int(index), "label": int(label), "eps": question.eps,
-                     "norm": question.norm_name}  # fmt: skip
-            key = query_key(
-                model=model.digest, inputs=image.tobytes(), query=asked, settings=answering
-            )
-            yield ImageTask(key, int(index), int(label), question.timeout, image)
-
     work = ImageWork(model.path, model.digest, question.eps, question.norm, options)
-    return EvaluationPlan(header, tasks, work, one_model=True)
+    return EvaluationPlan(header, lambda: _tasks(header, data), work, one_model=True)
+
+
+def _tasks(header: RunHeader, data: DataSet) -> Iterator[Task]:
+    """A task for each image; its key holds everything the header says that can change an answer."""
+    settings = {
+        **header.settings,
+        "engines": list(header.engines),
+        "timeout": header.timeout,
+        "seed": header.seed,
+    }
+    for image, label, index in zip(data.images, data.labels, data.indices, strict=True):
+        asked = {"index": int(index), "label": int(label), "eps": header.eps, "norm": header.norm}
+        key = query_key(
+            model=header.model_digest, inputs=image.tobytes(), query=asked, settings=settings
+        )
+        yield ImageTask(key, int(index), int(label), header.timeout, image)

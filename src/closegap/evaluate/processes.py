@@ -82,12 +82,7 @@ class ProcessExecutor:
         waiting = iter(tasks)
         try:
             while self._hand_out(blob, waiting):
-                for worker in self._ready():
-                    outcome = worker.news()
-                    if worker.dead:
-                        self._team.remove(worker)
-                    if outcome is not None:
-                        yield outcome
+                yield from self._news()
         finally:
             for worker in [w for w in self._team if w.task is not None]:
                 worker.kill()
@@ -122,6 +117,15 @@ class ProcessExecutor:
                 self._team.append(worker)
             worker.assign(task)
         return any(worker.task is not None for worker in self._team)
+
+    def _news(self) -> Iterator[Outcome]:
+        """What the workers tell, until the first wait is over; the dead leave the team."""
+        for worker in self._ready():
+            outcome = worker.news()
+            if worker.dead:
+                self._team.remove(worker)
+            if outcome is not None:
+                yield outcome
 
     def _ready(self) -> list[_Worker]:
         """Wait for news; the workers that have some, or whose time is up, or that died."""
