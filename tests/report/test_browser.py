@@ -18,12 +18,12 @@ from closegap.store.records import Record, RunHeader
 
 if os.environ.get("CLOSEGAP_REQUIRE_BROWSER") != "1":
     pytest.importorskip("selenium")
-from selenium import webdriver  # noqa: E402  # after the skip
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.chrome.webdriver import WebDriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
+from selenium import webdriver  # after the skip
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 
 V, F, U = Verdict.VERIFIED, Verdict.FALSIFIED, Verdict.UNKNOWN
 
