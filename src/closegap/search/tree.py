@@ -144,7 +144,7 @@ class Tree:
 
     def root(self, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         """Number of the root each node descends from."""
-        return self._data.root[nodes].astype(np.int64)
+        return np.asarray(self._data.root[nodes].astype(np.int64))
 
     def least_lower(self) -> Float[np.ndarray, "roots"]:
         """For every root the least bound of its leaves that are not proved; infinity if none."""

@@ -20,7 +20,16 @@ from closegap.strategy.session import Session
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
 #: The order in which engines run unless the user says otherwise: cheap ones first.
-DEFAULT_ENGINES: tuple[str, ...] = ("clean", "pgd", "crown", "alpha-crown", "mip")
+DEFAULT_ENGINES: tuple[str, ...] = (
+    "clean",
+    "pgd",
+    "crown",
+    "input-split",
+    "alpha-crown",
+    "strong-pgd",
+    "bab",
+    "mip",
+)
 
 _ADVICE = {
     Reason.TIME: "the time ran out; try a longer --timeout",

@@ -7,14 +7,19 @@ from collections.abc import Callable
 from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.clean import CleanCheck
+from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
 from closegap.strategy.engines.linear import AlphaCrown, Crown
+from closegap.strategy.engines.mip import MipEngine
 
 __all__ = ["ENGINES", "Engine"]
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     "clean": CleanCheck,
+    "pgd": QuickAttack,
     "crown": Crown,
-    "alpha-crown": AlphaCrown,
     "input-split": InputSplitEngine,
+    "alpha-crown": AlphaCrown,
+    "strong-pgd": StrongAttack,
     "bab": BranchEngine,
+    "mip": MipEngine,
 }

@@ -1,0 +1,57 @@
+"""Gradient attacks: quick stages for what is easy to break, stronger ones for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from closegap.attacks.cascade import quick_stages, run_stages, thorough_stages
+from closegap.core.budget import Budget
+from closegap.graph.ops import Sign
+from closegap.runtime.cache import compiled
+from closegap.strategy.session import Session
+
+__all__ = ["QuickAttack", "StrongAttack"]
+
+
+@dataclass(frozen=True)
+class QuickAttack:
+    """A fraction of a second of output-diversified and multi-targeted PGD."""
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        network = compiled(session.query.network, torch.float32)
+        outcome = run_stages(network, session.query, quick_stages(session.query), budget)
+        session.offer(outcome.points, "pgd")
+
+
+@dataclass(frozen=True)
+class StrongAttack:
+    """Rounds of stronger stages.
+
+    Attributes:
+        share: of the time that is left, where proofs can use the rest.
+        most: seconds, likewise.
+        sign_share: of the time that is left for networks with signs, where proofs are weak.
+    """
+
+    share: float = 0.1
+    most: float = 4.0
+    sign_share: float = 0.5
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        signs = any(isinstance(node.op, Sign) for node in session.query.network.nodes)
+        seconds = min(self.most, self.share * budget.remaining)
+        if signs:
+            seconds = self.sign_share * budget.remaining
+        spend = budget.within(seconds)
+        network = compiled(session.query.network, torch.float32)
+        round_ = 0
+        while not (session.decided or spend.expired):
+            stages = thorough_stages(session.query)
+            seeded = Budget(spend.deadline, spend.nodes, spend.memory, round_, spend.threads)
+            outcome = run_stages(network, session.query, stages, seeded)
+            session.offer(outcome.points, "strong-pgd")
+            round_ += len(stages)
