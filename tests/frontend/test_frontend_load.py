@@ -89,6 +89,44 @@ def test_several_inputs_or_outputs_are_named():
         loads(_changed(two_outputs))
 
 
+def test_nodes_without_what_they_need_are_named():
+    pool = node("MaxPool", ["input"])
+    with pytest.raises(ModelError, match=r"'MaxPool_node' \(MaxPool\) is malformed"):
+        loads(model([pool], ["N", 1, 4, 4]))
+
+
+def test_damaged_bytes_never_give_another_error(rng):
+    """Any byte may be wrong; what comes back is a network or one line."""
+    nodes = [
+        node("Conv", ["input", "k"], "c", pads=[1, 1, 1, 1]),
+        node("Shape", ["c"], "s"),
+        node("Slice", ["s", "zero", "one"], "n"),
+        node("Concat", ["n", "rest"], "t", axis=0),
+        node("Reshape", ["c", "t"], "f"),
+        node("Gemm", ["f", "w"], transB=1),
+    ]
+    weights = {
+        "k": np.ones((2, 1, 3, 3)),
+        "w": np.ones((2, 18)),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "rest": np.array([-1]),
+    }
+    sound = model(nodes, ["N", 1, 3, 3], weights)
+    loads(sound)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(sound)
+        for place in rng.integers(0, len(sound), size=rng.integers(1, 4)):
+            damaged[place] = rng.integers(0, 256)
+        try:
+            loads(bytes(damaged), check=False)
+        except ModelError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 100
+
+
 def test_initializers_listed_as_inputs_are_no_inputs():
     """As in files of the first operator sets."""
 

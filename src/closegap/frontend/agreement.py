@@ -99,7 +99,7 @@ def _excuse_or_refuse(
     from closegap.runtime.torch_network import TorchNetwork
 
     exact, near_zero = [], []
-    terms = max(node.size for node in network.nodes)
+    terms = _longest_sum(network)
     for dtype in (torch.float32, torch.float64):
         twin = TorchNetwork(network, dtype=dtype)
         with torch.no_grad():
@@ -123,6 +123,13 @@ def _excuse_or_refuse(
         f"{np.abs(double - wanted)[worst].max():.3g} where outputs reach "
         f"{np.abs(wanted[worst]).max():.3g}; please report this model"
     )
+
+
+def _longest_sum(network: Network) -> int:
+    """The greatest number of products that one neuron adds up."""
+    weighted = ops.Linear | ops.Conv | ops.ConvTranspose
+    kernels = [node.op.weight for node in network.nodes if isinstance(node.op, weighted)]
+    return max((kernel[0].size for kernel in kernels), default=1)
 
 
 def _touches_zero(pre_activation: NDArray[Any], terms: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,18 @@ FOLDABLE = frozenset(_NAMES.split())
 #: A folded array beyond this is a free batch that leaked into a fill, or not a constant at all.
 _MAX_ENTRIES = 2**27
 
-_SHAPED_BY_INPUT = {"ConstantOfShape": 0, "Expand": 1}
+
+def _entries(shape: NDArray[Any]) -> float:
+    return float(np.prod(np.abs(shape), dtype=np.float64))
+
+
+#: How many entries (or repeats) an operator is asked for; the others do not grow their inputs.
+_ASKED: dict[str, Callable[[list[NDArray[Any]]], float]] = {
+    "ConstantOfShape": lambda inputs: _entries(inputs[0]),
+    "Expand": lambda inputs: _entries(inputs[1]),
+    "Range": lambda inputs: abs(float((inputs[1] - inputs[0]) / inputs[2])),
+    "Tile": lambda inputs: _entries(inputs[1]) * inputs[0].size,
+}
 
 
 def fold(
@@ -43,8 +55,9 @@ def fold(
     Raises:
         BatchMixedError: the result would be absurdly large.
     """
-    shape_input = _SHAPED_BY_INPUT.get(node.op_type)
-    if shape_input is not None and _entries(inputs[shape_input]) > _MAX_ENTRIES:
+    asked = _ASKED.get(node.op_type)
+    present = [value for value in inputs if value is not None]
+    if asked is not None and asked(present) > _MAX_ENTRIES:
         raise BatchMixedError(
             node.op_type, name, "it fills a constant of unbounded size", "export static shapes"
         )
@@ -63,7 +76,3 @@ def fold(
     with np.errstate(all="ignore"):
         results = iter(ReferenceEvaluator(model).run(None, feed))
     return tuple(np.asarray(next(results)) if n else np.zeros(0) for n in node.output)
-
-
-def _entries(shape: NDArray[Any] | None) -> float:
-    return 0.0 if shape is None else float(np.prod(np.abs(shape), dtype=np.float64))

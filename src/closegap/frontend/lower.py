@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import onnx
 
@@ -17,6 +18,8 @@ from closegap.graph.network import Node
 from closegap.graph.ops import Input
 
 __all__ = ["Lowered", "Recover", "lower_graph", "split_batch"]
+
+Outputs = TypeVar("Outputs")
 
 #: Called with a node that is not supported; gives stand-ins for its outputs, or raises.
 Recover = Callable[[UnsupportedOpError, onnx.NodeProto, Builder], dict[str, Value]]
@@ -128,7 +131,7 @@ def _lower_node(
     _require_rule(node)
     if not traced and node.op_type in FOLDABLE:
         constants = [v for v in inputs if not isinstance(v, Traced)]
-        return _named(node, fold(node, constants, opset, name))
+        return _named(node, _translated(node, lambda: fold(node, constants, opset, name)))
     if node.op_type not in LOWERINGS:
         raise UnsupportedOpError(
             node.op_type,
@@ -147,8 +150,19 @@ def _lower_node(
         is_final=node.output[0] in final,
         builder=builder,
     )
-    outputs = LOWERINGS[node.op_type](call)
+    outputs = _translated(node, lambda: LOWERINGS[node.op_type](call))
     return _named(node, outputs if isinstance(outputs, tuple) else (outputs,))
+
+
+def _translated(node: onnx.NodeProto, work: Callable[[], Outputs]) -> Outputs:
+    """What `work` gives; a node without what its operator needs becomes the user's error."""
+    try:
+        return work()
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        text = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"node '{name_of(node)}' ({node.op_type}) is malformed ({text}); export the model again"
+        ) from error
 
 
 def _value(values: dict[str, Value | None], name: str, node: onnx.NodeProto) -> Value | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -126,7 +126,20 @@ def _decode(data: bytes, source: str) -> onnx.ModelProto:
         raise ModelError(f"{source}: not an ONNX file, or a damaged one; export it again") from None
     if not model.ir_version or not model.graph.output:
         raise ModelError(f"{source}: not an ONNX file: it holds no graph; export it again")
+    if not all(isinstance(n, str) and n.isprintable() for n in _names(model.graph)):
+        raise ModelError(f"{source}: a damaged ONNX file: a name is no text; export it again")
     return model
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[object]:
+    """Every name in the graph; protobuf gives bytes where one is not valid text."""
+    for named in (*graph.input, *graph.output, *graph.initializer):
+        yield named.name
+    for info in graph.input:
+        yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _opset(model: onnx.ModelProto, source: str) -> int:
@@ -160,7 +173,8 @@ def _input_shape(info: onnx.ValueInfoProto, source: str) -> tuple[Dim, ...]:
             f"{source}: input '{info.name}' has no shape; export the model with static shapes"
         )
     if tensor.elem_type != onnx.TensorProto.FLOAT:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        names = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        kind = names.get(tensor.elem_type, "unknown")
         raise ModelError(
             f"{source}: input '{info.name}' holds {kind} numbers; export the model in float32"
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from closegap.frontend.trace import Call, Shape, Traced, Value
@@ -14,6 +15,9 @@ from closegap.graph import ops
 __all__ = ["ARITHMETIC_LOWERINGS", "add", "broadcast_to", "scale", "shift", "subtract"]
 
 Array = NDArray[np.float64]
+
+#: ONNX's own default, where a file does not say.
+_EPSILON = onnx.defs.get_schema("BatchNormalization").attributes["epsilon"].default_value.f
 
 
 def scale(call: Call, value: Traced, factor: Array | float) -> Traced:
@@ -141,7 +145,7 @@ def _batch_normalization(call: Call) -> Value:
     call.require_one_output()
     value = call.leading(call.traced(0))
     gain, offset, mean, variance = (call.weights(i) for i in range(1, 5))
-    spread = variance + call.attribute("epsilon", 1e-5)  # ONNX's own default
+    spread = variance + call.attribute("epsilon", _EPSILON)
     if (spread <= 0).any():
         call.fail("a variance plus epsilon is not positive", "repair the model")
     factor = gain / np.sqrt(spread)

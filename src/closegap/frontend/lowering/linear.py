@@ -49,37 +49,35 @@ def _swap_last(call: Call, value: Traced) -> Traced:
     return transpose(call, value, (*range(rank - 2), rank - 1, rank - 2))
 
 
-def _value_times_constant(call: Call, value: Traced) -> Traced:
-    extra = max(0, call.constant(1).ndim - len(value.shape)) if call.constant(1).ndim > 2 else 0
-    weight = _matrix(call, 1)
-    if extra:
+def _fit(call: Call, value: Traced, index: int) -> tuple[Traced, Array]:
+    """The value with as many axes as the product has, and the constant as a matrix or vector."""
+    extra = call.constant(index).ndim - max(2, len(value.shape))
+    if extra > 0:
         value = call.relabel(call.absorb(value), (1,) * extra + value.shape, None)
+    return value, _matrix(call, index)
+
+
+def _dot(call: Call, value: Traced, weight: Array) -> Traced:
+    """The product with one vector: the last axis vanishes."""
+    product = times_matrix(call, value, weight[None])
+    return call.relabel(product, product.shape[:-1], product.axis)
+
+
+def _value_times_constant(call: Call, value: Traced) -> Traced:
+    value, weight = _fit(call, value, 1)
     if weight.ndim == 1:
-        product = times_matrix(call, value, weight[None])
-        return call.relabel(product, product.shape[:-1], product.axis)
+        return _dot(call, value, weight)
     return times_matrix(call, value, weight.T)
 
 
 def _constant_times_value(call: Call, value: Traced) -> Traced:
-    extra = max(0, call.constant(0).ndim - len(value.shape)) if call.constant(0).ndim > 2 else 0
-    weight = _matrix(call, 0)
-    if extra:
-        value = call.relabel(call.absorb(value), (1,) * extra + value.shape, None)
-    if len(value.shape) == 1:
-        return (
-            times_matrix(call, value, np.atleast_2d(weight))
-            if weight.ndim == 2
-            else (_dot(call, value, weight))
-        )
-    product = times_matrix(call, _swap_last(call, value), np.atleast_2d(weight))
+    value, weight = _fit(call, value, 0)
+    is_vector = len(value.shape) == 1
+    columns = value if is_vector else _swap_last(call, value)
     if weight.ndim == 1:
-        return call.relabel(product, product.shape[:-1], product.axis)
-    return _swap_last(call, product)
-
-
-def _dot(call: Call, value: Traced, weight: Array) -> Traced:
-    product = times_matrix(call, value, weight[None])
-    return call.relabel(product, product.shape[:-1], product.axis)
+        return _dot(call, columns, weight)
+    product = times_matrix(call, columns, weight)
+    return product if is_vector else _swap_last(call, product)
 
 
 def _matmul(call: Call) -> Value:
