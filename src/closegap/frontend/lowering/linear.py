@@ -30,7 +30,7 @@ def times_matrix(call: Call, value: Traced, weight: Array) -> Traced:
             f"a value of shape {list(value.shape)} meets a matrix of {weight.shape[1]} columns",
             "repair the model",
         )
-    op = ops.Linear(np.ascontiguousarray(weight), np.zeros(len(weight)))
+    op = ops.Linear(weight, np.zeros(len(weight)))
     return call.emit(op, [value], (*value.shape[:-1], len(weight)), value.axis)
 
 
