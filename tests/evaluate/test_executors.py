@@ -118,7 +118,15 @@ def test_workers_keep_what_they_loaded_and_share_the_cores(two: ProcessExecutor)
     assert len(details) == 12
     assert len({pid for pid, _, _ in details}) == 2
     assert sum(int(count) for count in {d[0]: d[1] for d in details}.values()) == 12
-    assert {threads for _, _, threads in details} == {str(max(1, available_cores() // 2))}
+    assert {threads for _, _, threads in details} == {str(two.threads)}
+
+
+@pytest.mark.parametrize(("asked", "most"), [("", 64), ("1", 1), ("1000", 64), ("soon", 64)])
+def test_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch, asked: str, most: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    for workers in (1, 2, 1000):
+        share = max(1, available_cores() // workers)
+        assert ProcessExecutor(workers).threads == min(share, most)
 
 
 def test_a_second_round_uses_the_same_workers(two: ProcessExecutor) -> None:

@@ -34,7 +34,6 @@ class Follower:
     """
 
     def __init__(self, *, rows: bool) -> None:
-        self.tally: Tally | None = None
         self._rows = rows
         self._console = Console(stderr=True)
         self._told = -_PLAIN_SECONDS
@@ -67,7 +66,6 @@ class Follower:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        self.tally = event.tally
         records = event.records if isinstance(event, RunStarted) else (event.record,)
         if self._rows:
             for record in records:

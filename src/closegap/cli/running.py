@@ -60,7 +60,7 @@ def _followed(
         try:
             return evaluate(plan, executor, store, follower)
         except KeyboardInterrupt as error:
-            error.add_note(_kept(follower, outputs.store))
+            error.add_note(_kept(store, outputs.store))
             raise
 
 
@@ -74,10 +74,9 @@ def _store_path(path: Path | None) -> Iterator[Path]:
         yield Path(folder) / "run.db"
 
 
-def _kept(follower: Follower, store: Path | None) -> str:
-    tally = follower.tally
-    if tally is None:
-        return ""
-    if store is None:
-        return f"{tally.done} of {tally.total} were done and not kept; --store keeps them"
-    return f"{tally.done} of {tally.total} are in {store}; the same command continues"
+def _kept(store: RunStore, path: Path | None) -> str:
+    """What an interrupted run leaves; counted in the store, which is ahead of what was shown."""
+    done, total = len(store), store.header().total
+    if path is None:
+        return f"{done} of {total} were done and not kept; --store keeps them"
+    return f"{done} of {total} are in {path}; the same command continues"

@@ -45,7 +45,7 @@ def available_cores() -> int:
 
 
 class ProcessExecutor:
-    """Tasks on `workers` processes, each with `cores // workers` native threads.
+    """Tasks on `workers` processes, each with at most `cores // workers` native threads.
 
     A worker loads a network once and keeps it. A worker that dies, or that overruns a task's
     timeout by more than the grace, is replaced; its task ends with a failure and the others go on.
@@ -67,7 +67,7 @@ class ProcessExecutor:
         if workers < 1:
             raise OptionError(f"workers must be at least 1, got {workers}")
         self.workers = workers
-        self.threads = max(1, available_cores() // workers)
+        self.threads = _threads(workers)
         self._grace = grace
         self._loading = loading
         self._team: list[_Worker] = []
@@ -151,7 +151,8 @@ class _Worker:
         passed = (theirs.fileno(), watched)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "closegap.evaluate.worker", *map(str, passed)],
+                # -P: no module in the working directory may stand in for one of ours.
+                [sys.executable, "-P", "-m", "closegap.evaluate.worker", *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # native libraries print; stdout belongs to the rows
                 env=_environment(threads),
@@ -254,8 +255,15 @@ class _Worker:
             self._lifeline = -1
 
 
+def _threads(workers: int) -> int:
+    """An equal share of the cores, but no more than the user allows by `OMP_NUM_THREADS`."""
+    share = max(1, available_cores() // workers)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, max(1, int(asked))) if asked.isdecimal() else share
+
+
 def _environment(threads: int) -> dict[str, str]:
-    """This process's, with the thread limit set before any native library is loaded."""
+    """This process's, with its module path, and the thread limit before anything native loads."""
     limits = dict.fromkeys(_THREAD_VARIABLES, str(threads))
     paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path)
     return {**os.environ, **limits, "PYTHONPATH": paths}
