@@ -18,7 +18,7 @@ from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.verify.bab.problem import Layer, SplitProblem
 
-__all__ = ["DomainBatch", "DomainBounder", "DomainResult"]
+__all__ = ["DomainBatch", "DomainBounder", "DomainResult", "unit_signs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,13 @@ class DomainBatch:
     units: Int[np.ndarray, "B depth"]
     signs: Int[np.ndarray, "B depth"]
     payload: NDArray[np.float32] | None = None
+
+
+def unit_signs(batch: DomainBatch, units: int) -> Int[np.ndarray, "B U"]:
+    """The sign of every unit in every domain, 0 where it is not split."""
+    signs = np.zeros((len(batch.root), units + 1), np.int8)
+    np.put_along_axis(signs, batch.units % (units + 1), batch.signs, axis=1)
+    return signs[:, :units]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +114,8 @@ class DomainBounder:
         return DomainResult(
             lower=np.asarray(lower.amax(dim=1).numpy()),
             incoming=self._incoming(linear, len(root)),
-            unit_lower=self._gather(bounds, upper=False),
-            unit_upper=self._gather(bounds, upper=True),
+            unit_lower=self._gather(bounds, len(root), upper=False),
+            unit_upper=self._gather(bounds, len(root), upper=True),
             candidates=np.asarray(
                 points[torch.arange(len(root)), best]
                 .reshape(len(root), *problem.input_shape)
@@ -143,10 +150,8 @@ class DomainBounder:
 
     def _constrained(self, batch: DomainBatch) -> tuple[dict[int, Interval], dict[int, Splits]]:
         """Bounds `[B, *shape]` and split signs under the constraints."""
-        problem, count = self._problem, len(batch.root)
-        signs = np.zeros((count, problem.units + 1), np.int8)
-        np.put_along_axis(signs, batch.units % (problem.units + 1), batch.signs, axis=1)
-        all_signs = torch.as_tensor(signs[:, : problem.units])
+        problem = self._problem
+        all_signs = torch.as_tensor(unit_signs(batch, problem.units))
         multipliers = self._multipliers(batch)
         bounds = dict(problem.bounds)
         splits: dict[int, Splits] = {}
@@ -155,18 +160,8 @@ class DomainBounder:
             if not bool((part != 0).any()):
                 continue
             base = problem.bounds[layer.feed]
-            lower = base.lower.flatten(1).expand(count, -1).clone()
-            upper = base.upper.flatten(1).expand(count, -1).clone()
-            lower[:, layer.indices] = (
-                lower[:, layer.indices].clamp(min=0).where(part > 0, lower[:, layer.indices])
-            )
-            upper[:, layer.indices] = (
-                upper[:, layer.indices].clamp(max=0).where(part < 0, upper[:, layer.indices])
-            )
+            bounds[layer.feed] = layer.constrained(base, part)
             shape = base.lower.shape[1:]
-            bounds[layer.feed] = Interval(
-                lower.reshape(count, *shape), upper.reshape(count, *shape)
-            )
             splits[layer.feed] = self._splits(layer, part, multipliers, shape)
         return bounds, splits
 
@@ -233,12 +228,10 @@ class DomainBounder:
             if size > 0:
                 self._scales[layer.feed] = size
 
-    def _gather(self, bounds: dict[int, Interval], *, upper: bool) -> Tensor:
-        parts = []
+    def _gather(self, bounds: dict[int, Interval], count: int, *, upper: bool) -> Tensor:
+        parts = [torch.zeros(count, 0, dtype=torch.float64)]
         for layer in self._problem.layers:
             interval = bounds[layer.feed]
             side = interval.upper if upper else interval.lower
-            parts.append(side.flatten(1)[:, layer.indices])
-        count = max((len(p) for p in parts), default=1)
-        wide = [p.expand(count, -1) for p in parts]
-        return torch.cat(wide, dim=1) if wide else torch.zeros(count, 0, dtype=torch.float64)
+            parts.append(side.flatten(1)[:, layer.indices].expand(count, -1))
+        return torch.cat(parts, dim=1)

@@ -47,6 +47,21 @@ class Layer:
         """The units' numbers."""
         return slice(self.first, self.first + len(self.indices))
 
+    def constrained(self, base: Interval, signs: Int[Tensor, "B U"]) -> Interval:
+        """The feeding node's bounds under the splits: `[B, *shape]`.
+
+        Args:
+            base: bounds that hold without the splits, `[1, *shape]`.
+            signs: of this layer's units, +1 for `z >= 0`, -1 for `z <= 0`, 0 for no split.
+        """
+        count, shape = len(signs), base.lower.shape[1:]
+        lower = base.lower.flatten(1).expand(count, -1).clone()
+        upper = base.upper.flatten(1).expand(count, -1).clone()
+        low, high = lower[:, self.indices], upper[:, self.indices]
+        lower[:, self.indices] = torch.where(signs > 0, low.clamp(min=0), low)
+        upper[:, self.indices] = torch.where(signs < 0, high.clamp(max=0), high)
+        return Interval(lower.reshape(count, *shape), upper.reshape(count, *shape))
+
 
 @dataclass(frozen=True, eq=False)
 class SplitProblem:

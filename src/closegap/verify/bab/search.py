@@ -13,11 +13,16 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_signs
 from closegap.verify.bab.branching import FilteredBranching
+from closegap.verify.bab.leaves import LeafPrograms
+from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
 
 __all__ = ["BranchAndBound", "BranchOptions", "BranchOutcome", "Offer"]
+
+#: Roots climb so many times longer than other domains.
+_ROOT_WORK = 3
 
 #: Judges candidates `[M, *input shape]`; True stops the search.
 Offer = Callable[[NDArray[np.float64]], bool]
@@ -81,22 +86,29 @@ class BranchAndBound:
         self._offer = offer
         self._tree = Tree()
         self._bounder = DomainBounder(problem, options.children)
+        self._leaves = LeafPrograms(problem)
+        self._ranks = SlotStore(2 * options.branching.count, dtype=np.int32)
+        self._pace = Pace(options.batch)
         self._broken = False
 
     def run(self, budget: Budget) -> BranchOutcome:
         """Search until nothing is open, a candidate is accepted, or the budget ends."""
         roots = len(self._problem.rows)
-        self._store = SlotStore(
-            self._bounder.width + 2 * self._options.branching.count, budget.memory // 2
-        )
+        self._warm_starts = SlotStore(self._bounder.width, budget.memory // 2)
         nodes = self._tree.add_roots(np.full(roots, -np.inf))
         rooted = DomainBounder(self._problem, self._options.root)
+        self._pace.begin()
         self._visit(nodes, rooted, budget)
+        self._pace.end(_ROOT_WORK * len(nodes))
         while not (self._broken or budget.expired or self._full()):
-            picked = self._pick()
+            count = self._pace.batch(budget.remaining)
+            picked = self._pick(count)
             if not len(picked):
                 break
-            self._visit(self._expand(picked), self._bounder, budget)
+            self._pace.begin()
+            leaves = self._expand(picked, count)
+            self._visit(leaves, self._bounder, budget)
+            self._pace.end(len(leaves))
         accounting = self._tree.accounting()
         return BranchOutcome(
             lower=self._tree.least_lower(),
@@ -108,22 +120,19 @@ class BranchAndBound:
     def _full(self) -> bool:
         return self._options.nodes is not None and len(self._tree) >= self._options.nodes
 
-    def _pick(self) -> Int[np.ndarray, "B"]:
+    def _pick(self, count: int) -> Int[np.ndarray, "B"]:
         """The open domains with the least bounds."""
         open_ = self._tree.open_nodes()
-        count = self._options.batch
         if len(open_) <= count:
             return open_
         lower = self._tree.lower(open_)
         return np.asarray(open_[np.argpartition(lower, count)[:count]])
 
-    def _expand(self, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+    def _expand(self, nodes: Int[np.ndarray, "B"], count: int) -> Int[np.ndarray, "leaves"]:
         """Split each node, at several units while there are few nodes; returns the leaves."""
-        payload, found = self._store.take(nodes)
-        width = self._bounder.width
-        ranked = payload[:, width:].astype(np.int64) - 1
-        warm = payload[:, :width]
-        levels = max(1, int(np.log2(max(1, self._options.batch / len(nodes)))))
+        warm, found = self._warm_starts.take(nodes)
+        ranked = self._ranks.take(nodes)[0].astype(np.int64) - 1
+        levels = max(1, int(np.log2(max(1, count / len(nodes)))))
         levels = min(levels, ranked.shape[1])
         owner = np.arange(len(nodes))
         leaves = nodes
@@ -135,7 +144,7 @@ class BranchAndBound:
             children = self._tree.split(leaves[can], units[can])
             leaves = np.concatenate([leaves[~can], children])
             owner = np.concatenate([owner[~can], owner[can], owner[can]])
-        self._warm = warm[owner] * found[owner][:, None]
+        self._warm = warm[owner].astype(np.float32)
         self._has_warm = bool(found.any())
         return leaves
 
@@ -157,24 +166,39 @@ class BranchAndBound:
         self._broken = self._offer(result.candidates[order])
         if self._broken:
             return
-        self._prepare(nodes[left], _part(batch, result, left), _select(result, left))
+        part = _part(batch, result, left)
+        leaf = self._prepare(nodes[left], part, _select(result, left))
+        self._decide(nodes[left[leaf]], _part(batch, result, left[leaf]), budget)
 
     def _prepare(
         self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult
-    ) -> None:
-        """Rank the units to split next, and keep them with the warm start."""
+    ) -> NDArray[np.int64]:
+        """Keep the units to split next and the warm start; returns where no unit is left."""
         problem, branching = self._problem, self._options.branching
         if not problem.units:
-            self._tree.give_up(nodes)
-            return
+            return np.arange(len(nodes))
         ranked = branching.rank(problem, self._bounder, batch, result)
-        stuck = (ranked < 0).all(axis=1)
-        self._tree.give_up(nodes[stuck])
-        keep = ~stuck
+        keep = (ranked >= 0).any(axis=1)
         wide = np.full((int(keep.sum()), 2 * branching.count), -1)
         wide[:, : ranked.shape[1]] = ranked[keep]
-        payload = np.concatenate([result.payload[keep], wide + 1], axis=1)
-        self._store.put(nodes[keep], payload)
+        self._ranks.put(nodes[keep], wide + 1)
+        self._warm_starts.put(nodes[keep], result.payload[keep])
+        return np.flatnonzero(~keep)
+
+    def _decide(self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, budget: Budget) -> None:
+        """Linear programs on leaves: close, or offer their points; ties are given up.
+
+        A leaf that the budget leaves no time for stays open.
+        """
+        if not len(nodes):
+            return
+        found = self._leaves.solve(batch.root, unit_signs(batch, self._problem.units), budget)
+        self._tree.raise_lower(nodes, found.lower)
+        proved = found.lower > 0
+        self._tree.close(nodes[proved])
+        if len(found.points) and self._offer(found.points):
+            self._broken = True
+        self._tree.give_up(nodes[found.tried & ~proved])
 
 
 def _part(batch: DomainBatch, result: DomainResult, rows: NDArray[np.int64]) -> DomainBatch:
@@ -185,8 +209,8 @@ def _select(result: DomainResult, rows: NDArray[np.int64]) -> DomainResult:
     return DomainResult(
         lower=result.lower[rows],
         incoming=result.incoming[rows],
-        unit_lower=result.unit_lower[rows] if len(result.unit_lower) > 1 else result.unit_lower,
-        unit_upper=result.unit_upper[rows] if len(result.unit_upper) > 1 else result.unit_upper,
+        unit_lower=result.unit_lower[rows],
+        unit_upper=result.unit_upper[rows],
         candidates=result.candidates[rows],
         payload=result.payload[rows],
     )
