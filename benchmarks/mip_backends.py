@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import click
@@ -51,15 +52,15 @@ class _Run:
 @click.option("--seed", default=0, show_default=True)
 def main(instances: int, seconds: float, seed: int) -> None:
     """Print both tables."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for family, build in _FAMILIES.items():
         rng = np.random.default_rng(seed)
         models = [build(rng) for _ in range(instances)]
         rows += _compare(family, models, seconds)
-    columns = ("family", "backend", "closed", "median s", "median nodes", "x best")
-    print_table(f"Integer programs, {instances} each, limit {seconds:g} s", columns, rows)
-    columns = ("rows x columns", "cold ms", "new bounds ms", "new costs ms", "new rows ms")
-    print_table("Linear programs in a HiGHS session (medians)", columns, _sessions(seed))
+    integer = ("family", "backend", "closed", "median s", "median nodes", "x best")
+    print_table(f"Integer programs, {instances} each, limit {seconds:g} s", integer, rows)
+    linear = ("rows x columns", "cold ms", "new bounds ms", "new costs ms", "new rows ms")
+    print_table("Linear programs in a HiGHS session (medians)", linear, _sessions(seed))
 
 
 def _compare(family: str, models: list[Model], limit: float) -> list[tuple[str, ...]]:
@@ -67,7 +68,8 @@ def _compare(family: str, models: list[Model], limit: float) -> list[tuple[str, 
     for name in available():
         solver = backend(name)
         solver.solve(random_linear(np.random.default_rng(0), rows=2, columns=2), SolveOptions())
-        runs[name] = [_timed(lambda m, s=solver: s.solve(m, _options(limit)), m) for m in models]
+        run = partial(solver.solve, options=SolveOptions(time_limit=limit))
+        runs[name] = [_timed(run, model) for model in models]
     _agree(family, models, runs)
     totals = {
         name: sum(run.seconds if run.closed else limit for run in of) for name, of in runs.items()
@@ -84,10 +86,6 @@ def _compare(family: str, models: list[Model], limit: float) -> list[tuple[str, 
         )
         for name, of in runs.items()
     ]
-
-
-def _options(limit: float) -> SolveOptions:
-    return SolveOptions(time_limit=limit)
 
 
 def _timed(solve: Callable[[Model], Claim], model: Model) -> _Run:

@@ -12,13 +12,11 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.common import data_root, describe_machine, print_table, run_records, summarise
 from closegap.data import fit_to_network, load_data, select
 from closegap.evaluate import EvaluationPlan, ModelFile, Question, WorkOptions, plan_images
 from closegap.frontend import load
 from closegap.strategy.solve import DEFAULT_ENGINES
+from common import data_root, describe_machine, print_table, run_records, summarise
 
 __all__ = ["SETTINGS", "Setting", "main"]
 

@@ -20,15 +20,13 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.common import data_root, describe_machine, print_table, run_records
-from benchmarks.recheck import holds
 from closegap.core.verdict import Reason, Verdict
 from closegap.evaluate import InstanceList, WorkOptions, plan_instances
 from closegap.specs.vnnlib import Instance, load_instances
 from closegap.store import Record
 from closegap.strategy.solve import DEFAULT_ENGINES
+from common import data_root, describe_machine, print_table, run_records
+from recheck import holds
 
 __all__ = ["Family", "FamilyResult", "judge", "main"]
 

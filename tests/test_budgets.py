@@ -19,7 +19,9 @@ MAX_NESTING = 3
 SMALL = 1e-3
 
 #: What may exceed a budget, each with its reason: `path:name` -> why.
-ALLOWED: dict[str, str] = {}
+ALLOWED: dict[str, str] = {
+    "src/closegap/attacks/gradient/sampling.py:FINEST_MOVE": "a share of a region's width",
+}
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -122,10 +124,13 @@ def small_literals(source: Source) -> Iterator[str]:
     """Tolerances outside the one file that may hold them; shipped test suites have their own."""
     if source.path.endswith("core/numerics.py") or "/testing/" in source.path:
         return
-    for node in ast.walk(source.tree):
-        value = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(value, float) and 0 < abs(value) < SMALL:
-            yield f"{source.path}:{node.lineno}: {value}"
+    for statement in source.tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        name = next((t.id for t in targets if isinstance(t, ast.Name)), "")
+        for node in ast.walk(statement):
+            value = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(value, float) and 0 < abs(value) < SMALL:
+                yield f"{source.path}:{name or getattr(node, 'lineno', '')}: {value}"
 
 
 @pytest.mark.parametrize("rule", [long_files, long_functions, many_parameters, deep_nesting])
@@ -133,9 +138,8 @@ def test_size(rule: Rule) -> None:
     _check(rule, EVERYTHING)
 
 
-@pytest.mark.parametrize("rule", [bare_arguments])
-def test_types(rule: Rule) -> None:
-    _check(rule, [s for s in EVERYTHING if not s.path.startswith("tests")])
+def test_types() -> None:
+    _check(bare_arguments, [s for s in EVERYTHING if not s.path.startswith("tests")])
 
 
 @pytest.mark.parametrize("rule", [missing_docstrings, unlisted_names, small_literals])
@@ -174,7 +178,7 @@ def test_elif_is_not_nesting() -> None:
 
 
 def test_allowances_are_needed() -> None:
-    rules = (long_files, long_functions, many_parameters, deep_nesting)
+    rules = (long_files, long_functions, many_parameters, deep_nesting, small_literals)
     found = " ".join(line for rule in rules for s in EVERYTHING for line in rule(s))
     assert all(key in found for key in ALLOWED)
 
@@ -204,7 +208,9 @@ def _depth(node: ast.AST) -> int:
     return deepest
 
 
-def _public(node: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, ast.AST]]:
+def _public(
+    node: ast.Module | ast.ClassDef, prefix: str
+) -> Iterator[tuple[str, Function | ast.ClassDef]]:
     for child in node.body:
         if isinstance(child, (*_FUNCTION, ast.ClassDef)) and not child.name.startswith("_"):
             yield prefix + child.name, child
@@ -216,5 +222,5 @@ def _listed(tree: ast.Module) -> set[str] | None:
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
-            return {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)}
+            return {str(c.value) for c in ast.walk(node) if isinstance(c, ast.Constant)}
     return None

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.recheck import holds
-from benchmarks.vnncomp import Family, judge
 from onnx import helper
 
 from closegap.core.verdict import Reason, Verdict
 from closegap.specs.vnnlib import Instance
 from closegap.store import Pictures, Record
 from closegap.testing.networks import onnx_model
+from recheck import holds
+from vnncomp import Family, judge
 
 SPEC = """
 ; X_1 is fixed at a number that float32 does not have
