@@ -54,6 +54,9 @@ _ON_DISK: dict[str, _OnDisk] = {
     ),
 }
 
+#: Where data sets lie unless `CLOSEGAP_DATA` says otherwise: beside the folder one works in.
+_DEFAULT_ROOT = Path("..") / "shared" / "data"
+
 #: The names `load_data` knows.
 DATA_NAMES: tuple[str, ...] = ("digits", *_ON_DISK)
 
@@ -61,8 +64,9 @@ DATA_NAMES: tuple[str, ...] = ("digits", *_ON_DISK)
 def load_data(name_or_path: str | Path, *, download: bool = False) -> DataSet:
     """Load a data set by name, or an `.npz` by path.
 
-    Sets other than `digits` are looked for in `$CLOSEGAP_DATA/NAME`, `./data/NAME` and
-    `~/.cache/closegap/NAME`, in this order; always their test part.
+    Sets other than `digits` are looked for in `$CLOSEGAP_DATA/NAME` (`../shared/data/NAME` where
+    the variable is not set), `./data/NAME` and `~/.cache/closegap/NAME`, in this order; always
+    their test part.
 
     Args:
         name_or_path: one of `DATA_NAMES`, or an `.npz` file with `images` and `labels`.
@@ -106,6 +110,6 @@ def _load_named(name: str, download: bool) -> DataSet:
 
 
 def _folders(name: str) -> tuple[Path, ...]:
-    root = os.environ.get("CLOSEGAP_DATA")
-    roots = ((Path(root),) if root else ()) + (Path("data"), Path.home() / ".cache" / "closegap")
+    root = Path(os.environ.get("CLOSEGAP_DATA", _DEFAULT_ROOT))
+    roots = (root, Path("data"), Path.home() / ".cache" / "closegap")
     return tuple(folder / name for folder in roots)
