@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from closegap.bounds.crossing import cross, dot, with_slopes
 from closegap.bounds.records import ActivationBounds, Interval, LinearBound, Parameters, Relaxation
 from closegap.bounds.regions import InputSet, least
-from closegap.bounds.rules import ActivationRule, rule_of
+from closegap.bounds.rules import activation_rule, affine_rule
 from closegap.core.numerics import gamma
+from closegap.graph import ops
 from closegap.runtime.torch_network import TorchNetwork
 
 __all__ = ["BackwardPass", "lower_bound"]
@@ -43,6 +45,8 @@ class BackwardPass:
     bounds: ActivationBounds
     values: list[Interval] | None = None
     slack: Mapping[int, Tensor] = field(default_factory=dict)
+    _known_lines: dict[int, Relaxation] = field(default_factory=dict, init=False, repr=False)
+    _known_sizes: dict[int, Tensor | None] = field(default_factory=dict, init=False, repr=False)
 
     def run(
         self,
@@ -64,7 +68,7 @@ class BackwardPass:
             a linear function below `rows . value` on the whole region.
         """
         chosen = parameters or Parameters()
-        state = _State(self, chosen, rows)
+        state = _State(chosen, rows)
         state.pending[start] = rows
         for index in range(start, 0, -1):
             if index in state.pending:
@@ -85,73 +89,99 @@ class BackwardPass:
         """Move the coefficients of one node to its inputs."""
         node = self.network.network.nodes[index]
         coefficients = state.take(index)
-        rule = rule_of(node.op)
-        if isinstance(rule, ActivationRule):
+        if node.is_activation:
             if keep_incoming:
                 state.incoming[index] = coefficients
-            parent = node.inputs[0]
-            bounds = self.bounds[parent]
-            slopes = state.parameters.slopes.get(index)
-            lines = rule.relax(node, bounds, slopes)
-            moved, constant = _through(rule.spread(coefficients), coefficients, lines)
-            state.add(parent, moved)
-            state.constant = state.constant + constant
-            self._account_activation(coefficients, bounds, lines, state)
+            self._cross(index, coefficients, state)
             return
-        weights = self.network.weights[index]
+        rule = affine_rule(node.op)
         shapes = [self.network.network.nodes[p].shape for p in node.inputs]
-        parts, bias = rule.adjoint(node, weights, coefficients, shapes)
+        parts, bias = rule.adjoint(node, self.network.weights[index], coefficients, shapes)
         for parent, part in zip(node.inputs, parts, strict=True):
             state.add(parent, part)
         if bias is not None:
             state.constant = state.constant + bias
-        self._account_affine(index, coefficients, state)
+        if self.values is not None:
+            size = self._affine_rounding(index)
+            if size is not None:
+                state.rounding = state.rounding + dot(coefficients.abs(), size)
 
-    def _account_affine(self, index: int, coefficients: Tensor, state: _State) -> None:
-        if self.values is None:
-            return
+    def _cross(self, index: int, coefficients: Tensor, state: _State) -> None:
+        """Take the coefficients on an activation to its input."""
         node = self.network.network.nodes[index]
-        rule = rule_of(node.op)
-        assert not isinstance(rule, ActivationRule)
-        sizes = [self.values[p].magnitude for p in node.inputs]
-        size, terms = rule.magnitude(node, self.network.weights[index], sizes)
-        if terms:
-            state.account(coefficients, size, terms)
-        if index in self.slack:
-            off = (coefficients.abs() * self.slack[index]).flatten(2).sum(2)
-            state.rounding = state.rounding + off
+        slopes = state.parameters.slopes.get(index)
+        lines = self._lines(index, slopes)
+        spread = activation_rule(node.op).spread(coefficients)
+        moved, constant = cross(spread, coefficients, lines)
+        state.add(node.inputs[0], moved)
+        if constant is not None:
+            state.constant = state.constant + constant
+        if self.values is not None:
+            size = self._crossing_rounding(index, lines, slopes is None)
+            state.rounding = state.rounding + dot(coefficients.abs(), size)
 
-    def _account_activation(
-        self, coefficients: Tensor, bounds: Interval, lines: Relaxation, state: _State
-    ) -> None:
-        if self.values is None:
-            return
-        size = bounds.magnitude[:, None]
+    def _lines(self, index: int, slopes: Tensor | None) -> Relaxation:
+        """The relaxation of an activation; the default one is computed once a pass."""
+        node = self.network.network.nodes[index]
+        bounds = self.bounds[node.inputs[0]]
+        lines = self._known_lines.get(index)
+        if lines is None:
+            lines = activation_rule(node.op).relax(node, bounds, None)
+            self._known_lines[index] = lines
+        if slopes is None:
+            return lines
+        if lines.choice is not None:
+            return with_slopes(lines, slopes)
+        return activation_rule(node.op).relax(node, bounds, slopes)
+
+    def _affine_rounding(self, index: int) -> Tensor | None:
+        """`size` `[B or 1, 1, *shape]` with `|coefficients| . size` what one affine step loses."""
+        assert self.values is not None
+        if index not in self._known_sizes:
+            node = self.network.network.nodes[index]
+            sizes = [self.values[p].magnitude for p in node.inputs]
+            size, terms = affine_rule(node.op).magnitude(node, self.network.weights[index], sizes)
+            total = self._gamma(terms) * size[:, None] if terms else None
+            if index in self.slack:
+                off = self.slack[index].expand(node.shape)[None, None]
+                total = off if total is None else total + off
+            self._known_sizes[index] = total
+        return self._known_sizes[index]
+
+    def _crossing_rounding(self, index: int, lines: Relaxation, default: bool) -> Tensor:
+        """The same for an activation, `[B or 1, Q or 1, *output shape]`."""
+        if default and index in self._known_sizes:
+            known = self._known_sizes[index]
+            assert known is not None
+            return known
+        node = self.network.network.nodes[index]
+        size = self.bounds[node.inputs[0]].magnitude[:, None]
         steep = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs()) * size
-        if steep.dim() > coefficients.dim():
+        if isinstance(node.op, ops.Max):
             steep = steep.sum(-1)
         for intercept in (lines.lower_intercept, lines.upper_intercept):
             if intercept is not None:
                 steep = steep + intercept.abs()
-        flat = (coefficients.abs() * steep).flatten(2)
-        state.rounding = state.rounding + state.gamma(flat.shape[2]) * flat.sum(2)
+        steep = self._gamma(node.size) * steep
+        if default:
+            self._known_sizes[index] = steep
+        return steep
+
+    def _gamma(self, terms: int) -> float:
+        """Relative rounding of a sum of so many terms in the pass's dtype."""
+        unit = float(torch.finfo(self.network.dtype).eps) / 2
+        return gamma(terms + _EXTRA_TERMS, unit)
 
 
 class _State:
     """What one pass accumulates."""
 
-    def __init__(self, owner: BackwardPass, parameters: Parameters, rows: Tensor) -> None:
+    def __init__(self, parameters: Parameters, rows: Tensor) -> None:
         self.parameters = parameters
         self.pending: dict[int, Tensor] = {}
         self.incoming: dict[int, Tensor] = {}
         self.constant = rows.new_zeros(rows.shape[:2])
         self.rounding = rows.new_zeros(rows.shape[:2])
-        self._unit = float(torch.finfo(rows.dtype).eps) / 2
-        self._owner = owner
-
-    def gamma(self, terms: int) -> float:
-        """Relative rounding of a sum of so many terms in the pass's dtype."""
-        return gamma(terms + _EXTRA_TERMS, self._unit)
 
     def add(self, index: int, coefficients: Tensor) -> None:
         """Let the coefficients of one more consumer arrive at a node."""
@@ -163,11 +193,6 @@ class _State:
         coefficients = self.pending.pop(index)
         split = self.parameters.splits.get(index)
         return coefficients if split is None else coefficients - split
-
-    def account(self, coefficients: Tensor, size: Tensor, terms: int) -> None:
-        """Add the rounding of one affine step."""
-        flat = (coefficients.abs() * size[:, None]).flatten(2).sum(2)
-        self.rounding = self.rounding + self.gamma(terms) * flat
 
 
 def lower_bound(
@@ -189,22 +214,3 @@ def lower_bound(
         return total
     total = total - 2 * (rounding + linear.rounding)
     return torch.where(torch.isfinite(total), total, torch.full_like(total, -torch.inf))
-
-
-def _through(spread: Tensor, coefficients: Tensor, lines: Relaxation) -> tuple[Tensor, Tensor]:
-    """Coefficients on the activation's input, and the constant `[B, Q]`."""
-    positive = spread > 0
-    moved = spread * torch.where(positive, lines.lower_slope, lines.upper_slope)
-    constant = coefficients.new_zeros(coefficients.shape[:2])
-    if lines.lower_intercept is not None:
-        constant = constant + _dot(coefficients.clamp(min=0), lines.lower_intercept)
-    if lines.upper_intercept is not None:
-        constant = constant + _dot(coefficients.clamp(max=0), lines.upper_intercept)
-    return moved, constant
-
-
-def _dot(rows: Tensor, vector: Tensor) -> Tensor:
-    """`[B, Q, ...] . [B or 1, Q or 1, ...] -> [B, Q]`."""
-    if vector.shape[0] == 1 and vector.shape[1] == 1:
-        return rows.flatten(2) @ vector.flatten()
-    return (rows * vector).flatten(2).sum(2)

@@ -65,7 +65,7 @@ def bound_activations(
     mixing = _mixing_depth(graph)
     feeding = set(graph.pre_activations)
     values = [Interval(region.lower, region.upper)]
-    bounds: dict[int, Interval] = {}
+    bounds: dict[int, Interval] = {0: values[0]} if 0 in feeding else {}
     complete = True
     for index in range(1, len(graph.nodes)):
         node = graph.nodes[index]

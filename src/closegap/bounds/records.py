@@ -54,13 +54,15 @@ class Relaxation:
     """Two lines around an activation: `ls z + li <= act(z) <= us z + ui` on its input interval.
 
     Slopes are `[B, Q or 1, *input shape]`, intercepts `[B, Q or 1, *output shape]` or `None` for
-    zero.
+    zero. `choice`, where a rule gives it, is 1 where the lower slope is the parameter itself and
+    0 where it is fixed: other parameters need no other relaxation, only another lower slope.
     """
 
     lower_slope: Tensor
     upper_slope: Tensor
     lower_intercept: Tensor | None = None
     upper_intercept: Tensor | None = None
+    choice: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,8 @@ interval and a relaxation: two lines, with parameters that may be chosen freely.
 
 from __future__ import annotations
 
+from typing import cast
+
 from closegap.bounds.rules.affine import (
     AddRule,
     ConcatRule,
@@ -28,7 +30,15 @@ from closegap.bounds.rules.sigmoidal import SigmoidRule, TanhRule
 from closegap.bounds.rules.sign import SignRule
 from closegap.graph import ops
 
-__all__ = ["RULES", "ActivationRule", "AffineRule", "Rule", "activation_rule", "rule_of"]
+__all__ = [
+    "RULES",
+    "ActivationRule",
+    "AffineRule",
+    "Rule",
+    "activation_rule",
+    "affine_rule",
+    "rule_of",
+]
 
 RULES: dict[type, Rule] = {
     ops.Linear: LinearRule(),
@@ -63,7 +73,17 @@ def activation_rule(op: ops.Op) -> ActivationRule:
     Raises:
         TypeError: the op is affine.
     """
-    rule = RULES[type(op)]
-    if not isinstance(rule, ActivationRule):
+    if not isinstance(op, ops.ACTIVATIONS):
         raise TypeError(f"{type(op).__name__} is affine")
-    return rule
+    return cast(ActivationRule, RULES[type(op)])
+
+
+def affine_rule(op: ops.Op) -> AffineRule:
+    """The rule of an affine op.
+
+    Raises:
+        TypeError: the op is not affine.
+    """
+    if isinstance(op, ops.ACTIVATIONS):
+        raise TypeError(f"{type(op).__name__} is not affine")
+    return cast(AffineRule, RULES[type(op)])

@@ -85,6 +85,11 @@ def moved_interval(node: Node, weights: NodeWeights, parents: Sequence[Interval]
     )
 
 
+def _bias(coefficients: Tensor, bias: Tensor) -> Tensor:
+    """`[B, Q, C, H, W]` times one bias for each channel, `[B, Q]`."""
+    return coefficients.flatten(2) @ bias.repeat_interleave(prod(coefficients.shape[3:]))
+
+
 class LinearRule:
     """`y = x W^T + b` over the last axis."""
 
@@ -125,7 +130,7 @@ class ConvRule:
             folded, weights["weight"], None, op.stride, 0, 0, op.groups, op.dilation
         )
         moved = _window(full, op.pads, shapes[0][1:])
-        constant = torch.einsum("bqchw,c->bq", coefficients, weights["bias"])
+        constant = _bias(coefficients, weights["bias"])
         return [_unfold(moved, coefficients)], constant
 
     def magnitude(
@@ -171,7 +176,7 @@ class ConvTransposeRule:
         moved = F.conv2d(
             F.pad(placed, missing), weights["weight"], None, op.stride, 0, op.dilation, op.groups
         )
-        constant = torch.einsum("bqchw,c->bq", coefficients, weights["bias"])
+        constant = _bias(coefficients, weights["bias"])
         return [_unfold(moved, coefficients)], constant
 
     def magnitude(

@@ -54,7 +54,9 @@ class MaxRule:
         rivals = torch.where(leader > 0, torch.full_like(upper, -torch.inf), upper)
         decided = _decided(bounds)
         height = (rivals - theta).clamp(min=0)
-        slope = height / (upper - lower).clamp(min=TINY)
+        # Where a rival reaches above theta, its width is at least that height: never zero.
+        width = torch.where(height > 0, upper - lower, torch.ones_like(upper))
+        slope = height / torch.where(width.isinf(), torch.nan, width)
         plane = leader + slope
         intercept = -(slope * torch.where(slope > 0, lower, torch.zeros_like(lower))).sum(-1)
         ceiling = upper.amax(-1)

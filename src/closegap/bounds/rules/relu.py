@@ -13,7 +13,6 @@ from torch import Tensor
 
 from closegap.bounds.records import Interval, Relaxation, unstable
 from closegap.bounds.rules.common import line_rounding
-from closegap.core.numerics import TINY
 from closegap.graph import ops
 from closegap.graph.network import Node
 from closegap.runtime.torch_network import NodeWeights, forward_node
@@ -84,14 +83,20 @@ def _adaptive(bounds: Interval) -> Tensor:
 
 
 def _relax(bounds: Interval, alpha: Tensor | None, slope: float) -> Relaxation:
-    """Both ops at once: ReLU has the slope 0. The chord runs through both ends."""
+    """Both ops at once: ReLU has the slope 0. The chord runs through both ends.
+
+    Slopes outside their range (a warm start that was rounded, say) are moved into it, for a line
+    that is too flat is not below a leaky ReLU.
+    """
     lower, upper = bounds.lower[:, None], bounds.upper[:, None]
     on, open_ = lower >= 0, unstable(bounds)[:, None]
-    width = (upper - lower).clamp(min=TINY)
-    chord = (upper - slope * lower) / width
+    # Where open, this is above `upper > 0`, however small; an infinite one gives no line at all.
+    width = torch.where(open_, upper - lower, torch.ones_like(lower))
+    chord = (upper - slope * lower) / torch.where(width.isinf(), torch.nan, width)
     stable = torch.where(on, torch.ones_like(lower), torch.full_like(lower, slope))
     upper_slope = torch.where(open_, chord, stable)
     intercept = torch.where(open_, (slope - chord) * lower, torch.zeros_like(lower))
     if alpha is None:
-        alpha = _adaptive(bounds).clamp(min=slope)[:, None]
-    return Relaxation(torch.where(open_, alpha, stable), upper_slope, None, intercept)
+        alpha = _adaptive(bounds)[:, None]
+    lower_slope = torch.where(open_, alpha.clamp(slope, 1), stable)
+    return Relaxation(lower_slope, upper_slope, None, intercept)
