@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from closegap.attacks.gradient.cross_entropy import CrossEntropyPGD
     from closegap.attacks.gradient.fgsm import FGSM
     from closegap.attacks.gradient.gama import GAMAPGD
+    from closegap.attacks.gradient.hopping import HopPGD
     from closegap.attacks.gradient.momentum import MIFGSM
     from closegap.attacks.gradient.multi_targeted import MultiTargetedPGD
     from closegap.attacks.gradient.output_diversified import ODSPGD
@@ -27,6 +28,7 @@ __all__ = [
     "PGD",
     "AdamPGD",
     "CrossEntropyPGD",
+    "HopPGD",
     "MultiTargetedPGD",
 ]
 
@@ -35,6 +37,7 @@ _HOME = {
     "CrossEntropyPGD": "cross_entropy",
     "FGSM": "fgsm",
     "GAMAPGD": "gama",
+    "HopPGD": "hopping",
     "MIFGSM": "momentum",
     "MultiTargetedPGD": "multi_targeted",
     "ODSPGD": "output_diversified",

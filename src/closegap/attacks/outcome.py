@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,16 @@ class AttackOutcome:
     margins: Float[np.ndarray, "M"]
     evaluations: int
     finished: bool
+
+    @classmethod
+    def nothing(cls, method: str, input_shape: tuple[int, ...]) -> AttackOutcome:
+        """No candidate, after no work."""
+        points = np.zeros((0, *input_shape), dtype=np.float32)
+        return cls(method=method, points=points, margins=np.zeros(0), evaluations=0, finished=True)
+
+    def best_of(self, count: int) -> AttackOutcome:
+        """The same outcome with the `count` best candidates only."""
+        return replace(self, points=self.points[:count], margins=self.margins[:count])
 
     @property
     def margin(self) -> float:

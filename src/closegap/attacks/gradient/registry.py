@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from closegap.attacks.gradient.cross_entropy import cross_entropy_pgd
 from closegap.attacks.gradient.fgsm import fgsm
 from closegap.attacks.gradient.gama import gama_pgd
+from closegap.attacks.gradient.hopping import hop_pgd
 from closegap.attacks.gradient.method import Method
 from closegap.attacks.gradient.momentum import momentum_fgsm
 from closegap.attacks.gradient.multi_targeted import multi_targeted_pgd
@@ -31,6 +32,7 @@ METHODS: dict[str, Factory] = {
     "mt-pgd": multi_targeted_pgd,
     "ods-pgd": ods_pgd,
     "gama-pgd": gama_pgd,
+    "hop-pgd": hop_pgd,
     "sampling": sampling,
 }
 
