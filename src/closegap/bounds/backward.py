@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from closegap.bounds.crossing import cross, dot, with_slopes
+from closegap.bounds.layout import arranged_lines
 from closegap.bounds.records import ActivationBounds, Interval, LinearBound, Parameters, Relaxation
 from closegap.bounds.regions import InputSet, least
 from closegap.bounds.rules import activation_rule, affine_rule
@@ -24,7 +25,8 @@ from closegap.runtime.torch_network import TorchNetwork
 
 __all__ = ["BackwardPass", "lower_bound"]
 
-#: Terms added to every allowance for the handful of additions where branches and lines meet.
+#: Terms added to every allowance, besides one for each node: the additions where branches meet, and
+#: those of the constants.
 _EXTRA_TERMS = 8
 
 
@@ -126,10 +128,12 @@ class BackwardPass:
         bounds = self.bounds[node.inputs[0]]
         lines = self._known_lines.get(index)
         if lines is None:
-            lines = activation_rule(node.op).relax(node, bounds, None)
+            lines = arranged_lines(activation_rule(node.op).relax(node, bounds, None))
             self._known_lines[index] = lines
         if slopes is None:
             return lines
+        if self.values is not None:  # a proof takes no parameters on trust
+            slopes = activation_rule(node.op).project(node, slopes, bounds)
         if lines.choice is not None:
             return with_slopes(lines, slopes)
         return activation_rule(node.op).relax(node, bounds, slopes)
@@ -170,7 +174,7 @@ class BackwardPass:
     def _gamma(self, terms: int) -> float:
         """Relative rounding of a sum of so many terms in the pass's dtype."""
         unit = float(torch.finfo(self.network.dtype).eps) / 2
-        return gamma(terms + _EXTRA_TERMS, unit)
+        return gamma(terms + _EXTRA_TERMS + len(self.network.network.nodes), unit)
 
 
 class _State:

@@ -19,6 +19,7 @@ __all__ = [
     "MIP_BOUND_MARGIN",
     "MIP_FEASIBILITY",
     "MIP_INTEGRALITY",
+    "MIP_RESOLUTION",
     "MIP_ROW_SLACK",
     "REPLAY_SLACK",
     "SEARCH_EPSILON",
@@ -55,6 +56,8 @@ REPLAY_SLACK = 1e-5
 MIP_FEASIBILITY = 1e-9
 #: Integrality asked of MIP solvers.
 MIP_INTEGRALITY = 1e-9
+#: A solver may take a column with a smaller range for a constant: a hundred times its tolerance.
+MIP_RESOLUTION = 1e-7
 #: Coefficients below this are what HiGHS may drop (its default is 1e-9, too coarse for us).
 SMALL_COEFFICIENT = 1e-12
 #: A row that a solver claims to satisfy may be violated by this times its scale.

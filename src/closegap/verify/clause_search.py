@@ -19,6 +19,7 @@ from closegap.encode import EncodedNetwork
 from closegap.mip.model import Claim, MipBackend, SolveOptions, Status
 from closegap.mip.registry import backend, choose
 from closegap.runtime.cache import compiled
+from closegap.verify.resolution import unseen_change
 
 __all__ = [
     "OnCandidate",
@@ -110,14 +111,16 @@ def bound_allowance(encoded: EncodedNetwork) -> float:
     by delta misses the margin by delta times the weights behind them; reduced costs that are off
     by delta move a bound by delta times the columns' ranges. Both scale with the largest term of
     the margin, max |coefficient| * |column|, and `MIP_BOUND_MARGIN` leaves four orders of
-    magnitude between that and the tolerances asked for.
+    magnitude between that and the tolerances asked for. What columns of tiny range can do to the
+    margin is added, for a solver may not see them move at all.
     """
     margin = encoded.margin
     width = margin.matrix.shape[1]
     reach = np.maximum(np.abs(encoded.model.lower), np.abs(encoded.model.upper))[:width]
     terms = abs(margin.matrix).multiply(reach[None, :])
     largest = float(terms.max()) if terms.nnz else 0.0
-    return MIP_BOUND_MARGIN * max(1.0, largest, float(np.abs(margin.constant).max()))
+    scale = max(1.0, largest, float(np.abs(margin.constant).max()))
+    return MIP_BOUND_MARGIN * scale + unseen_change(encoded)
 
 
 def mixed_integer_solvers(preference: str | None = None) -> tuple[tuple[MipBackend, ...], str]:

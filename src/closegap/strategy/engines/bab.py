@@ -11,7 +11,6 @@ from closegap.core.budget import Budget
 from closegap.graph.ops import Max
 from closegap.graph.transform import max_to_relu
 from closegap.specs.query import Query
-from closegap.specs.region import bounding_box
 from closegap.strategy.session import Session
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
@@ -55,9 +54,9 @@ class InputSplitEngine:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        box = bounding_box(session.query.region)
-        free = int((box.upper > box.lower).sum())
-        if free > self.most_inputs:
+        region = session.linear.exact_region
+        free = int((region.upper > region.lower).sum())
+        if not 0 < free <= self.most_inputs:
             return
         clauses = np.sort(session.open_clauses)
         if not len(clauses):

@@ -1,0 +1,151 @@
+"""Corners where a proof once came out wrong, or an engine broke: each is held to the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper
+
+from closegap.bounds.records import Interval
+from closegap.bounds.rules import activation_rule
+from closegap.core.budget import Budget
+from closegap.core.verdict import Verdict
+from closegap.frontend import loads
+from closegap.graph import ops
+from closegap.graph.network import Network, Node
+from closegap.specs.property import Property
+from closegap.specs.query import Query
+from closegap.specs.region import Box
+from closegap.strategy.engines.bab import BranchEngine
+from closegap.strategy.session import Session
+from closegap.strategy.solve import solve
+from closegap.testing.enumeration import least_clause_margin
+from closegap.testing.networks import onnx_model, random_leaky, random_mlp
+
+PROVERS = ("crown", "alpha-crown", "bab", "input-split", "mip")
+
+
+def exact(values: list) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def one_row(row: list[float], offset: float) -> Property:
+    return Property(
+        rows=np.array([row]),
+        offsets=np.array([offset]),
+        clause=np.zeros(1, dtype=np.int64),
+        strict=False,
+        names=("only",),
+    )
+
+
+def cube(size: int, radius: float = 1.0) -> Box:
+    return Box(np.full(size, -radius), np.full(size, radius))
+
+
+def two_layers(first: float, second: float) -> Network:
+    """`-second * sum relu(first * W x + b)` with x of two entries."""
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["h"]),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Gemm", ["a", "v"], ["output"]),
+    ]
+    weights = {
+        "w": first * np.array([[1.0, -1.0], [1.0, 2.0]]),
+        "b": np.array([0.01, 0.0]) / second,
+        "v": np.full((2, 1), -second),
+    }
+    return loads(onnx_model(nodes, weights, ["N", 2]), "two layers", check=False)
+
+
+@pytest.mark.parametrize("seed", [30, 34, 38])
+def test_rounded_warm_starts_prove_nothing_wrong_of_leaky_relus(seed):
+    """Warm starts are kept in half precision, where a slope of 0.1 becomes a little less."""
+    rng = np.random.default_rng(seed)
+    network = random_leaky(rng, [2, 6, 5, 3], slope=0.1)
+    least = least_clause_margin(Query(network, cube(2), one_row([1.0, -1.0, 0.0], 0.0)), 0)
+    session = Session(Query(network, cube(2), one_row([1.0, -1.0, 0.0], -least - 1e-6)))
+    session.offer = lambda points, engine: False  # nothing but the proof
+    BranchEngine().run(session, Budget.of_seconds(4))
+    assert session.bracket.lower <= 0
+
+
+@pytest.mark.parametrize("op", [ops.Relu(), ops.LeakyRelu(0.1)])
+def test_lower_lines_hold_for_slopes_out_of_range(op):
+    rule, node = activation_rule(op), Node(op, (0,), (1,))
+    bounds = Interval(exact([[-1.0]]), exact([[2.0]]))
+    z = torch.linspace(-1, 2, 31).double()
+    value = torch.where(z > 0, z, z * getattr(op, "slope", 0.0))
+    for alpha in (-0.5, 0.0999, 1.01):
+        lines = rule.relax(node, bounds, torch.full((1, 1, 1), alpha).double())
+        assert (lines.lower_slope.flatten() * z <= value + 1e-12).all()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-31, 1e-44])
+def test_relu_lines_hold_on_tiny_intervals(size):
+    rule, node = activation_rule(ops.Relu()), Node(ops.Relu(), (0,), (1,))
+    bounds = Interval(exact([[-size]]), exact([[size]]))
+    lines = rule.relax(node, bounds, None)
+    assert lines.upper_intercept is not None
+    above = lines.upper_slope * size + lines.upper_intercept
+    assert float(above) >= size * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-31, 1e-44])
+def test_max_lines_hold_on_tiny_intervals(size):
+    rule, node = activation_rule(ops.Max()), Node(ops.Max(), (0,), ())
+    bounds = Interval(exact([[[-size, -size]]]), exact([[[size, size]]]))
+    lines = rule.relax(node, bounds, None)
+    assert lines.upper_intercept is not None
+    for point in ([size, size], [size, -size], [-size, size], [-size, -size]):
+        z = exact(point)
+        above = (lines.upper_slope * z).sum() + lines.upper_intercept
+        assert float(above) >= max(point) - 1e-12 * size
+
+
+@pytest.mark.parametrize("engine", PROVERS)
+@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1e-13, 1e-31])
+def test_networks_with_tiny_hidden_values(engine, scale):
+    """The same function whatever the scale of its hidden layer: its least margin is negative."""
+    reference = two_layers(1.0, 1.0)
+    least = least_clause_margin(Query(reference, cube(2), one_row([1.0], 0.0)), 0)
+    query = Query(two_layers(scale, 1 / scale), cube(2), one_row([1.0], -least - 0.01))
+    assert solve(query, engines=(engine,), timeout=5).verdict is not Verdict.VERIFIED
+
+
+@pytest.mark.parametrize("engine", PROVERS)
+@pytest.mark.parametrize("radius", [1e-6, 1e-9, 1e-13, 1e-31])
+def test_tiny_boxes_before_large_weights(engine, radius):
+    reference = two_layers(1.0, 1.0)
+    least = least_clause_margin(Query(reference, cube(2), one_row([1.0], 0.0)), 0)
+    query = Query(two_layers(1 / radius, 1.0), cube(2, radius), one_row([1.0], -least - 0.01))
+    assert solve(query, engines=(engine,), timeout=5).verdict is not Verdict.VERIFIED
+
+
+@pytest.mark.parametrize("engine", PROVERS)
+@pytest.mark.parametrize("offset", [0.85, 0.95])
+def test_an_activation_of_the_input_itself(engine, offset):
+    """`relu(x)` first, then one layer: the least margin is -0.9, where x = (0, 1) or so."""
+    nodes = [
+        helper.make_node("Relu", ["input"], ["a"]),
+        helper.make_node("Gemm", ["a", "w"], ["output"]),
+    ]
+    network = loads(onnx_model(nodes, {"w": np.array([[0.3], [-0.9]])}, ["N", 2]))
+    result = solve(Query(network, cube(2), one_row([1.0], offset)), engines=(engine,), timeout=5)
+    wrong = Verdict.VERIFIED if offset < 0.9 else Verdict.FALSIFIED
+    assert result.verdict is not wrong
+    if engine in ("bab", "mip"):
+        assert result.verdict is not Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("engine", PROVERS)
+def test_a_region_of_one_point(engine, rng):
+    network = random_mlp(rng, [2, 4, 3])
+    point = np.array([0.125, 0.25])
+    session = Session(Query(network, Box(point, point), one_row([1.0, -1.0, 0.0], 0.0)))
+    session.offer(point[None], "clean")
+    margin = session.bracket.upper
+    for shift, never in ((0.1, Verdict.FALSIFIED), (-0.1, Verdict.VERIFIED)):
+        query = Query(network, Box(point, point), one_row([1.0, -1.0, 0.0], shift - margin))
+        assert solve(query, engines=(engine,), timeout=5).verdict is not never
