@@ -36,8 +36,8 @@ class StrongAttack:
         sign_share: of the time that is left for networks with signs, where proofs are weak.
     """
 
-    share: float = 0.1
-    most: float = 4.0
+    share: float = 0.05
+    most: float = 3.0
     sign_share: float = 0.5
 
     def run(self, session: Session, budget: Budget) -> None:
