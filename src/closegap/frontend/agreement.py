@@ -34,16 +34,23 @@ def check_agreement(network: Network) -> None:
     as most inputs agree. Files already checked in this process are not checked again.
 
     Raises:
-        ModelError: onnxruntime cannot run the file, or the values differ.
+        ModelError: onnxruntime cannot run the file, its outputs are finite nowhere, or the values
+            differ.
     """
     if network.digest in _checked:
         return
     inputs = random_inputs(network)
     wanted, single = _outputs(network, inputs)
+    finite = np.isfinite(wanted).all(axis=1)
+    if not finite.any():
+        raise ModelError(
+            f"{network.source}: onnxruntime's outputs are not finite at any of {len(inputs)} "
+            "random inputs; train or export it again"
+        )
     scale = np.abs(wanted).max(axis=1, keepdims=True, initial=0.0)
     allowed = IR_RELATIVE_TOLERANCE * scale + IR_ABSOLUTE_TOLERANCE
     disagree = ~(np.abs(single - wanted) <= allowed).all(axis=1)
-    disagree &= np.isfinite(wanted).all(axis=1)
+    disagree &= finite
     if disagree.any():
         _excuse_or_refuse(network, inputs[disagree], wanted[disagree], len(inputs))
     _checked.add(network.digest)

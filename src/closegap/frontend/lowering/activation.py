@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import reduce
 
@@ -55,6 +56,8 @@ def _clip(call: Call) -> Value:
     """`min(max(x, low), high)` as one or two ReLUs."""
     value = call.traced(0)
     low, high = _limit(call, "min", 1, -np.inf), _limit(call, "max", 2, np.inf)
+    if low == np.inf or high == -np.inf:
+        call.fail("it clips everything to an infinity", "repair its limits")
     if np.isfinite(low):
         value = shift(call, relu(call, shift(call, value, -low)), low)
     if np.isfinite(high):
@@ -64,9 +67,15 @@ def _clip(call: Call) -> Value:
 
 
 def _limit(call: Call, name: str, index: int, default: float) -> float:
+    """The limit; the greatest float32 number, by which files say that there is none, is `default`.
+
+    Shifting by it would lose every digit of the value.
+    """
+    limit = float(call.attribute(name, default))
     if call.has(index):
-        return float(call.constant(index).reshape(-1)[0])
-    return float(call.attribute(name, default))
+        limit = float(call.constant(index).reshape(-1)[0])
+    most = float(np.finfo(np.float32).max)
+    return default if limit == math.copysign(most, default) else limit
 
 
 def _greater_of(call: Call, first: Value, second: Value) -> Value:
