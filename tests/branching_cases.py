@@ -11,8 +11,8 @@ from closegap.graph import ops
 from closegap.graph.network import Network, Node
 from closegap.specs.property import Property
 from closegap.specs.query import Query
-from closegap.specs.region import lp_ball
-from closegap.testing.enumeration import least_clause_margin
+from closegap.specs.region import Box, lp_ball
+from closegap.testing.enumeration import least_clause_margin, linear_pieces
 from tiny_networks import convolutional, dense, linear, network, residual
 
 
@@ -59,10 +59,14 @@ def cases(
     clauses: tuple[int, ...] = (1, 1),
     norm: float = np.inf,
     radius: float = 0.5,
+    least: float = 1e-5,
+    fixed: int = 0,
 ) -> Iterator[Case]:
     """Queries whose thresholds make each clause true or false by a little or a lot.
 
-    `clauses` has the number of rows of each clause. No margin is within 1e-5 of zero.
+    `clauses` has the number of rows of each clause. No margin is within `least` of zero, and the
+    first `fixed` inputs have one value only. Every network is enumerated once and asked about
+    `_THRESHOLDS` times.
     """
     for _ in range(count):
         net = kind(rng)
@@ -74,14 +78,36 @@ def cases(
             strict=True,
             names=tuple(str(i) for i in range(len(clauses))),
         )
-        region = lp_ball(
-            rng.normal(size=net.input_shape) * 0.5, radius, norm=norm, low=None, high=None
-        )
+        center = rng.normal(size=net.input_shape).astype(np.float32) * 0.5
+        region = lp_ball(center, radius, norm=norm, low=None, high=None)
+        if fixed:
+            assert isinstance(region, Box)
+            region.lower[:fixed] = region.upper[:fixed] = center[:fixed]
         query = Query(net, region, prop)
-        least = [least_clause_margin(query, c) for c in range(len(clauses))]
-        gaps = rng.choice([-1.0, 1.0, 1.0], len(clauses)) * 10 ** rng.uniform(
-            -5, -0.5, len(clauses)
-        )
-        shift = gaps - np.array(least)
-        moved = replace(prop, offsets=shift[prop.clause])
-        yield Case(replace(query, prop=moved), tuple(gaps))
+        margins = least_margins(query)
+        for _ in range(_THRESHOLDS):
+            gaps = _gaps(rng, len(clauses), least)
+            moved = replace(prop, offsets=(gaps - margins)[prop.clause])
+            yield Case(replace(query, prop=moved), tuple(gaps))
+
+
+def least_margins(query: Query) -> np.ndarray:
+    """The exact least margin of each clause; one walk over the linear regions for simple ones."""
+    prop = query.prop
+    if prop.clauses != len(prop.rows):
+        return np.array([least_clause_margin(query, c) for c in range(prop.clauses)])
+    least = np.full(prop.clauses, np.inf)
+    for region, piece in linear_pieces(query):
+        margins, constants = prop.rows @ piece.matrix, prop.rows @ piece.constant
+        found = [region.least(row) for row in margins]
+        least = np.minimum(least, found + constants + prop.offsets)
+    return least
+
+
+def _gaps(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
+    sizes = 10 ** rng.uniform(np.log10(least), -0.5, count)
+    return np.abs(sizes) if rng.random() < 0.5 else sizes * rng.choice([-1.0, 1.0], count)
+
+
+#: Thresholds asked of one enumerated network.
+_THRESHOLDS = 5

@@ -76,13 +76,11 @@ def check(case: Case, options: BranchOptions) -> BranchOutcome:
     return outcome
 
 
-@pytest.mark.parametrize("options", [BranchOptions(), LAZY], ids=["usual", "lazy"])
 @pytest.mark.parametrize("kind", RELU_KINDS)
-def test_verdicts_agree_with_enumeration(
-    kind: str, options: BranchOptions, rng: np.random.Generator
-) -> None:
-    for case in cases(rng, RELU_KINDS[kind], 12):
-        check(case, options)
+def test_verdicts_agree_with_enumeration(kind: str, rng: np.random.Generator) -> None:
+    for case in cases(rng, RELU_KINDS[kind], 2):
+        check(case, BranchOptions())
+        check(case, LAZY)
 
 
 @pytest.mark.parametrize("clauses", [(2,), (3, 1), (2, 2)])
@@ -90,11 +88,11 @@ def test_verdicts_agree_with_enumeration(
 def test_clauses_of_several_rows(
     kind: str, clauses: tuple[int, ...], rng: np.random.Generator
 ) -> None:
-    for case in cases(rng, RELU_KINDS[kind], 8, clauses=clauses):
+    for case in cases(rng, RELU_KINDS[kind], 1, clauses=clauses):
         check(case, LAZY)
 
 
 @pytest.mark.parametrize("kind", ["dense", "wide", "narrow residual"])
 def test_l1_balls(kind: str, rng: np.random.Generator) -> None:
-    for case in cases(rng, RELU_KINDS[kind], 8, norm=1, radius=0.8):
+    for case in cases(rng, RELU_KINDS[kind], 2, norm=1, radius=0.8):
         check(case, LAZY)

@@ -168,7 +168,8 @@ class _Composer:
         matrix = widen(csr_array(scaling @ value.expression.matrix), columns)
         unit = place(open_, before + np.arange(len(open_)), 1.0, (len(factor), columns))
         expression = Expression(csr_array(matrix + unit), factor * value.expression.constant)
-        rounding = 2 * gamma(2) * np.abs(factor) * np.maximum(np.abs(lower), np.abs(upper))
+        with np.errstate(invalid="ignore"):  # 0 times infinity is NaN, which no proof survives
+            rounding = 2 * gamma(2) * np.abs(factor) * np.maximum(np.abs(lower), np.abs(upper))
         self._values[index] = _Value(expression, np.abs(factor) * value.error + rounding)
 
     def _open_units(self, node: Node, feed: int, open_: np.ndarray) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 
 from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
-from closegap.core.errors import OptionError, SolverError, SoundnessError
+from closegap.core.errors import OptionError, SoundnessError
 from closegap.core.verdict import Reason, Verdict
 from closegap.specs.query import Query
 from closegap.strategy.engines import ENGINES
+from closegap.strategy.failures import describe_failure
 from closegap.strategy.result import Result
 from closegap.strategy.session import Session
 
@@ -101,12 +102,10 @@ def _run(name: str, session: Session, budget: Budget) -> Reason | None:
     started = time.monotonic()
     try:
         ENGINES[name]().run(session, budget)
-    except MemoryError:
-        session.note(f"{name} ran out of memory")
-        return Reason.MEMORY
-    except SolverError as error:
-        session.note(f"{name} failed: {error}")
-        return Reason.ENGINE_FAILED
+    except Exception as error:  # whatever one engine does, the others' verdicts stand
+        reason, note = describe_failure(name, error)
+        session.note(note)
+        return reason
     finally:
         session.engine_seconds[name] = (
             session.engine_seconds.get(name, 0.0) + time.monotonic() - started

@@ -8,11 +8,13 @@ import numpy as np
 
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
+from closegap.graph.network import Network
 from closegap.graph.ops import Max
 from closegap.graph.transform import max_to_relu
 from closegap.specs.query import Query
+from closegap.specs.region import Ball
 from closegap.strategy.session import Session
-from closegap.verify.bab.problem import split_problem
+from closegap.verify.bab.problem import is_splittable, split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.input_split import InputSplit, InputSplitOptions
@@ -47,10 +49,21 @@ class BranchEngine:
 
 @dataclass(frozen=True)
 class InputSplitEngine:
-    """Splits the input box; right where few inputs are free, whatever the activations."""
+    """Splits the input box; right where few inputs are free, whatever the activations.
+
+    Attributes:
+        options: how to search.
+        most_inputs: it does nothing where more inputs are free.
+        share: of the time that is left; the engines after it get the rest.
+        few_inputs: with more free inputs, or in a ball, boxes multiply fast: then only
+        crowded_share: of the time, unless no other engine can split the network.
+    """
 
     options: InputSplitOptions = field(default_factory=InputSplitOptions)
     most_inputs: int = 20
+    share: float = 0.8
+    few_inputs: int = 6
+    crowded_share: float = 0.2
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -64,10 +77,15 @@ class InputSplitEngine:
         search = InputSplit(
             session.linear, clauses, self.options, lambda p: session.offer(p, "input-split")
         )
-        outcome = search.run(budget)
+        outcome = search.run(budget.within(self._share(session.query, free) * budget.remaining))
         session.count(nodes=outcome.boxes, open=outcome.open)
         for clause, lower in zip(clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "input-split")
+
+    def _share(self, query: Query, free: int) -> float:
+        crowded = free > self.few_inputs or isinstance(query.region, Ball)
+        helped = is_splittable(_without_max(query.network))
+        return self.crowded_share if crowded and helped else self.share
 
 
 #: A tree that closed says "positive" without saying how much.
@@ -77,11 +95,17 @@ _PROVED = float(np.finfo(np.float32).tiny)
 def _splittable(session: Session, budget: Budget) -> tuple[Query, NetworkBounds]:
     """The query on a network without max pooling, and its activation bounds."""
     query = session.query
-    if any(isinstance(node.op, Max) for node in query.network.nodes):
-        query = replace(query, network=max_to_relu(query.network))
+    network = _without_max(query.network)
+    if network is not query.network:
+        query = replace(query, network=network)
         return query, LinearVerifier(query).activations(budget)
     bounds = session.bounds
     if bounds is None:
         bounds = session.linear.activations(budget)
         session.learn_bounds(bounds)
     return query, bounds
+
+
+def _without_max(network: Network) -> Network:
+    pools = any(isinstance(node.op, Max) for node in network.nodes)
+    return max_to_relu(network) if pools else network

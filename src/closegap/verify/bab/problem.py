@@ -21,7 +21,7 @@ from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property
 from closegap.specs.query import Query
 
-__all__ = ["Layer", "SplitProblem", "split_problem"]
+__all__ = ["Layer", "SplitProblem", "is_splittable", "split_problem"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def split_problem(
         `None` where the network has activations that cannot be split yet.
     """
     source = query.network
-    if any(not isinstance(source.nodes[i].op, _SPLITTABLE) for i in source.activations):
+    if not is_splittable(source):
         return None
     flat = {i: _flat(b) for i, b in known.activations.items()}
     original = TorchNetwork(source, dtype=torch.float64)
@@ -144,6 +144,11 @@ def split_problem(
         clauses=clauses,
         input_shape=source.input_shape,
     )
+
+
+def is_splittable(network: Network) -> bool:
+    """True iff every activation can be split by its sign (max pooling: once rewritten)."""
+    return all(isinstance(network.nodes[i].op, _SPLITTABLE) for i in network.activations)
 
 
 _SPLITTABLE = ops.Relu | ops.LeakyRelu

@@ -1,0 +1,132 @@
+"""The reduced network is the original on the region, within the slack it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from closegap.bounds.intermediate import NetworkBounds
+from closegap.core.budget import Budget
+from closegap.encode import reduced as reduced_module
+from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.graph.network import Network
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.property import robustness_property
+from closegap.specs.query import Query
+from closegap.specs.region import lp_ball
+from closegap.testing import networks
+from closegap.verify.incomplete import LinearVerifier
+
+MAKERS: dict[str, Callable[[np.random.Generator], Network]] = {
+    "dense": lambda rng: networks.random_mlp(rng, [4, 10, 9, 3]),
+    "leaky": lambda rng: networks.random_leaky(rng, [4, 10, 9, 3]),
+    "conv": networks.random_conv,
+    "residual": networks.random_residual,
+}
+
+Flat = dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+def flat(bounds: NetworkBounds) -> Flat:
+    return {
+        i: (b.lower[0].flatten().numpy(), b.upper[0].flatten().numpy())
+        for i, b in bounds.activations.items()
+    }
+
+
+def reduce(
+    network: Network, rng: np.random.Generator, radius: float
+) -> tuple[Query, Flat, ReducedNetwork]:
+    center = rng.uniform(0.3, 0.7, network.input_shape)
+    region = lp_ball(center, radius)
+    query = Query(network, region, robustness_property(0, 3))
+    bounds = flat(LinearVerifier(query).activations(Budget()))
+    reach = np.maximum(np.abs(region.lower), np.abs(region.upper)).reshape(-1)
+    found = reduce_network(network, bounds, reach)
+    assert found is not None
+    return query, bounds, found
+
+
+@pytest.fixture(autouse=True)
+def always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny networks are not worth reducing, but must come out right all the same."""
+    monkeypatch.setattr(reduced_module, "_WORTH", np.inf)
+
+
+@pytest.mark.parametrize("radius", [0.001, 0.05, 0.3])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_values_agree_within_the_slack(kind: str, radius: float, rng: np.random.Generator) -> None:
+    network = MAKERS[kind](rng)
+    query, _, found = reduce(network, rng, radius)
+    box = query.region
+    share = rng.choice([0.0, 1.0, 0.5], size=(200, *network.input_shape))
+    share[:100] = rng.uniform(size=(100, *network.input_shape))
+    points = box.lower + share * (box.upper - box.lower)
+    original = TorchNetwork(network, dtype=torch.float64).values(torch.as_tensor(points))
+    small = TorchNetwork(found.network, dtype=torch.float64)
+    values = small.values(torch.as_tensor(points.reshape(200, -1)))
+    largest = max(float(v.abs().max()) for v in original)
+    for index, (feed, neurons) in found.origin.items():
+        expected = original[feed].flatten(1)[:, neurons]
+        assert_within(values[index], expected, found.slack[index], largest)
+    last = found.network.output
+    assert_within(values[last], original[-1].flatten(1), found.slack[last], largest)
+
+
+def assert_within(
+    value: torch.Tensor, expected: torch.Tensor, slack: np.ndarray, largest: float
+) -> None:
+    # Errors of earlier units pass through later weights: the pass counts them node by node, a
+    # forward evaluation meets their sum. Both evaluations round, too.
+    allowed = 1e-12 * (1 + largest) + slack
+    assert ((value - expected).abs() <= torch.as_tensor(allowed)).all()
+    assert (slack >= 0).all()
+    assert (slack <= 1e-10 * (1 + largest)).all()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_units_are_the_unstable_neurons(kind: str, rng: np.random.Generator) -> None:
+    network = MAKERS[kind](rng)
+    _, bounds, found = reduce(network, rng, 0.1)
+    expected = {
+        (feed, int(i))
+        for feed, (lower, upper) in bounds.items()
+        for i in np.flatnonzero((lower < 0) & (upper > 0))
+    }
+    origins = [(feed, int(i)) for feed, places in found.origin.values() for i in places]
+    assert set(origins) == expected
+    assert len(origins) == len(expected)
+    for index, (feed, places) in found.origin.items():
+        lower, upper = found.bounds[index]
+        assert (lower == bounds[feed][0][places]).all()
+        assert (upper == bounds[feed][1][places]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bound_that_is_not_finite_never_hides_a_neuron(
+    bad: float, rng: np.random.Generator
+) -> None:
+    network = networks.random_mlp(rng, [3, 5, 3])
+    _, bounds, _ = reduce(network, rng, 0.1)
+    feed = next(iter(bounds))
+    lower, upper = (side.copy() for side in bounds[feed])
+    lower[2], upper[2] = -bad, bad
+    found = reduce_network(network, {feed: (lower, upper)}, np.ones(3))
+    assert found is not None
+    kept = 2 in {int(i) for _, places in found.origin.values() for i in places}
+    assert kept or not np.isfinite(found.slack[found.network.output]).all()
+
+
+def test_other_activations_and_costly_reductions_are_left_alone(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sigmoid = networks.random_sigmoid(rng, [3, 4, 3])
+    bounds = {i: (np.full(4, -1.0), np.full(4, 1.0)) for i in sigmoid.pre_activations}
+    assert reduce_network(sigmoid, bounds, np.ones(3)) is None
+    monkeypatch.setattr(reduced_module, "_WORTH", 0.1)
+    dense = networks.random_mlp(rng, [3, 4, 3])
+    bounds = {i: (np.full(4, -1.0), np.full(4, 1.0)) for i in dense.pre_activations}
+    assert reduce_network(dense, bounds, np.ones(3)) is None

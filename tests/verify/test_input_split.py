@@ -1,0 +1,93 @@
+"""Input splitting decides what enumeration decides, and loses no part of the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from branching_cases import RELU_KINDS, cases
+from closegap.core.budget import Budget
+from closegap.graph import ops
+from closegap.graph.network import Network
+from closegap.specs.query import Query
+from closegap.specs.region import Box
+from closegap.testing.enumeration import clause_margin
+from closegap.verify.incomplete import LinearVerifier
+from closegap.verify.input_split import InputSplit, InputSplitOptions, InputSplitOutcome
+from tiny_networks import dense, pooled
+
+KINDS: dict[str, Callable[[np.random.Generator], Network]] = {
+    **{k: RELU_KINDS[k] for k in ("dense", "leaky", "narrow residual", "residual")},
+    "pooled": pooled,
+}
+
+
+def search(
+    query: Query, *, seconds: float = 30.0, offered: list[np.ndarray] | None = None
+) -> tuple[InputSplitOutcome, bool]:
+    region = query.region
+    assert isinstance(region, Box)
+    hits = []
+
+    def judge(points: np.ndarray) -> bool:
+        if offered is not None:
+            offered.append(points)
+        inside = np.clip(points, region.lower, region.upper)
+        for clause in range(query.prop.clauses):
+            if (clause_margin(query, clause, inside) < 0).any():
+                hits.append(clause)
+        return bool(hits)
+
+    clauses = np.arange(query.prop.clauses)
+    options = InputSplitOptions(batch=256, first=4)
+    split = InputSplit(LinearVerifier(query), clauses, options, judge)
+    return split.run(Budget.of_seconds(seconds)), bool(hits)
+
+
+@pytest.mark.parametrize("clauses", [(1, 1), (2,), (1, 2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_verdicts_agree_with_enumeration(
+    kind: str, clauses: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    for case in cases(rng, KINDS[kind], 1, clauses=clauses, least=1e-3):
+        outcome, hit = search(case.query)
+        assert outcome.broken == hit == (case.margin < 0)
+        if case.margin > 0:
+            assert outcome.open == 0
+            assert np.isposinf(outcome.lower).all()
+        else:
+            assert (outcome.lower[np.array(case.margins) < 0] <= 0).all()
+
+
+def test_bounds_of_an_unfinished_search_hold(rng: np.random.Generator) -> None:
+    for case in cases(rng, KINDS["dense"], 1, radius=2.0):
+        outcome, _ = search(case.query, seconds=0.05)
+        margins = np.array(case.margins)
+        open_ = np.isfinite(outcome.lower)
+        assert (outcome.lower[open_] <= margins[open_]).all()
+        if outcome.open == 0 and not outcome.broken:
+            assert case.margin > 0
+
+
+def test_fixed_inputs_stay_fixed(rng: np.random.Generator) -> None:
+    for case in cases(rng, lambda r: dense(r, [4, 5, 3], ops.Relu()), 1, fixed=2):
+        offered: list[np.ndarray] = []
+        outcome, hit = search(case.query, offered=offered)
+        box = case.query.region
+        fixed = box.lower == box.upper
+        assert fixed.sum() == 2
+        for points in offered:
+            assert (points[:, fixed] == box.lower[fixed]).all()
+            assert (points >= box.lower).all()
+            assert (points <= box.upper).all()
+        assert hit == (case.margin < 0)
+        assert outcome.broken == hit
+
+
+def test_no_time(rng: np.random.Generator) -> None:
+    case = next(cases(rng, KINDS["dense"], 1))
+    outcome, _ = search(case.query, seconds=0)
+    assert np.isneginf(outcome.lower).all()
+    assert outcome.open == 1
