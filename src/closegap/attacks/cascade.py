@@ -93,8 +93,9 @@ def thorough_stages(query: Query) -> tuple[Stage, ...]:
         return (*descents, Stage(Hopping(restarts=8, hops=5), SIGN_WIDTHS[0], resume=True))
     stages = [
         Stage(Descent("ods-pgd", steps=60, restarts=20, diversify=8)),
+        Stage(Hopping(hops=10), resume=True),
         Stage(Descent("mt-pgd", steps=60, targets=EVERY_CLAUSE, restarts=2, diversify=5)),
-        Stage(Hopping(), resume=True),
+        Stage(Hopping(hops=20), resume=True),
     ]
     if query.prop.label is not None:
         gama = Descent("gama-pgd", loss=GamaLoss(), steps=60, restarts=20, diversify=5)

@@ -44,7 +44,7 @@ def norm_value(norm: Norm) -> float:
 def attack_images(
     model: Model,
     images: Float[Tensor, "B ..."],
-    labels: Int[Tensor, "B"],
+    labels: Int[Tensor, "labels"],
     method: Method[Any],
     *,
     eps: float,

@@ -41,7 +41,7 @@ class MIFGSM:
     seed: int = 0
 
     def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "B"]
+        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
     ) -> Float[Tensor, "B ..."]:
         """Images in [0, 1] and true labels in, perturbed images out."""
         method = momentum_fgsm(AttackOptions(steps=self.steps, restarts=self.restarts))

@@ -36,7 +36,7 @@ class PGD:
     seed: int = 0
 
     def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "B"]
+        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
     ) -> Float[Tensor, "B ..."]:
         """Images in [0, 1] and true labels in, perturbed images out."""
         method = pgd(AttackOptions(steps=self.steps, restarts=self.restarts))

@@ -38,7 +38,7 @@ class AdamPGD:
     seed: int = 0
 
     def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "B"]
+        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
     ) -> Float[Tensor, "B ..."]:
         """Images in [0, 1] and true labels in, perturbed images out."""
         method = adam_pgd(AttackOptions(steps=self.steps, restarts=self.restarts))

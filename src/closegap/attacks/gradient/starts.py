@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from closegap.attacks.gradient.problem import Problem
+from closegap.attacks.gradient.problem import Problem, take
 from closegap.attacks.projection import project, sample
 
 __all__ = ["CenterStart", "GivenStart", "Start", "UniformStart"]
@@ -66,9 +66,15 @@ class GivenStart:
             given = self.points.get(place)
             if given is None or not len(given):
                 continue
-            flat = torch.as_tensor(given.reshape(len(given), -1)).to(start)
+            flat = _into(problem, row, torch.as_tensor(given.reshape(len(given), -1)).to(start))
             lane = torch.arange(start.shape[1], device=start.device)
             again = (lane >= len(flat)).to(start)[:, None] * self.jitter
             chosen = flat[lane % len(flat)]
             start[row] = chosen + again * (start[row] - chosen)
         return project(problem.regions, start)
+
+
+def _into(problem: Problem, row: int, points: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
+    """Points projected into one query's region."""
+    regions = take(problem.regions, torch.tensor([row], device=points.device))
+    return project(regions, points[None])[0]

@@ -63,6 +63,9 @@ class SteepestStepper:
 class AdamStepper:
     """Adam in coordinates scaled so that every input's range has the same length.
 
+    Meant for boxes: in a ball its steps are not along the gradient, so it stops short of the rim's
+    best point.
+
     Source: Kingma and Ba (2015).
     """
 
