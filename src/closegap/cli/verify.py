@@ -67,6 +67,8 @@ def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
 
     result: Path | None = options["result"]
     require_writable(result, "--result")
+    if result is not None:
+        _write(result, "unknown\n")  # however this run ends, the answer of an earlier one is gone
     seconds = _DEFAULT_SECONDS if options["timeout"] is None else options["timeout"]
     try:
         record = verify_file(
