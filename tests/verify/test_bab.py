@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -96,3 +99,32 @@ def test_clauses_of_several_rows(
 def test_l1_balls(kind: str, rng: np.random.Generator) -> None:
     for case in cases(rng, RELU_KINDS[kind], 2, norm=1, radius=0.8):
         check(case, LAZY)
+
+
+@pytest.mark.parametrize("kind", ["dense", "leaky", "convolutional"])
+def test_regions_without_unstable_units(kind: str, rng: np.random.Generator) -> None:
+    stable = 0
+    for case in cases(rng, RELU_KINDS[kind], 2, clauses=(2, 1), radius=1e-4):
+        stable += problem_of(case.query).units == 0
+        check(case, LAZY)
+    assert stable
+
+
+@pytest.mark.parametrize("kind", ["dense", "narrow residual"])
+def test_l2_balls_hold_against_sampling(kind: str, rng: np.random.Generator) -> None:
+    # No enumeration of an l2 ball: its box bounds the margin from below, samples from above.
+    for case in islice(cases(rng, RELU_KINDS[kind], 1, clauses=(1,)), 3):
+        box = case.query.region
+        center = (box.lower + box.upper) / 2
+        query = replace(case.query, region=Ball(box, center, 0.5, 2))
+        angle = np.linspace(0, 2 * np.pi, 2001)
+        fan = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        points = np.concatenate([center + 0.5 * s * fan for s in np.linspace(0, 1, 21)])
+        sampled = float(clause_margin(query, 0, points).min())
+        for gap in (0.02, -0.02):
+            offsets = query.prop.offsets + (gap - sampled)
+            moved = replace(query, prop=replace(query.prop, offsets=offsets))
+            outcome, judge = search(moved, LAZY)
+            assert outcome.accounting.balanced
+            assert outcome.finished == (gap > 0)
+            assert (judge.found is not None) == outcome.broken == (gap < 0)
