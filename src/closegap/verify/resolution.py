@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from closegap.core.numerics import MIP_RESOLUTION, SIGN_GAP
 from closegap.encode import EncodedNetwork
+from closegap.encode.expression import Expression
 from closegap.encode.units import (
     CopyUnits,
     MaxUnits,
@@ -45,9 +46,9 @@ def unseen_change(encoded: EncodedNetwork) -> float:
     if not lost.any():
         return 0.0
     for block in encoded.units:
-        rule = _RULES.get(type(block))
-        if rule is not None:
-            matrix = block.expression.matrix
+        rule, expression = _RULES.get(type(block)), getattr(block, "expression", None)
+        if rule is not None and isinstance(expression, Expression):
+            matrix = expression.matrix
             rule(block, np.asarray(abs(matrix) @ lost[: matrix.shape[1]]), lost)
             lost = np.minimum(lost, width)
     margin = encoded.margin.matrix
