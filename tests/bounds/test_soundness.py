@@ -172,8 +172,10 @@ def test_balls_cut_by_the_pixel_box_match_a_solver(norm: int, rng: np.random.Gen
                 both,
                 A_ub=np.ones((1, 2 * size)),
                 b_ub=[region.radius],
-                bounds=[*zip(0 * middle, box.upper - middle, strict=True)]
-                + [*zip(0 * middle, middle - box.lower, strict=True)],
+                bounds=[
+                    *zip(0 * middle, box.upper - middle, strict=True),
+                    *zip(0 * middle, middle - box.lower, strict=True),
+                ],
             )
             truth = cost @ middle + answer.fun
         else:

@@ -108,14 +108,7 @@ class Ascent:
                 break
             if budget.expired or not bool(open_.any()) or not lower.requires_grad:
                 break
-            climb.step(
-                lower,
-                open_,
-                self.options.slope_rate,
-                self.options.split_rate,
-                done,
-                self.options.decay,
-            )
+            climb.step(lower, open_, self._rates(done), done)
             alive = open_.any(dim=1)
             if len(alive) > 1 and float(alive.sum()) <= (1 - _COMPACT) * len(alive):
                 kept = alive.nonzero()[:, 0]
@@ -123,6 +116,11 @@ class Ascent:
                 work.keep(kept)
         best, parameters = climb.result()
         return AscentResult(best, parameters, done)
+
+    def _rates(self, count: int) -> tuple[float, float]:
+        """Adam's steps on slopes and on split multipliers."""
+        decay = self.options.decay**count
+        return self.options.slope_rate * decay, self.options.split_rate * decay
 
     def _open(self, best: Tensor) -> Tensor:
         """Rows that still need work, `[B, Q]`."""

@@ -103,24 +103,19 @@ class Climb:
         self._signs = {i: s if len(s) == 1 else s[kept] for i, s in self._signs.items()}
         self._bounds = {i: b.select(kept) for i, b in self._bounds.items()}
 
-    def step(
-        self,
-        lower: Tensor,
-        open_: Tensor,
-        slope_rate: float,
-        split_rate: float,
-        count: int,
-        decay: float,
-    ) -> None:
-        """One projected Adam step up the sum of the open rows' bounds."""
+    def step(self, lower: Tensor, open_: Tensor, rates: tuple[float, float], count: int) -> None:
+        """Adam's `count`-th projected step up the sum of the open rows' bounds.
+
+        `rates` are those of slopes and of split multipliers, the latter in units of their scale.
+        """
         keys = list(self._values)
         gain = torch.where(open_, lower, torch.zeros_like(lower)).sum()
         gradients = torch.autograd.grad(gain, [self._values[k] for k in keys], allow_unused=True)
         for key, gradient in zip(keys, gradients, strict=True):
             if gradient is None:
                 continue
-            rate = slope_rate if key[0] == "slope" else split_rate * self._scales[key[1]]
-            self._values[key] = self._moved(key, gradient, rate * decay**count, count)
+            rate = rates[0] if key[0] == "slope" else rates[1] * self._scales[key[1]]
+            self._values[key] = self._moved(key, gradient, rate, count)
 
     def _moved(self, key: Key, gradient: Tensor, rate: float, count: int) -> Tensor:
         mean = self._mean[key].mul_(_MOMENTUM).add_(gradient, alpha=1 - _MOMENTUM)
