@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import closegap as cg
-from closegap.attacks.cascade import quick_stages, run_stages, thorough_stages
+from closegap.attacks.cascade import Stage, quick_stages, run_stages, thorough_stages
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
@@ -32,13 +32,14 @@ from closegap.specs.vnnlib import load_vnnlib, queries
 from common import data_root, print_table
 
 Work = Callable[[], Sequence[AttackOutcome]]
+Choice = Callable[[Query], tuple[Stage, ...]]
 
 MODELS = (("bab_attack/A_mnist_madry_tiny.onnx", 0.3), ("lippa/ADV_MLP_B_0.1.onnx", 0.1))
 HARD = (
     ("bab_attack/A_mnist_madry_tiny.onnx", "A_mip_unsafe.txt"),
     ("bab_attack/B_mnist_cnn_a_adv.onnx", "B_mip_unsafe.txt"),
 )
-SIZES = ((10, 1), (50, 1), (100, 1), (20, 5), (50, 5), (100, 5), (50, 20))
+SIZES = ((10, 1), (50, 1), (200, 1), (20, 5), (50, 5), (50, 20))
 IMAGE_COLUMNS = ("attack", "steps", "restarts", "robust", "mean margin left", "s", "cpu s")
 
 
@@ -99,6 +100,15 @@ class Subject:
             lambda: run(self.torch_network, self.asked, method, budget),
         )
 
+    def cascade(
+        self, name: str, choose: Callable[[Query], tuple[Stage, ...]], seed: int
+    ) -> list[str]:
+        budget = Budget(seed=seed)
+        return self.row(
+            (name, "-", "-"),
+            lambda: [run_stages(self.torch_network, q, choose(q), budget) for q in self.asked],
+        )
+
 
 def image_subjects(limit: int) -> Iterator[tuple[str, Subject]]:
     for model, eps in MODELS:
@@ -122,15 +132,7 @@ def methods(settings: Settings) -> None:
     for title, subject in image_subjects(settings.limit):
         rows = [subject.attack(name, AttackOptions(), settings.seed) for name in METHODS]
         for name, choose in stages.items():
-            rows.append(
-                subject.row(
-                    (name, "-", "-"),
-                    lambda s=subject, c=choose: [
-                        run_stages(s.torch_network, q, c(q), Budget(seed=settings.seed))
-                        for q in s.asked
-                    ],
-                )
-            )
+            rows.append(subject.cascade(name, choose, settings.seed))
         print_table(title, IMAGE_COLUMNS, rows)
 
 

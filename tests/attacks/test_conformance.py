@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from closegap.attacks.gradient.descent import Descent
+from closegap.attacks.gradient.hopping import Hopping
 from closegap.attacks.gradient.method import Method
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
@@ -17,7 +19,9 @@ class Registered(AttackCase):
     name = ""
 
     def method(self) -> Method[Any]:
-        return make_method(self.name, AttackOptions(steps=12, restarts=4))
+        if self.name == "hop-pgd":
+            return Hopping(hops=2, restarts=3, descent=Descent("hop", steps=3, step_size=0.3))
+        return make_method(self.name, AttackOptions(steps=8, restarts=3))
 
 
 NEEDS_LABEL = ("pgd-ce", "gama-pgd")
