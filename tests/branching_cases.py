@@ -59,12 +59,11 @@ def cases(
     clauses: tuple[int, ...] = (1, 1),
     norm: float = np.inf,
     radius: float = 0.5,
-    least: float = 1e-5,
     fixed: int = 0,
 ) -> Iterator[Case]:
     """Queries whose thresholds make each clause true or false by a little or a lot.
 
-    `clauses` has the number of rows of each clause. No margin is within `least` of zero, and the
+    `clauses` has the number of rows of each clause. No margin is within 1e-4 of zero, and the
     first `fixed` inputs have one value only. Every network is enumerated once and asked about
     `_THRESHOLDS` times.
     """
@@ -86,7 +85,7 @@ def cases(
         query = Query(net, region, prop)
         margins = least_margins(query)
         for _ in range(_THRESHOLDS):
-            gaps = _gaps(rng, len(clauses), least)
+            gaps = _gaps(rng, len(clauses))
             moved = replace(prop, offsets=(gaps - margins)[prop.clause])
             yield Case(replace(query, prop=moved), tuple(gaps))
 
@@ -104,8 +103,8 @@ def least_margins(query: Query) -> np.ndarray:
     return least
 
 
-def _gaps(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
-    sizes = 10 ** rng.uniform(np.log10(least), -0.5, count)
+def _gaps(rng: np.random.Generator, count: int) -> np.ndarray:
+    sizes = 10 ** rng.uniform(-4, -0.5, count)
     return np.abs(sizes) if rng.random() < 0.5 else sizes * rng.choice([-1.0, 1.0], count)
 
 

@@ -48,6 +48,30 @@ def compare(tree: Tree, model: list[Plain], roots: int) -> None:
         assert (sign[len(node.path) :] == 0).all()
 
 
+def split(tree: Tree, model: list[Plain], chosen: list[int], units: list[int]) -> None:
+    children = tree.split(np.array(chosen), np.array(units))
+    assert list(children) == list(range(len(model), len(model) + 2 * len(chosen)))
+    for sign in (1, -1):
+        for index, unit in zip(chosen, units, strict=True):
+            parent = model[index]
+            parent.state = NodeState.SPLIT
+            model.append(Plain(parent.root, ((unit, sign), *parent.path), parent.lower))
+
+
+def raise_lower(tree: Tree, model: list[Plain], chosen: list[int], values: list[float]) -> None:
+    tree.raise_lower(np.array(chosen), np.array(values))
+    for index, value in zip(chosen, values, strict=True):
+        if value > model[index].lower:
+            model[index].lower = value
+
+
+def leave(tree: Tree, model: list[Plain], chosen: list[int], step: str) -> None:
+    state = NodeState.CLOSED if step == "close" else NodeState.STUCK
+    (tree.close if step == "close" else tree.give_up)(np.array(chosen))
+    for index in chosen:
+        model[index].state = state
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_random_histories_agree_with_the_model(data: st.DataObject) -> None:
@@ -62,39 +86,25 @@ def test_random_histories_agree_with_the_model(data: st.DataObject) -> None:
             break
         chosen = data.draw(st.lists(st.sampled_from(open_), min_size=1, max_size=5, unique=True))
         step = data.draw(st.sampled_from(["split", "split", "close", "give up", "raise"]))
-        nodes = np.array(chosen)
         if step == "split":
-            units = [data.draw(st.integers(0, 99)) for _ in chosen]
-            children = tree.split(nodes, np.array(units))
-            assert list(children) == list(range(len(model), len(model) + 2 * len(chosen)))
-            for sign in (1, -1):
-                for index, unit in zip(chosen, units, strict=True):
-                    parent = model[index]
-                    parent.state = NodeState.SPLIT
-                    path = ((unit, sign), *parent.path)
-                    model.append(Plain(parent.root, path, parent.lower))
+            split(tree, model, chosen, [data.draw(st.integers(0, 99)) for _ in chosen])
         elif step == "raise":
-            values = [data.draw(st.floats(-9, 9) | st.just(np.nan)) for _ in chosen]
-            tree.raise_lower(nodes, np.array(values))
-            for index, value in zip(chosen, values, strict=True):
-                if value > model[index].lower:
-                    model[index].lower = value
+            raise_lower(
+                tree, model, chosen, [data.draw(st.floats(-9, 9) | st.just(np.nan)) for _ in chosen]
+            )
         else:
-            state = NodeState.CLOSED if step == "close" else NodeState.STUCK
-            (tree.close if step == "close" else tree.give_up)(nodes)
-            for index in chosen:
-                model[index].state = state
+            leave(tree, model, chosen, step)
         compare(tree, model, roots)
 
 
-@pytest.mark.parametrize("leave", ["close", "give_up", "split"])
-def test_a_node_leaves_the_open_ones_once(leave: str) -> None:
+@pytest.mark.parametrize("call", ["close", "give_up", "split"])
+def test_a_node_leaves_the_open_ones_once(call: str) -> None:
     tree = Tree()
     nodes = tree.add_roots(np.zeros(2))
     tree.close(nodes[:1])
-    arguments = (nodes, np.zeros(2, np.int64)) if leave == "split" else (nodes,)
+    arguments = (nodes, np.zeros(2, np.int64)) if call == "split" else (nodes,)
     with pytest.raises(ValueError, match="only open nodes"):
-        getattr(tree, leave)(*arguments)
+        getattr(tree, call)(*arguments)
     account = tree.accounting()
     assert (account.created, account.closed, account.open) == (2, 1, 1)
 

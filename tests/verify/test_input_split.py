@@ -51,7 +51,7 @@ def search(
 def test_verdicts_agree_with_enumeration(
     kind: str, clauses: tuple[int, ...], rng: np.random.Generator
 ) -> None:
-    for case in cases(rng, KINDS[kind], 1, clauses=clauses, least=1e-3):
+    for case in cases(rng, KINDS[kind], 1, clauses=clauses):
         outcome, hit = search(case.query)
         assert outcome.broken == hit == (case.margin < 0)
         if case.margin > 0:
