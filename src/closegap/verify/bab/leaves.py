@@ -26,7 +26,7 @@ from torch import Tensor
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.records import LinearBound
 from closegap.core.budget import Budget
-from closegap.core.numerics import FLOAT64_UNIT, gamma
+from closegap.core.numerics import FLOAT64_UNIT, gamma, gamma
 from closegap.mip.certify import certified_lower_bound
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
@@ -128,7 +128,7 @@ class LeafPrograms:
         with torch.no_grad():
             start = problem.exact.network.output
             found = exact.run(start, problem.rows[which])
-            margins = _below(found, problem.offsets[which])
+            margins = self._below(found, problem.offsets[which])
             walls = [self._walls(exact, layer, signs[:, layer.units]) for layer in problem.layers]
         split = np.asarray(signs.numpy()) != 0
         matrix = np.concatenate([w[0] for w in walls], axis=1) if walls else None
@@ -149,7 +149,21 @@ class LeafPrograms:
         rows = torch.zeros(len(signs), units, size, dtype=torch.float64)
         rows[:, torch.arange(units), layer.indices] = -signs.double()
         found = exact.run(layer.feed, rows.reshape(len(signs), units, *shape))
-        return _below(found, torch.zeros(len(signs), units, dtype=torch.float64))
+        return self._below(found, torch.zeros(len(signs), units, dtype=torch.float64))
+
+    def _below(
+        self, found: LinearBound, offsets: Tensor
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coefficients `[B, R, D]`, and constants `[B, R]` with all rounding taken off.
+
+        The input gathers coefficients from every layer; those additions are counted here.
+        """
+        coefficients = _numpy(found.coefficients.flatten(2))
+        terms = len(self._problem.exact.network.nodes)
+        gathered = gamma(terms) * (np.abs(coefficients) @ self._reach)
+        size = found.constant.abs() + offsets.abs() + found.rounding
+        constant = found.constant + offsets - 2 * found.rounding - 8 * FLOAT64_UNIT * size
+        return coefficients, _numpy(constant) - gathered
 
     def _leaf(
         self, margins: _Planes, walls: _Planes, budget: Budget
@@ -242,13 +256,6 @@ class LeafPrograms:
         size = float(np.abs(step) @ np.abs(self._center)) + length * region.radius
         side = float(step @ self._center) + length * region.radius
         return step, side + 4 * gamma(len(step) + 8) * size
-
-
-def _below(found: LinearBound, offsets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients `[B, R, D]`, and constants `[B, R]` with all rounding taken off."""
-    size = found.constant.abs() + offsets.abs() + found.rounding
-    constant = found.constant + offsets - 2 * found.rounding - 8 * FLOAT64_UNIT * size
-    return _numpy(found.coefficients.flatten(2)), _numpy(constant)
 
 
 def _with_row(model: Model, row: NDArray[np.float64], side: float) -> Model:
