@@ -26,7 +26,7 @@ from torch import Tensor
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.records import LinearBound
 from closegap.core.budget import Budget
-from closegap.core.numerics import FLOAT64_UNIT, gamma, gamma
+from closegap.core.numerics import FLOAT64_UNIT, gamma
 from closegap.mip.certify import certified_lower_bound
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
