@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from closegap.bounds.layout import flat_pair
 from closegap.bounds.records import Relaxation
 
 __all__ = ["cross", "dot", "with_slopes"]
@@ -27,7 +28,7 @@ def cross(spread: Tensor, coefficients: Tensor, lines: Relaxation) -> tuple[Tens
     """
     if _only_lower_slope_varies(lines):
         assert lines.upper_intercept is not None
-        moved, constant = _HingeCrossing.apply(
+        moved, constant = _HingeCrossing.apply(  # type: ignore[no-untyped-call]  # torch has no types
             coefficients, lines.lower_slope, lines.upper_slope, lines.upper_intercept
         )
         return cast(Tensor, moved), cast(Tensor, constant)
@@ -44,11 +45,12 @@ def cross(spread: Tensor, coefficients: Tensor, lines: Relaxation) -> tuple[Tens
 
 def dot(rows: Tensor, vector: Tensor) -> Tensor:
     """`[B, Q, ...] . [B or 1, Q or 1, ...] -> [B, Q]`, as a matrix product where it is one."""
-    if vector.shape[1] == 1:
-        if vector.shape[0] == 1:
-            return rows.flatten(2) @ vector.flatten()
-        return torch.matmul(rows.flatten(2), vector.flatten(2).transpose(1, 2))[..., 0]
-    return (rows * vector).flatten(2).sum(2)
+    flat, other = flat_pair(rows, vector.expand(*vector.shape[:2], *rows.shape[2:]))
+    if other.shape[1] == 1:
+        if other.shape[0] == 1:
+            return flat @ other[0, 0]
+        return torch.matmul(flat, other.transpose(1, 2))[..., 0]
+    return (flat * other).sum(2)
 
 
 def with_slopes(lines: Relaxation, parameters: Tensor) -> Relaxation:

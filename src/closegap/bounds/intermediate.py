@@ -30,7 +30,7 @@ _MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.Add)
 #: Tensors of a node's size that one backward row holds at a time.
 _COPIES = 8
 #: More than this at a time leaves the processor's caches and is slower, not faster.
-_CACHED_BYTES = 4 * 1024**2
+_CACHED_BYTES = 8 * 1024**2
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor
 
+from closegap.bounds.layout import arranged, flat_pair
 from closegap.bounds.records import Interval
 from closegap.bounds.rules.base import Shape
 from closegap.core.numerics import gamma
@@ -87,7 +88,9 @@ def moved_interval(node: Node, weights: NodeWeights, parents: Sequence[Interval]
 
 def _bias(coefficients: Tensor, bias: Tensor) -> Tensor:
     """`[B, Q, C, H, W]` times one bias for each channel, `[B, Q]`."""
-    return coefficients.flatten(2) @ bias.repeat_interleave(prod(coefficients.shape[3:]))
+    shape = coefficients.shape[2:]
+    flat, constant = flat_pair(coefficients, bias[None, None, :, None, None].expand(1, 1, *shape))
+    return flat @ constant[0, 0]
 
 
 class LinearRule:
@@ -125,11 +128,7 @@ class ConvRule:
     ) -> Adjoint:
         """See `AffineRule`."""
         op = cast(ops.Conv, node.op)
-        folded = _fold(coefficients)
-        full = F.conv_transpose2d(
-            folded, weights["weight"], None, op.stride, 0, 0, op.groups, op.dilation
-        )
-        moved = _window(full, op.pads, shapes[0][1:])
+        moved = _transposed(arranged(_fold(coefficients)), weights["weight"], op, shapes[0][1:])
         constant = _bias(coefficients, weights["bias"])
         return [_unfold(moved, coefficients)], constant
 
@@ -140,6 +139,25 @@ class ConvRule:
         kernel = prod(weights["weight"].shape[2:])
         terms = kernel * max(weights["weight"].shape[0], weights["weight"].shape[1])
         return weighted_magnitude(node, weights, parents), terms + node.size
+
+
+def _transposed(folded: Tensor, weight: Tensor, op: ops.Conv, size: Shape) -> Tensor:
+    """The transposed convolution, cut to the `size` that lies within the pads."""
+    kernel = weight.shape[2:]
+    sides = zip(folded.shape[2:], op.stride, op.dilation, kernel, op.pads[:2], size, strict=True)
+    further = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for m, s, d, k, p, n in sides]
+    reach = [max(s, d) for s, d in zip(op.stride, op.dilation, strict=True)]
+    if any(f >= r for f, r in zip(further, reach, strict=True)):
+        return _window(
+            F.conv_transpose2d(folded, weight, None, op.stride, 0, 0, op.groups, op.dilation),
+            op.pads,
+            size,
+        )
+    more = [max(0, f) for f in further]
+    moved = F.conv_transpose2d(
+        folded, weight, None, op.stride, op.pads[:2], more, op.groups, op.dilation
+    )
+    return moved[:, :, : size[0], : size[1]]
 
 
 def _window(full: Tensor, pads: tuple[int, int, int, int], size: Shape) -> Tensor:
