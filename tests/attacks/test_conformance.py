@@ -21,7 +21,8 @@ class Registered(AttackCase):
     def method(self) -> Method[Any]:
         if self.name == "hop-pgd":
             return Hopping(hops=2, restarts=3, descent=Descent("hop", steps=3, step_size=0.3))
-        return make_method(self.name, AttackOptions(steps=8, restarts=3))
+        small = AttackOptions() if self.name == "fgsm" else AttackOptions(steps=8, restarts=3)
+        return make_method(self.name, small)
 
 
 NEEDS_LABEL = ("pgd-ce", "gama-pgd")
@@ -36,6 +37,12 @@ for _name in METHODS:
 def test_an_unknown_attack_is_named_with_those_there_are() -> None:
     with pytest.raises(OptionError, match=r"'nonsense'.*pgd"):
         make_method("nonsense")
+
+
+def test_fgsm_takes_one_step() -> None:
+    assert make_method("fgsm", AttackOptions(steps=1)).steps == 1
+    with pytest.raises(OptionError, match="one step"):
+        make_method("fgsm", AttackOptions(steps=5))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -11,13 +13,14 @@ from torch import Tensor
 
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.method import Method
+from closegap.attacks.gradient.options import AttackOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import DataError, OptionError
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import robustness
 
-__all__ = ["Model", "Norm", "attack_images", "norm_value"]
+__all__ = ["BoundAttack", "ImageAttack", "Model", "Norm", "attack_images", "norm_value"]
 
 Model: TypeAlias = Network | torch.nn.Module
 Norm: TypeAlias = str | float | int
@@ -26,6 +29,62 @@ _NORMS: dict[str, float] = {"inf": math.inf, "linf": math.inf, "2": 2.0, "l2": 2
     "1": 1.0,
     "l1": 1.0,
 }
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAttack:
+    """An attack before it is given a network: `PGD(net, eps=0.3)` is one that is.
+
+    Attributes:
+        factory: makes the method from the user's options.
+    """
+
+    factory: Callable[[AttackOptions], Method[Any]]
+
+    def __call__(
+        self,
+        net: Model,
+        eps: float,
+        *,
+        steps: int | None = None,
+        restarts: int | None = None,
+        norm: Norm = "inf",
+        seed: int = 0,
+    ) -> BoundAttack:
+        """The attack on this network.
+
+        Args:
+            net: a network, or a torch module (exported at every call of the attack).
+            eps: radius, in units of pixels in [0, 1].
+            steps: the attack's own default if `None`.
+            restarts: likewise.
+            norm: 1, 2 or inf.
+            seed: of every random choice.
+
+        Raises:
+            OptionError: a number is out of its range.
+        """
+        options = AttackOptions(steps=steps, restarts=restarts)
+        return BoundAttack(net, self.factory(options), float(eps), norm_value(norm), seed)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundAttack:
+    """An attack on one network: call it with images in [0, 1] and their true labels."""
+
+    net: Model
+    method: Method[Any]
+    eps: float
+    norm: float
+    seed: int
+
+    def __call__(
+        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
+    ) -> Float[Tensor, "B ..."]:
+        """Adversarial images; see `attack_images`."""
+        return attack_images(
+            self.net, images, labels, self.method, eps=self.eps, norm=self.norm, seed=self.seed
+        )
 
 
 def norm_value(norm: Norm) -> float:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.starts import CenterStart
-from closegap.attacks.images import Model, Norm, attack_images
+from closegap.attacks.images import ImageAttack
+from closegap.core.errors import OptionError
 
 __all__ = ["FGSM", "fgsm"]
 
 
 def fgsm(options: AttackOptions) -> Descent:
-    """One step from the center to the corner (or rim) that the gradient points at."""
+    """One step from the center to the corner (or rim) that the gradient points at.
+
+    Raises:
+        OptionError: more than one step or restart is asked for.
+    """
+    if (options.steps or 1) > 1 or (options.restarts or 1) > 1:
+        raise OptionError("fgsm takes one step, once; leave steps and restarts out, or use pgd")
     return Descent(
         name="fgsm",
         start=CenterStart(),
@@ -27,20 +29,5 @@ def fgsm(options: AttackOptions) -> Descent:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class FGSM:
-    """`FGSM(net, eps=0.3)(images, labels)`: adversarial images."""
-
-    net: Model
-    eps: float
-    norm: Norm = "inf"
-    seed: int = 0
-
-    def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
-    ) -> Float[Tensor, "B ..."]:
-        """Images in [0, 1] and true labels in, perturbed images out."""
-        method = fgsm(AttackOptions())
-        return attack_images(
-            self.net, images, labels, method, eps=self.eps, norm=self.norm, seed=self.seed
-        )
+#: `FGSM(net, eps=0.3)(images, labels)`: adversarial images.
+FGSM = ImageAttack(fgsm)

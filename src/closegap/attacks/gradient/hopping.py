@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from closegap.attacks.gradient.method import Evaluation, Objective
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.problem import Problem
 from closegap.attacks.gradient.starts import GivenStart
-from closegap.attacks.images import Model, Norm, attack_images
+from closegap.attacks.images import ImageAttack
 from closegap.attacks.projection import project, sample
 
 __all__ = ["HopPGD", "Hopping", "HoppingState", "hop_pgd"]
@@ -160,22 +160,5 @@ def hop_pgd(options: AttackOptions) -> Hopping:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class HopPGD:
-    """`HopPGD(net, eps=0.3)(images, labels)`: adversarial images."""
-
-    net: Model
-    eps: float
-    steps: int = 25
-    restarts: int = 32
-    norm: Norm = "inf"
-    seed: int = 0
-
-    def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
-    ) -> Float[Tensor, "B ..."]:
-        """Images in [0, 1] and true labels in, perturbed images out."""
-        method = hop_pgd(AttackOptions(steps=self.steps, restarts=self.restarts))
-        return attack_images(
-            self.net, images, labels, method, eps=self.eps, norm=self.norm, seed=self.seed
-        )
+#: `HopPGD(net, eps=0.3)(images, labels)`: adversarial images.
+HopPGD = ImageAttack(hop_pgd)

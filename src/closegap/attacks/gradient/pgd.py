@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.options import AttackOptions
-from closegap.attacks.images import Model, Norm, attack_images
+from closegap.attacks.images import ImageAttack
 
 __all__ = ["PGD", "pgd"]
 
@@ -24,22 +19,5 @@ def pgd(options: AttackOptions) -> Descent:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class PGD:
-    """`PGD(net, eps=0.3)(images, labels)`: adversarial images."""
-
-    net: Model
-    eps: float
-    steps: int = 100
-    restarts: int = 10
-    norm: Norm = "inf"
-    seed: int = 0
-
-    def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
-    ) -> Float[Tensor, "B ..."]:
-        """Images in [0, 1] and true labels in, perturbed images out."""
-        method = pgd(AttackOptions(steps=self.steps, restarts=self.restarts))
-        return attack_images(
-            self.net, images, labels, method, eps=self.eps, norm=self.norm, seed=self.seed
-        )
+#: `PGD(net, eps=0.3)(images, labels)`: adversarial images.
+PGD = ImageAttack(pgd)
