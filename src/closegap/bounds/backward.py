@@ -7,7 +7,7 @@ one coefficient for each node and one constant for all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,8 +19,10 @@ from closegap.bounds.layout import arranged_lines
 from closegap.bounds.records import ActivationBounds, Interval, LinearBound, Parameters, Relaxation
 from closegap.bounds.regions import InputSet, least
 from closegap.bounds.rules import activation_rule, affine_rule
+from closegap.bounds.windows import Window, is_local, whole, windowed_adjoint
 from closegap.core.numerics import gamma
 from closegap.graph import ops
+from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 
 __all__ = ["BackwardPass", "lower_bound"]
@@ -57,6 +59,7 @@ class BackwardPass:
         parameters: Parameters | None = None,
         *,
         keep_incoming: bool = False,
+        windows: Mapping[int, Window] | None = None,
     ) -> LinearBound:
         """Propagate rows at node `start` back to the input.
 
@@ -65,12 +68,13 @@ class BackwardPass:
             rows: coefficients `[B, Q, *shape of start]`.
             parameters: slopes and split multipliers; the rules' defaults where absent.
             keep_incoming: also return the coefficients that entered each relaxation.
+            windows: from `plan_windows`; `rows` then cover the window of `start`, if it has one.
 
         Returns:
             a linear function below `rows . value` on the whole region.
         """
         chosen = parameters or Parameters()
-        state = _State(chosen, rows)
+        state = _State(self.network.network, chosen, rows, windows or {})
         state.pending[start] = rows
         for index in range(start, 0, -1):
             if index in state.pending:
@@ -79,6 +83,8 @@ class BackwardPass:
         coefficients = state.pending.get(0)
         if coefficients is None:
             coefficients = rows.new_zeros(*rows.shape[:2], *shape)
+        elif 0 in state.windows:
+            coefficients = state.windows[0].place(coefficients, whole(shape))
         return LinearBound(coefficients, state.constant, state.rounding, state.incoming)
 
     def select(self, domains: Tensor) -> BackwardPass:
@@ -90,37 +96,45 @@ class BackwardPass:
     def _step(self, index: int, state: _State, keep_incoming: bool) -> None:
         """Move the coefficients of one node to its inputs."""
         node = self.network.network.nodes[index]
-        coefficients = state.take(index)
+        coefficients, window = state.take(index)
         if node.is_activation:
             if keep_incoming:
-                state.incoming[index] = coefficients
-            self._cross(index, coefficients, state)
+                state.incoming[index] = _widened(coefficients, window, node.shape)
+            self._cross(index, coefficients, window, state)
             return
-        rule = affine_rule(node.op)
+        weights = self.network.weights[index]
         shapes = [self.network.network.nodes[p].shape for p in node.inputs]
-        parts, bias = rule.adjoint(node, self.network.weights[index], coefficients, shapes)
-        for parent, part in zip(node.inputs, parts, strict=True):
-            state.add(parent, part)
+        covered: Sequence[Window | None] = [None] * len(shapes)
+        if window is None:
+            rule = affine_rule(node.op)
+            parts, bias = rule.adjoint(node, weights, coefficients, shapes)
+        else:
+            parts, covered, bias = windowed_adjoint(node, weights, coefficients, window, shapes)
+        for parent, part, cover in zip(node.inputs, parts, covered, strict=True):
+            state.add(parent, part, cover)
         if bias is not None:
             state.constant = state.constant + bias
         if self.values is not None:
             size = self._affine_rounding(index)
             if size is not None:
-                state.rounding = state.rounding + dot(coefficients.abs(), size)
+                state.rounding = state.rounding + dot(coefficients.abs(), _cut(size, window))
 
-    def _cross(self, index: int, coefficients: Tensor, state: _State) -> None:
+    def _cross(
+        self, index: int, coefficients: Tensor, window: Window | None, state: _State
+    ) -> None:
         """Take the coefficients on an activation to its input."""
         node = self.network.network.nodes[index]
         slopes = state.parameters.slopes.get(index)
         lines = self._lines(index, slopes)
         spread = activation_rule(node.op).spread(coefficients)
-        moved, constant = cross(spread, coefficients, lines)
-        state.add(node.inputs[0], moved)
+        cut = lines if window is None else lines.map(window.crop)
+        moved, constant = cross(spread, coefficients, cut)
+        state.add(node.inputs[0], moved, window)
         if constant is not None:
             state.constant = state.constant + constant
         if self.values is not None:
             size = self._crossing_rounding(index, lines, slopes is None)
-            state.rounding = state.rounding + dot(coefficients.abs(), size)
+            state.rounding = state.rounding + dot(coefficients.abs(), _cut(size, window))
 
     def _lines(self, index: int, slopes: Tensor | None) -> Relaxation:
         """The relaxation of an activation; the default one is computed once a pass."""
@@ -180,23 +194,41 @@ class BackwardPass:
 class _State:
     """What one pass accumulates."""
 
-    def __init__(self, parameters: Parameters, rows: Tensor) -> None:
+    def __init__(
+        self, graph: Network, parameters: Parameters, rows: Tensor, windows: Mapping[int, Window]
+    ) -> None:
         self.parameters = parameters
+        self.windows = windows
         self.pending: dict[int, Tensor] = {}
         self.incoming: dict[int, Tensor] = {}
         self.constant = rows.new_zeros(rows.shape[:2])
         self.rounding = rows.new_zeros(rows.shape[:2])
+        self._graph = graph
 
-    def add(self, index: int, coefficients: Tensor) -> None:
-        """Let the coefficients of one more consumer arrive at a node."""
+    def add(self, index: int, coefficients: Tensor, window: Window | None) -> None:
+        """Let the coefficients of one more consumer arrive at a node; `None`: on all of it."""
+        if window is not None:
+            goal = self.windows.get(index) or whole(self._graph.nodes[index].shape)
+            coefficients = window.place(coefficients, goal)
         known = self.pending.get(index)
         self.pending[index] = coefficients if known is None else known + coefficients
 
-    def take(self, index: int) -> Tensor:
-        """All coefficients at a node, split multipliers subtracted."""
-        coefficients = self.pending.pop(index)
+    def take(self, index: int) -> tuple[Tensor, Window | None]:
+        """All coefficients at a node, split multipliers subtracted, and where they stand."""
+        coefficients, window = self.pending.pop(index), self.windows.get(index)
+        node = self._graph.nodes[index]
+        if window is not None and not is_local(node.op):
+            coefficients, window = window.place(coefficients, whole(node.shape)), None
         split = self.parameters.splits.get(index)
-        return coefficients if split is None else coefficients - split
+        return coefficients if split is None else coefficients - _cut(split, window), window
+
+
+def _cut(images: Tensor, window: Window | None) -> Tensor:
+    return images if window is None else window.crop(images)
+
+
+def _widened(coefficients: Tensor, window: Window | None, shape: tuple[int, ...]) -> Tensor:
+    return coefficients if window is None else window.place(coefficients, whole(shape))
 
 
 def lower_bound(
@@ -205,13 +237,14 @@ def lower_bound(
     start: int,
     rows: Float[Tensor, "B Q ..."],
     parameters: Parameters | None = None,
+    windows: Mapping[int, Window] | None = None,
 ) -> Float[Tensor, "B Q"]:
     """The least value of `rows . value(start)` over the region is at least this.
 
     With `bounder.values` given, rounding is subtracted and a bound that is not finite becomes
     minus infinity; without them it is a guide for search.
     """
-    linear = bounder.run(start, rows, parameters)
+    linear = bounder.run(start, rows, parameters, windows=windows)
     value, rounding = least(region, linear.coefficients)
     total = value + linear.constant
     if bounder.values is None:

@@ -7,8 +7,9 @@ bound, which is sound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from closegap.bounds.optimise import RowOptimiser
 from closegap.bounds.records import ActivationBounds, Interval
 from closegap.bounds.regions import InputSet
 from closegap.bounds.rules import activation_rule
+from closegap.bounds.tiles import Chunk, group_by_tile
+from closegap.bounds.windows import Window, products
 from closegap.core.budget import Budget
 from closegap.graph import ops
 from closegap.graph.network import Network
@@ -97,14 +100,13 @@ class _Job:
         domains = max(len(self.region.lower), len(value.lower))
         lower = value.lower.flatten(1).expand(domains, -1).clone()
         upper = value.upper.flatten(1).expand(domains, -1).clone()
-        size = max(node.size for node in self.bounder.network.network.nodes[: index + 1])
         places = open_.flatten(1).expand(domains, -1).nonzero()
         complete = True
-        for part in rows_in_chunks(places, 2 * size, self.budget, lower.dtype):
+        for part, windows in self._chunks(index, places, shared=domains == 1):
             if self.budget.expired:
                 complete = False
                 break
-            found = self._bound(index, part, shared=domains == 1)
+            found = self._bound(index, part, windows, shared=domains == 1)
             box, neuron = part[:, 0], part[:, 1]
             lower[box, neuron] = torch.maximum(lower[box, neuron], found.lower)
             upper[box, neuron] = torch.minimum(upper[box, neuron], found.upper)
@@ -121,30 +123,52 @@ class _Job:
                 open_ = open_ | activation_rule(node.op).undecided(node, value)
         return open_
 
-    def _bound(self, index: int, places: Tensor, *, shared: bool) -> Interval:
+    def _chunks(self, index: int, places: Tensor, *, shared: bool) -> Iterator[Chunk]:
+        """The places in parts that fit the memory, and the windows that a part's rows see."""
+        graph, dtype = self.bounder.network.network, self.bounder.network.dtype
+        groups: list[Chunk] = [(places, {})]
+        if shared and self.optimiser is None:
+            groups = group_by_tile(graph, index, places)
+        for group, windows in groups:
+            size = products(graph, index, windows)[1]
+            for part in rows_in_chunks(group, 2 * size, self.budget, dtype):
+                yield part, windows
+
+    def _bound(
+        self, index: int, places: Tensor, windows: Mapping[int, Window], *, shared: bool
+    ) -> Interval:
         """Both sides of neurons given as (domain, neuron) pairs, each `[pairs]`.
 
         One domain takes all its neurons as rows of one pass; of many domains each pair becomes a
         domain of its own, so that nobody pays for neurons undecided elsewhere.
         """
-        node = self.bounder.network.network.nodes[index]
-        count, neuron = len(places), places[:, 1]
-        rows = torch.zeros(count, 2, node.size, dtype=self.bounder.network.dtype)
-        rows = rows.to(self.bounder.network.device)
-        rows[torch.arange(count), 0, neuron] = 1
-        rows[torch.arange(count), 1, neuron] = -1
         region, bounder = self.region, self.bounder
+        rows = self._unit_rows(index, places[:, 1], windows.get(index))
         if shared:
-            rows = rows.transpose(0, 1).reshape(1, 2 * count, *node.shape)
+            rows = rows.transpose(0, 1).reshape(1, -1, *rows.shape[2:])
         else:
-            rows = rows.reshape(count, 2, *node.shape)
             region, bounder = region.select(places[:, 0]), bounder.select(places[:, 0])
         parameters = None
         if self.optimiser is not None:
             parameters = self.optimiser.parameters(bounder, index, rows, self.budget)
-        least = lower_bound(bounder, region, index, rows, parameters)
-        sides = least.reshape(2, count) if shared else least.T
+        least = lower_bound(bounder, region, index, rows, parameters, windows)
+        sides = least.reshape(2, -1) if shared else least.T
         return Interval(sides[0], -sides[1])
+
+    def _unit_rows(self, index: int, neurons: Tensor, window: Window | None) -> Tensor:
+        """`[pairs, 2, *shape]`, on the window if there is one: +1 and -1 at each neuron."""
+        network = self.bounder.network
+        shape, count = network.network.nodes[index].shape, len(neurons)
+        if window is not None:
+            pixel = neurons % (shape[1] * shape[2])
+            row, column = pixel // shape[2] - window.top, pixel % shape[2] - window.left
+            channel = neurons // (shape[1] * shape[2])
+            shape = (shape[0], window.height, window.width)
+            neurons = (channel * shape[1] + row) * shape[2] + column
+        rows = torch.zeros(count, 2, prod(shape), dtype=network.dtype, device=network.device)
+        rows[torch.arange(count), 0, neurons] = 1
+        rows[torch.arange(count), 1, neurons] = -1
+        return rows.reshape(count, 2, *shape)
 
 
 def rows_in_chunks(

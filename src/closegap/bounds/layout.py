@@ -7,8 +7,6 @@ values do not depend on it: `[..., C, H, W]` stays `[..., C, H, W]`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -29,9 +27,7 @@ def arranged(images: Tensor) -> Tensor:
 
 def arranged_lines(lines: Relaxation) -> Relaxation:
     """Lines around an activation on images `[B, Q, C, H, W]`, in the coefficients' layout."""
-    parts = {name: part for name, part in vars(lines).items() if part is not None}
-    images = {name: arranged(p) for name, p in parts.items() if p.dim() == _IMAGE_ROWS}
-    return replace(lines, **images)
+    return lines.map(lambda part: arranged(part) if part.dim() == _IMAGE_ROWS else part)
 
 
 def flat_pair(rows: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:

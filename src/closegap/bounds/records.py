@@ -6,7 +6,7 @@ at. A leading dimension of 1 is shared by all domains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -63,6 +63,17 @@ class Relaxation:
     lower_intercept: Tensor | None = None
     upper_intercept: Tensor | None = None
     choice: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Relaxation:
+        """The same lines with every tensor replaced by what `change` makes of it."""
+        lower, upper, choice = self.lower_intercept, self.upper_intercept, self.choice
+        return Relaxation(
+            change(self.lower_slope),
+            change(self.upper_slope),
+            None if lower is None else change(lower),
+            None if upper is None else change(upper),
+            None if choice is None else change(choice),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,20 +11,16 @@ from typing import cast
 
 from closegap.bounds.rules.affine import (
     AddRule,
-    ConcatRule,
     ConvRule,
     ConvTransposeRule,
     LinearRule,
-    PadRule,
-    ReshapeRule,
     ScaleRule,
     ShiftRule,
     SumRule,
-    TakeRule,
-    TransposeRule,
 )
 from closegap.bounds.rules.base import ActivationRule, AffineRule, Rule
 from closegap.bounds.rules.maximum import MaxRule
+from closegap.bounds.rules.moves import ConcatRule, PadRule, ReshapeRule, TakeRule, TransposeRule
 from closegap.bounds.rules.relu import LeakyReluRule, ReluRule
 from closegap.bounds.rules.sigmoidal import SigmoidRule, TanhRule
 from closegap.bounds.rules.sign import SignRule

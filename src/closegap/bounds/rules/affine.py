@@ -1,7 +1,7 @@
-"""The affine ops: weighted sums, and moves of entries.
+"""The ops that sum with weights.
 
-Weighted sums share one interval rule (middle and half width, with absolute weights) and one
-magnitude rule; each op adds its adjoint. Moves (reshape, transpose, take, ...) are exact.
+They share one interval rule (middle and half width, with absolute weights) and one magnitude rule;
+each adds its adjoint.
 """
 
 from __future__ import annotations
@@ -24,17 +24,12 @@ from closegap.runtime.torch_network import NodeWeights, forward_node
 
 __all__ = [
     "AddRule",
-    "ConcatRule",
     "ConvRule",
     "ConvTransposeRule",
     "LinearRule",
-    "PadRule",
-    "ReshapeRule",
     "ScaleRule",
     "ShiftRule",
     "SumRule",
-    "TakeRule",
-    "TransposeRule",
 ]
 
 Adjoint = tuple[list[Tensor], Tensor | None]
@@ -59,12 +54,12 @@ def _without_bias(weights: NodeWeights) -> NodeWeights:
     return {k: torch.zeros_like(w) if k in zero else w for k, w in weights.items()}
 
 
-def weighted_magnitude(node: Node, weights: NodeWeights, parents: Sequence[Tensor]) -> Tensor:
+def _weighted_magnitude(node: Node, weights: NodeWeights, parents: Sequence[Tensor]) -> Tensor:
     """`sum |weight| |input| + |bias|`, `[B, *shape]`."""
     return forward_node(node, _absolute(weights), parents)
 
 
-def weighted_interval(
+def _weighted_interval(
     node: Node, weights: NodeWeights, parents: Sequence[Interval], terms: int
 ) -> Interval:
     """The range of a weighted sum of `terms` terms over the parents' boxes, rounded outward."""
@@ -72,18 +67,10 @@ def weighted_interval(
     half = forward_node(
         node, _without_bias(_absolute(weights)), [(p.upper - p.lower) / 2 for p in parents]
     )
-    size = weighted_magnitude(node, weights, [p.magnitude for p in parents])
+    size = _weighted_magnitude(node, weights, [p.magnitude for p in parents])
     unit = float(torch.finfo(middle.dtype).eps) / 2
     rounding = 3 * gamma(terms + 4, unit) * size
     return Interval(middle - half - rounding, middle + half + rounding)
-
-
-def moved_interval(node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-    """The range of a move: the ends move with the entries."""
-    return Interval(
-        forward_node(node, weights, [p.lower for p in parents]),
-        forward_node(node, weights, [p.upper for p in parents]),
-    )
 
 
 def _bias(coefficients: Tensor, bias: Tensor) -> Tensor:
@@ -98,7 +85,7 @@ class LinearRule:
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
-        return weighted_interval(node, weights, parents, weights["weight"].shape[1])
+        return _weighted_interval(node, weights, parents, weights["weight"].shape[1])
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -113,7 +100,7 @@ class LinearRule:
     ) -> tuple[Tensor, int]:
         """See `AffineRule`."""
         terms = weights["weight"].shape[1]
-        return weighted_magnitude(node, weights, parents), max(terms, node.size)
+        return _weighted_magnitude(node, weights, parents), max(terms, node.size)
 
 
 class ConvRule:
@@ -121,7 +108,7 @@ class ConvRule:
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
-        return weighted_interval(node, weights, parents, prod(weights["weight"].shape[1:]))
+        return _weighted_interval(node, weights, parents, prod(weights["weight"].shape[1:]))
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -138,7 +125,7 @@ class ConvRule:
         """See `AffineRule`."""
         kernel = prod(weights["weight"].shape[2:])
         terms = kernel * max(weights["weight"].shape[0], weights["weight"].shape[1])
-        return weighted_magnitude(node, weights, parents), terms + node.size
+        return _weighted_magnitude(node, weights, parents), terms + node.size
 
 
 def _transposed(folded: Tensor, weight: Tensor, op: ops.Conv, size: Shape) -> Tensor:
@@ -175,7 +162,7 @@ class ConvTransposeRule:
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
-        return weighted_interval(node, weights, parents, self._terms(weights))
+        return _weighted_interval(node, weights, parents, self._terms(weights))
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -201,7 +188,7 @@ class ConvTransposeRule:
         self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
     ) -> tuple[Tensor, int]:
         """See `AffineRule`."""
-        return weighted_magnitude(node, weights, parents), self._terms(weights) + node.size
+        return _weighted_magnitude(node, weights, parents), self._terms(weights) + node.size
 
     @staticmethod
     def _terms(weights: NodeWeights) -> int:
@@ -213,7 +200,7 @@ class ScaleRule:
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
-        return weighted_interval(node, weights, parents, 1)
+        return _weighted_interval(node, weights, parents, 1)
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -225,7 +212,7 @@ class ScaleRule:
         self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
     ) -> tuple[Tensor, int]:
         """See `AffineRule`."""
-        return weighted_magnitude(node, weights, parents), 1
+        return _weighted_magnitude(node, weights, parents), 1
 
 
 class ShiftRule:
@@ -233,7 +220,7 @@ class ShiftRule:
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
-        return weighted_interval(node, weights, parents, 2)
+        return _weighted_interval(node, weights, parents, 2)
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -246,7 +233,7 @@ class ShiftRule:
         self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
     ) -> tuple[Tensor, int]:
         """See `AffineRule`."""
-        return weighted_magnitude(node, weights, parents), 2 + node.size
+        return _weighted_magnitude(node, weights, parents), 2 + node.size
 
 
 class AddRule:
@@ -254,7 +241,7 @@ class AddRule:
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
-        return weighted_interval(node, weights, parents, 2)
+        return _weighted_interval(node, weights, parents, 2)
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -266,7 +253,7 @@ class AddRule:
         self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
     ) -> tuple[Tensor, int]:
         """See `AffineRule`. Two branches that meet again are added once at their common input."""
-        return weighted_magnitude(node, weights, parents), 2
+        return _weighted_magnitude(node, weights, parents), 2
 
 
 class SumRule:
@@ -275,7 +262,7 @@ class SumRule:
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `AffineRule`."""
         terms = parents[0].lower[0].numel() // max(1, node.size)
-        return weighted_interval(node, weights, parents, terms)
+        return _weighted_interval(node, weights, parents, terms)
 
     def adjoint(
         self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
@@ -291,113 +278,4 @@ class SumRule:
     ) -> tuple[Tensor, int]:
         """See `AffineRule`."""
         terms = parents[0][0].numel() // max(1, node.size)
-        return weighted_magnitude(node, weights, parents), terms
-
-
-class ReshapeRule:
-    """The same entries under another shape."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        return [coefficients.reshape(*coefficients.shape[:2], *shapes[0])], None
-
-
-class TransposeRule:
-    """Permuted axes."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        perm = cast(ops.Transpose, node.op).perm
-        back = sorted(range(len(perm)), key=perm.__getitem__)
-        return [coefficients.permute(0, 1, *(axis + 2 for axis in back))], None
-
-
-class PadRule:
-    """Zeros around."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        pads = cast(ops.Pad, node.op).pads
-        cut = [slice(b, b + n) for (b, _), n in zip(pads, shapes[0], strict=True)]
-        return [coefficients[(slice(None), slice(None), *cut)]], None
-
-
-class ConcatRule:
-    """Inputs side by side."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        axis = cast(ops.Concat, node.op).axis
-        sizes = [shape[axis] for shape in shapes]
-        return list(torch.split(coefficients, sizes, dim=axis + 2)), None
-
-
-class TakeRule:
-    """Selected entries, with repeats."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return moved_interval(node, weights, parents)
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        flat = coefficients.flatten(2)
-        empty = flat.new_zeros(*flat.shape[:2], prod(shapes[0]))
-        moved = empty.index_add(2, weights["indices"].reshape(-1), flat)
-        return [moved.reshape(*flat.shape[:2], *shapes[0])], None
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`. Repeats are summed on the way back."""
-        return forward_node(node, weights, parents), node.size
+        return _weighted_magnitude(node, weights, parents), terms
