@@ -72,8 +72,13 @@ class BackwardPass:
 
         Returns:
             a linear function below `rows . value` on the whole region.
+
+        Raises:
+            ValueError: windows together with split multipliers, which reach beyond any window.
         """
         chosen = parameters or Parameters()
+        if windows and chosen.splits:
+            raise ValueError("rows on windows take no split multipliers; pass whole rows")
         state = _State(self.network.network, chosen, rows, windows or {})
         state.pending[start] = rows
         for index in range(start, 0, -1):
@@ -220,7 +225,7 @@ class _State:
         if window is not None and not is_local(node.op):
             coefficients, window = window.place(coefficients, whole(node.shape)), None
         split = self.parameters.splits.get(index)
-        return coefficients if split is None else coefficients - _cut(split, window), window
+        return coefficients if split is None else coefficients - split, window
 
 
 def _cut(images: Tensor, window: Window | None) -> Tensor:
