@@ -20,9 +20,9 @@ from closegap.bounds.rules.affine import (
 )
 from closegap.bounds.rules.base import ActivationRule, AffineRule, Rule
 from closegap.bounds.rules.maximum import MaxRule
-from closegap.bounds.rules.moves import ConcatRule, PadRule, ReshapeRule, TakeRule, TransposeRule
+from closegap.bounds.rules.moves import CONCAT, PAD, RESHAPE, TAKE, TRANSPOSE
 from closegap.bounds.rules.relu import LeakyReluRule, ReluRule
-from closegap.bounds.rules.sigmoidal import SigmoidRule, TanhRule
+from closegap.bounds.rules.sigmoidal import SIGMOID, TANH
 from closegap.bounds.rules.sign import SignRule
 from closegap.graph import ops
 
@@ -43,16 +43,16 @@ RULES: dict[type, Rule] = {
     ops.Scale: ScaleRule(),
     ops.Shift: ShiftRule(),
     ops.Add: AddRule(),
-    ops.Pad: PadRule(),
+    ops.Pad: PAD,
     ops.Sum: SumRule(),
-    ops.Reshape: ReshapeRule(),
-    ops.Transpose: TransposeRule(),
-    ops.Concat: ConcatRule(),
-    ops.Take: TakeRule(),
+    ops.Reshape: RESHAPE,
+    ops.Transpose: TRANSPOSE,
+    ops.Concat: CONCAT,
+    ops.Take: TAKE,
     ops.Relu: ReluRule(),
     ops.LeakyRelu: LeakyReluRule(),
-    ops.Sigmoid: SigmoidRule(),
-    ops.Tanh: TanhRule(),
+    ops.Sigmoid: SIGMOID,
+    ops.Tanh: TANH,
     ops.Sign: SignRule(),
     ops.Max: MaxRule(),
 }

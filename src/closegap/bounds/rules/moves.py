@@ -1,13 +1,14 @@
 """Ops that move entries and change none: reshape, transpose, pad, concatenate, take.
 
-Their intervals are exact and they round nothing; each adds its adjoint.
+One rule serves them all: their intervals are exact, and each op only adds how coefficients go back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,123 +19,82 @@ from closegap.graph import ops
 from closegap.graph.network import Node
 from closegap.runtime.torch_network import NodeWeights, forward_node
 
-__all__ = ["ConcatRule", "PadRule", "ReshapeRule", "TakeRule", "TransposeRule"]
+__all__ = ["CONCAT", "PAD", "RESHAPE", "TAKE", "TRANSPOSE", "MoveRule"]
 
-Adjoint = tuple[list[Tensor], Tensor | None]
-
-
-def _moved_interval(node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-    """The range of a move: the ends move with the entries."""
-    return Interval(
-        forward_node(node, weights, [p.lower for p in parents]),
-        forward_node(node, weights, [p.upper for p in parents]),
-    )
+Back: TypeAlias = Callable[[Any, NodeWeights, Tensor, Sequence[Shape]], list[Tensor]]
 
 
-class ReshapeRule:
-    """The same entries under another shape."""
+@dataclass(frozen=True)
+class MoveRule:
+    """A move of entries.
+
+    Attributes:
+        back: moves coefficients `[B, Q, *shape]` to each input, from the op, its weights, the
+            coefficients and the inputs' shapes.
+        repeats: an entry may be read more than once, so that coefficients are summed on the way.
+    """
+
+    back: Back
+    repeats: bool = False
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
+        """See `AffineRule`: the ends move with the entries."""
+        return Interval(
+            forward_node(node, weights, [p.lower for p in parents]),
+            forward_node(node, weights, [p.upper for p in parents]),
+        )
+
+    def adjoint(
+        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+    ) -> tuple[list[Tensor], Tensor | None]:
         """See `AffineRule`."""
-        return _moved_interval(node, weights, parents)
+        return self.back(node.op, weights, coefficients, shapes), None
 
     def magnitude(
         self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
     ) -> tuple[Tensor, int]:
         """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        return [coefficients.reshape(*coefficients.shape[:2], *shapes[0])], None
+        return forward_node(node, weights, parents), node.size if self.repeats else 0
 
 
-class TransposeRule:
-    """Permuted axes."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return _moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        perm = cast(ops.Transpose, node.op).perm
-        back = sorted(range(len(perm)), key=perm.__getitem__)
-        return [coefficients.permute(0, 1, *(axis + 2 for axis in back))], None
+def _reshape(
+    op: ops.Reshape, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+) -> list[Tensor]:
+    return [coefficients.reshape(*coefficients.shape[:2], *shapes[0])]
 
 
-class PadRule:
-    """Zeros around."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return _moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        pads = cast(ops.Pad, node.op).pads
-        cut = [slice(b, b + n) for (b, _), n in zip(pads, shapes[0], strict=True)]
-        return [coefficients[(slice(None), slice(None), *cut)]], None
+def _transpose(
+    op: ops.Transpose, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+) -> list[Tensor]:
+    back = sorted(range(len(op.perm)), key=op.perm.__getitem__)
+    return [coefficients.permute(0, 1, *(axis + 2 for axis in back))]
 
 
-class ConcatRule:
-    """Inputs side by side."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return _moved_interval(node, weights, parents)
-
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`."""
-        return forward_node(node, weights, parents), 0
-
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        axis = cast(ops.Concat, node.op).axis
-        sizes = [shape[axis] for shape in shapes]
-        return list(torch.split(coefficients, sizes, dim=axis + 2)), None
+def _pad(
+    op: ops.Pad, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+) -> list[Tensor]:
+    cut = [slice(b, b + n) for (b, _), n in zip(op.pads, shapes[0], strict=True)]
+    return [coefficients[(slice(None), slice(None), *cut)]]
 
 
-class TakeRule:
-    """Selected entries, with repeats."""
+def _concat(
+    op: ops.Concat, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+) -> list[Tensor]:
+    sizes = [shape[op.axis] for shape in shapes]
+    return list(torch.split(coefficients, sizes, dim=op.axis + 2))
 
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `AffineRule`."""
-        return _moved_interval(node, weights, parents)
 
-    def adjoint(
-        self, node: Node, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
-    ) -> Adjoint:
-        """See `AffineRule`."""
-        flat = coefficients.flatten(2)
-        empty = flat.new_zeros(*flat.shape[:2], prod(shapes[0]))
-        moved = empty.index_add(2, weights["indices"].reshape(-1), flat)
-        return [moved.reshape(*flat.shape[:2], *shapes[0])], None
+def _take(
+    op: ops.Take, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
+) -> list[Tensor]:
+    flat = coefficients.flatten(2)
+    empty = flat.new_zeros(*flat.shape[:2], prod(shapes[0]))
+    moved = empty.index_add(2, weights["indices"].reshape(-1), flat)
+    return [moved.reshape(*flat.shape[:2], *shapes[0])]
 
-    def magnitude(
-        self, node: Node, weights: NodeWeights, parents: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """See `AffineRule`. Repeats are summed on the way back."""
-        return forward_node(node, weights, parents), node.size
+
+RESHAPE = MoveRule(_reshape)
+TRANSPOSE = MoveRule(_transpose)
+PAD = MoveRule(_pad)
+CONCAT = MoveRule(_concat)
+TAKE = MoveRule(_take, repeats=True)

@@ -19,7 +19,7 @@ from closegap.core.numerics import TINY
 from closegap.graph.network import Node
 from closegap.runtime.torch_network import NodeWeights
 
-__all__ = ["SigmoidRule", "TanhRule"]
+__all__ = ["SIGMOID", "TANH", "SigmoidalRule"]
 
 _BISECTIONS = 60
 
@@ -37,16 +37,17 @@ def _sigmoid_slope(z: Tensor) -> Tensor:
     return s * (1 - s)
 
 
-_SIGMOID = _Curve(torch.sigmoid, _sigmoid_slope)
-_TANH = _Curve(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2)
-
-
-class SigmoidRule:
+@dataclass(frozen=True)
+class SigmoidalRule:
     """Parameters `[B, Q, 2, *shape]`: shares of the tangent ranges, in [0, 1]."""
+
+    curve: _Curve
 
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `ActivationRule`."""
-        return _range(_SIGMOID, parents[0])
+        lower, upper = self.curve.value(parents[0].lower), self.curve.value(parents[0].upper)
+        slack = line_rounding(torch.ones_like(lower))
+        return Interval(lower - slack, upper + slack)
 
     def undecided(self, node: Node, bounds: Interval) -> Tensor:
         """See `ActivationRule`."""
@@ -62,45 +63,15 @@ class SigmoidRule:
 
     def relax(self, node: Node, bounds: Interval, parameters: Tensor | None) -> Relaxation:
         """See `ActivationRule`."""
-        return _relax(_SIGMOID, bounds, parameters)
+        return _relax(self.curve, bounds, parameters)
 
     def spread(self, coefficients: Tensor) -> Tensor:
         """See `ActivationRule`."""
         return coefficients
 
 
-class TanhRule:
-    """Parameters `[B, Q, 2, *shape]`: shares of the tangent ranges, in [0, 1]."""
-
-    def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
-        """See `ActivationRule`."""
-        return _range(_TANH, parents[0])
-
-    def undecided(self, node: Node, bounds: Interval) -> Tensor:
-        """See `ActivationRule`."""
-        return bounds.upper > bounds.lower
-
-    def default(self, node: Node, bounds: Interval) -> Tensor:
-        """Tangents in the middle of their ranges."""
-        return _middle(bounds)
-
-    def project(self, node: Node, parameters: Tensor, bounds: Interval) -> Tensor:
-        """See `ActivationRule`."""
-        return parameters.clamp(0, 1)
-
-    def relax(self, node: Node, bounds: Interval, parameters: Tensor | None) -> Relaxation:
-        """See `ActivationRule`."""
-        return _relax(_TANH, bounds, parameters)
-
-    def spread(self, coefficients: Tensor) -> Tensor:
-        """See `ActivationRule`."""
-        return coefficients
-
-
-def _range(curve: _Curve, bounds: Interval) -> Interval:
-    lower, upper = curve.value(bounds.lower), curve.value(bounds.upper)
-    slack = line_rounding(torch.ones_like(lower))
-    return Interval(lower - slack, upper + slack)
+SIGMOID = SigmoidalRule(_Curve(torch.sigmoid, _sigmoid_slope))
+TANH = SigmoidalRule(_Curve(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2))
 
 
 def _middle(bounds: Interval) -> Tensor:
@@ -131,7 +102,8 @@ def _below(curve: _Curve, lower: Tensor, upper: Tensor, share: Tensor) -> tuple[
     slope = torch.where(tangent, curve.slope(point), chord)
     at = torch.where(tangent, point, lower)
     intercept = curve.value(at) - slope * at
-    slack = line_rounding(1 + slope.abs() * torch.maximum(lower.abs(), upper.abs()))
+    # a small slope is the difference of larger numbers: its own size says nothing of its error
+    slack = line_rounding(1 + torch.maximum(lower.abs(), upper.abs()))
     return slope, intercept - slack
 
 
