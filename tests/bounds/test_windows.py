@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from closegap.bounds import intermediate
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.crossing import cross
+from closegap.bounds.intermediate import bound_activations
 from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval, Parameters, Relaxation
 from closegap.bounds.regions import input_set
@@ -184,16 +184,13 @@ def test_split_multipliers_want_whole_rows(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_tiles_change_no_bound(
-    kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_change_no_bound(kind: str, rng: np.random.Generator) -> None:
     net = MAKERS[kind](rng)
     exact = TorchNetwork(net, dtype=torch.float64)
     center = rng.uniform(0.2, 0.8, net.input_shape).astype(np.float32)
     region = input_set(exact, lp_ball(center, 0.05, norm=np.inf))
-    tiled = intermediate.bound_activations(exact, region, Budget())
-    monkeypatch.setattr(intermediate, "group_by_tile", lambda graph, index, places: [(places, {})])
-    undivided = intermediate.bound_activations(exact, region, Budget())
+    tiled = bound_activations(exact, region, Budget())
+    undivided = bound_activations(exact, region, Budget(), tiles=False)
     for index, want in undivided.activations.items():
         size = float(want.magnitude.max())
         assert torch.allclose(tiled.activations[index].lower, want.lower, atol=1e-11 * size)

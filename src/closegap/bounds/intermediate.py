@@ -52,6 +52,7 @@ def bound_activations(
     *,
     known: ActivationBounds | None = None,
     optimiser: RowOptimiser | None = None,
+    tiles: bool = True,
 ) -> NetworkBounds:
     """Bound every activation's input, layer by layer.
 
@@ -62,6 +63,8 @@ def bound_activations(
         known: bounds that already hold; intersected.
         optimiser: improves the slopes of each row before it is bounded; `None` keeps the rules'
             default slopes.
+        tiles: group an image's neurons by what they see; `False` is slower and gives the same
+            bounds (to compare with).
     """
     known = known or {}
     graph = network.network
@@ -77,7 +80,7 @@ def bound_activations(
             value = value.intersect(known[index])
         if index in feeding:
             if region.center is not None or mixing[index] > 1:
-                job = _Job(BackwardPass(network, bounds, values), region, budget, optimiser)
+                job = _Job(BackwardPass(network, bounds, values), region, budget, optimiser, tiles)
                 value, done = job.tighten(index, value)
                 complete = complete and done
             bounds[index] = value
@@ -93,6 +96,7 @@ class _Job:
     region: InputSet
     budget: Budget
     optimiser: RowOptimiser | None
+    tiles: bool
 
     def tighten(self, index: int, value: Interval) -> tuple[Interval, bool]:
         """Both sides of every undecided neuron; False iff the budget ended before the last one."""
@@ -127,7 +131,7 @@ class _Job:
         """The places in parts that fit the memory, and the windows that a part's rows see."""
         graph, dtype = self.bounder.network.network, self.bounder.network.dtype
         groups: list[Chunk] = [(places, {})]
-        if shared and self.optimiser is None:
+        if self.tiles and shared and self.optimiser is None:
             groups = group_by_tile(graph, index, places)
         for group, windows in groups:
             size = products(graph, index, windows)[1]

@@ -22,7 +22,7 @@ Chunk: TypeAlias = tuple[Tensor, Mapping[int, Window]]
 
 _SIDES = (1, 2, 4, 8, 16)
 #: What one op of a pass costs whatever its size, counted in multiplications.
-_PASS = 1_000_000
+_PASS = 2_000_000
 
 
 def group_by_tile(network: Network, start: int, places: Tensor) -> list[Chunk]:
