@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from closegap.bounds.backward import BackwardPass
-from closegap.bounds.crossing import cross
+from closegap.bounds.crossing import cross, with_slopes
 from closegap.bounds.intermediate import bound_activations
 from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval, Parameters, Relaxation
@@ -307,3 +307,18 @@ def test_the_gradient_of_a_crossing_is_that_of_its_definition(rng: np.random.Gen
     assert torch.allclose(constant, height)
     for left, right in zip(found, want, strict=True):
         assert torch.allclose(left, right)
+
+
+@pytest.mark.parametrize("op", [ops.Relu(), ops.LeakyRelu(0.1)])
+def test_other_slopes_need_no_other_relaxation(op: ops.Op, rng: np.random.Generator) -> None:
+    node = Node(op, (0,), (40,))
+    lower = torch.as_tensor(rng.normal(size=(2, 40)))
+    bounds = Interval(lower, lower + torch.as_tensor(rng.uniform(0, 2, (2, 40))))
+    rule = activation_rule(op)
+    slopes = rule.project(node, torch.as_tensor(rng.uniform(size=(2, 3, 40))), bounds)
+    want = rule.relax(node, bounds, slopes)
+    found = with_slopes(rule.relax(node, bounds, None), slopes)
+    assert found.choice is not None
+    assert torch.equal(found.choice[:, 0] == 1, (lower < 0) & (bounds.upper > 0))
+    assert torch.equal(found.lower_slope, want.lower_slope)
+    assert torch.equal(found.upper_slope, want.upper_slope)

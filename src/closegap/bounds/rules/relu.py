@@ -99,4 +99,5 @@ def _relax(bounds: Interval, alpha: Tensor | None, slope: float) -> Relaxation:
     if alpha is None:
         alpha = _adaptive(bounds)[:, None]
     lower_slope = torch.where(open_, alpha.clamp(slope, 1), stable)
-    return Relaxation(lower_slope, upper_slope, None, intercept)
+    free = open_.to(lower.dtype)
+    return Relaxation(lower_slope, upper_slope, None, intercept, free)
