@@ -12,7 +12,7 @@ from closegap.bounds.backward import BackwardPass
 from closegap.bounds.crossing import cross, with_slopes
 from closegap.bounds.intermediate import bound_activations
 from closegap.bounds.interval import propagate
-from closegap.bounds.records import Interval, Parameters, Relaxation
+from closegap.bounds.records import Interval, LinearBound, Parameters, Relaxation
 from closegap.bounds.regions import input_set
 from closegap.bounds.rules import activation_rule
 from closegap.bounds.tiles import group_by_tile
@@ -151,27 +151,28 @@ def test_windowed_and_whole_passes_agree(kind: str, rng: np.random.Generator) ->
         moved = first + torch.as_tensor(rng.uniform(-0.4, 0.4, (1, 3, *first.shape[2:])))
         slopes[index] = rule.project(node, moved, bounder.bounds[node.inputs[0]])
     used = 0
-    for start in range(1, len(net.nodes)):
+    images = [i for i in range(1, len(net.nodes)) if len(net.nodes[i].shape) == 3]
+    for start, window in ((i, w) for i in images for w in windows_of(net.nodes[i].shape)):
         shape = net.nodes[start].shape
-        if len(shape) != 3:
-            continue
-        for window in windows_of(shape):
-            plan = plan_windows(net, start, window)
-            part = torch.as_tensor(rng.normal(size=(1, 3, shape[0], window.height, window.width)))
-            full = window.place(part, whole(shape))
-            used += len(plan)
-            for chosen in (Parameters(), Parameters(slopes)):
-                want = bounder.run(start, full, chosen, keep_incoming=True)
-                rows = part if start in plan else full
-                found = bounder.run(start, rows, chosen, keep_incoming=True, windows=plan)
-                for name in ("coefficients", "constant", "rounding"):
-                    left, right = getattr(found, name), getattr(want, name)
-                    size = float(right.abs().max())
-                    assert torch.allclose(left, right, rtol=0, atol=RELATIVE * size)
-                assert found.incoming.keys() == want.incoming.keys()
-                for index, coefficients in want.incoming.items():
-                    assert torch.allclose(found.incoming[index], coefficients, rtol=0, atol=1e-11)
+        plan = plan_windows(net, start, window)
+        part = torch.as_tensor(rng.normal(size=(1, 3, shape[0], window.height, window.width)))
+        full = window.place(part, whole(shape))
+        used += len(plan)
+        for chosen in (Parameters(), Parameters(slopes)):
+            want = bounder.run(start, full, chosen, keep_incoming=True)
+            rows = part if start in plan else full
+            agree(bounder.run(start, rows, chosen, keep_incoming=True, windows=plan), want)
     assert used > len(net.nodes)
+
+
+def agree(found: LinearBound, want: LinearBound) -> None:
+    """Both passes say the same, up to rounding."""
+    for name in ("coefficients", "constant", "rounding"):
+        left, right = getattr(found, name), getattr(want, name)
+        assert torch.allclose(left, right, rtol=0, atol=RELATIVE * float(right.abs().max()))
+    assert found.incoming.keys() == want.incoming.keys()
+    for index, coefficients in want.incoming.items():
+        assert torch.allclose(found.incoming[index], coefficients, rtol=0, atol=1e-11)
 
 
 def test_split_multipliers_want_whole_rows(rng: np.random.Generator) -> None:
@@ -259,22 +260,22 @@ def test_the_allowance_covers_exact_arithmetic(
     point = box.lower[0].numpy() + share * (box.upper - box.lower)[0].numpy()
     truth = exact_values(net, np.clip(point, box.lower[0].numpy(), box.upper[0].numpy()))
     lost = 0
-    for start in (3, 7, 10):
+    for start, which in ((s, w) for s in (3, 7, 10) for w in range(4)):
         shape = net.nodes[start].shape
-        for window in windows_of(shape)[:4]:
-            rows = torch.as_tensor(rng.normal(size=(1, 2, shape[0], window.height, window.width)))
-            plan = plan_windows(net, start, window) if windowed else {}
-            part = rows if start in plan else window.place(rows, whole(shape))
-            linear = bounder.run(start, part, windows=plan)
-            for row in range(2):
-                value = dot_exact(rows[0, row].numpy(), cropped(window, truth[start]))
-                bound = dot_exact(linear.coefficients[0, row].numpy(), truth[0])
-                bound += Fraction(float(linear.constant[0, row]))
-                allowance = Fraction(float(linear.rounding[0, row]))
-                assert value >= bound - allowance
-                lost += value < bound
-                if radius == 0.0:  # nothing is relaxed: both sides are one number
-                    assert abs(value - bound) <= allowance
+        window = windows_of(shape)[which]
+        rows = torch.as_tensor(rng.normal(size=(1, 2, shape[0], window.height, window.width)))
+        plan = plan_windows(net, start, window) if windowed else {}
+        part = rows if start in plan else window.place(rows, whole(shape))
+        linear = bounder.run(start, part, windows=plan)
+        for row in range(2):
+            value = dot_exact(rows[0, row].numpy(), cropped(window, truth[start]))
+            bound = dot_exact(linear.coefficients[0, row].numpy(), truth[0])
+            bound += Fraction(float(linear.constant[0, row]))
+            allowance = Fraction(float(linear.rounding[0, row]))
+            assert value >= bound - allowance
+            lost += value < bound
+            if radius == 0.0:  # nothing is relaxed: both sides are one number
+                assert abs(value - bound) <= allowance
     assert radius > 0.0 or lost > 0  # float arithmetic alone would have been wrong
 
 

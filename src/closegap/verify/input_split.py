@@ -26,6 +26,7 @@ from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
 from closegap.encode.affine import affine_entries
 from closegap.graph.network import Network
+from closegap.verify.bab.pace import Pace
 from closegap.verify.incomplete import LinearVerifier
 
 __all__ = ["InputSplit", "InputSplitOptions", "InputSplitOutcome"]
@@ -125,12 +126,15 @@ class InputSplit:
             self._upper[self._free][None],
             torch.full((1, clauses), -torch.inf, dtype=torch.float64),
         )
-        count = self._options.first
+        count, pace = self._options.first, Pace(self._options.batch)
         stuck: list[_Boxes] = []
         while len(open_) and not self._broken and not budget.expired:
             order = torch.argsort(open_.proved.amin(dim=1), stable=True)
-            batch, rest = open_.pick(order[:count]), open_.pick(order[count:])
+            taken = min(count, pace.batch(budget.remaining))
+            batch, rest = open_.pick(order[:taken]), open_.pick(order[taken:])
+            pace.begin()
             left = self._bound(batch, budget)
+            pace.end(len(batch))
             if budget.expired or self._broken:
                 open_ = _Boxes.join([left[0], rest])
                 break
