@@ -177,7 +177,7 @@ class InputSplit:
         weight = (planes.abs() * self._relevant(proved)[..., None]).sum(dim=1)
         fixed = linear.constant + offsets + self._fixed_part(linear.coefficients)
         left = self._clip(_Boxes(boxes.lower, boxes.upper, proved), planes, fixed, slack)
-        alive = alive & (left.lower <= left.upper).all(dim=1)
+        alive = alive & ~(left.lower > left.upper).any(dim=1)  # a NaN keeps its box
         return left.pick(alive), weight[alive]
 
     def _relevant(self, proved: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
+from closegap.core.errors import SolverError
 from closegap.graph.network import Network
 from closegap.graph.ops import Max
 from closegap.graph.transform import max_to_relu
@@ -43,6 +44,8 @@ class BranchEngine:
         count = outcome.accounting
         session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
         session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
+        if not count.balanced:
+            raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         for clause, lower in zip(clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "bab")
 
