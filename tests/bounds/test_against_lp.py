@@ -20,6 +20,7 @@ from closegap.specs.region import Ball, lp_ball
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.problem import SplitProblem, split_problem
+from closegap.verify.bab.walls import Walls
 from closegap.verify.incomplete import LinearVerifier
 from tiny_networks import dense
 
@@ -91,7 +92,7 @@ def test_fully_split_domains_reach_the_leaf_program(kind: str, rng: np.random.Ge
     signs = np.concatenate([np.where(p.numpy() >= 0, 1, -1) for p in parts], axis=1)
     units = np.repeat(np.arange(problem.units)[None], 12, axis=0)
     root = np.zeros(12, np.int64)
-    exact = LeafPrograms(problem).solve(root, signs.astype(np.int8), Budget.of_seconds(60))
+    exact = LeafPrograms(problem).solve(root, Walls.at_zero(signs), Budget.of_seconds(60))
     options = AscentOptions(iterations=300, goal=np.inf, patience=300, decay=0.99, split_rate=0.3)
     bounder, payload = DomainBounder(problem, options), None
     for _ in range(2):  # the second time with learned scales

@@ -18,7 +18,7 @@ class Plain:
     """One node of the model."""
 
     root: int
-    path: tuple[tuple[int, int], ...]
+    path: tuple[tuple[int, int, float], ...]
     lower: float
     state: NodeState = NodeState.OPEN
 
@@ -41,21 +41,32 @@ def compare(tree: Tree, model: list[Plain], roots: int) -> None:
     left = [n for n in model if n.state in (NodeState.OPEN, NodeState.STUCK)]
     for root, least in enumerate(tree.least_lower()):
         assert least == min((n.lower for n in left if n.root == root), default=np.inf)
-    units, signs = tree.paths(everything)
-    for node, row, sign in zip(model, units, signs, strict=True):
-        assert [(int(u), int(s)) for u, s in zip(row, sign, strict=True) if u >= 0] == [*node.path]
-        assert (row[len(node.path) :] == -1).all()
-        assert (sign[len(node.path) :] == 0).all()
+    paths = tree.paths(everything)
+    for node, units, signs, points in zip(
+        model, paths.units, paths.signs, paths.points, strict=True
+    ):
+        used = len(node.path)
+        assert [*zip(units[:used], signs[:used], points[:used], strict=True)] == [*node.path]
+        assert (units[used:] == -1).all()
+        assert (signs[used:] == 0).all()
+        assert (points[used:] == 0).all()
 
 
-def split(tree: Tree, model: list[Plain], chosen: list[int], units: list[int]) -> None:
-    children = tree.split(np.array(chosen), np.array(units))
+def split(
+    tree: Tree,
+    model: list[Plain],
+    chosen: list[int],
+    units: list[int],
+    points: list[float] | None,
+) -> None:
+    levels = None if points is None else np.array(points)
+    children = tree.split(np.array(chosen), np.array(units), levels)
     assert list(children) == list(range(len(model), len(model) + 2 * len(chosen)))
     for sign in (1, -1):
-        for index, unit in zip(chosen, units, strict=True):
+        for index, unit, point in zip(chosen, units, points or [0.0] * len(units), strict=True):
             parent = model[index]
             parent.state = NodeState.SPLIT
-            model.append(Plain(parent.root, ((unit, sign), *parent.path), parent.lower))
+            model.append(Plain(parent.root, ((unit, sign, point), *parent.path), parent.lower))
 
 
 def raise_lower(tree: Tree, model: list[Plain], chosen: list[int], values: list[float]) -> None:
@@ -87,7 +98,9 @@ def test_random_histories_agree_with_the_model(data: st.DataObject) -> None:
         chosen = data.draw(st.lists(st.sampled_from(open_), min_size=1, max_size=5, unique=True))
         step = data.draw(st.sampled_from(["split", "split", "close", "give up", "raise"]))
         if step == "split":
-            split(tree, model, chosen, [data.draw(st.integers(0, 99)) for _ in chosen])
+            units = [data.draw(st.integers(0, 99)) for _ in chosen]
+            points = [data.draw(st.floats(-9, 9)) for _ in chosen]
+            split(tree, model, chosen, units, points if data.draw(st.booleans()) else None)
         elif step == "raise":
             raise_lower(
                 tree, model, chosen, [data.draw(st.floats(-9, 9) | st.just(np.nan)) for _ in chosen]
@@ -117,9 +130,9 @@ def test_deep_weights_are_exact() -> None:
     account = tree.accounting()
     assert account.weight == Fraction(1)
     assert account.depth == 200
-    units, signs = tree.paths(node)
-    assert list(units[0]) == list(range(199, -1, -1))
-    assert (signs == 1).all()
+    paths = tree.paths(node)
+    assert list(paths.units[0]) == list(range(199, -1, -1))
+    assert (paths.signs == 1).all()
 
 
 def test_an_unbalanced_account_says_so() -> None:

@@ -19,6 +19,7 @@ from closegap.testing.enumeration import least_clause_margin
 from closegap.verify.bab import leaves as leaves_module
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.problem import SplitProblem, split_problem
+from closegap.verify.bab.walls import Walls
 from closegap.verify.incomplete import LinearVerifier
 
 
@@ -43,7 +44,7 @@ def test_the_least_leaf_is_the_least_margin(
     problem = problem_of(case.query)
     signs = all_signs(problem.units)
     root = np.zeros(len(signs), np.int64)
-    found = LeafPrograms(problem).solve(root, signs, Budget.of_seconds(60))
+    found = LeafPrograms(problem).solve(root, Walls.at_zero(signs), Budget.of_seconds(60))
     assert found.tried.all()
     assert (found.lower > 0).all() == (case.margin > 0)
     if case.margin < 0:
@@ -67,7 +68,7 @@ def test_bounds_hold_on_sampled_points(clauses: tuple[int, ...], rng: np.random.
     root = np.zeros(30, np.int64)
     programs = LeafPrograms(problem)
     for signs in (pattern, np.where(hidden, 0, pattern).astype(np.int8)):
-        found = programs.solve(root, signs[:30], Budget.of_seconds(60))
+        found = programs.solve(root, Walls.at_zero(signs[:30]), Budget.of_seconds(60))
         for leaf, bound in enumerate(found.lower):
             inside = ((signs[leaf] == 0) | (signs[leaf] == pattern)).all(axis=1)
             assert inside.any()
@@ -91,7 +92,9 @@ def test_agrees_with_the_encoder_on_a_leaf(rng: np.random.Generator) -> None:
     box = case.query.region
     points = box.lower + rng.uniform(size=(10, 2)) * (box.upper - box.lower)
     signs = np.where(unit_values(problem, points) >= 0, 1, -1).astype(np.int8)
-    found = LeafPrograms(problem).solve(np.zeros(10, np.int64), signs, Budget.of_seconds(60))
+    found = LeafPrograms(problem).solve(
+        np.zeros(10, np.int64), Walls.at_zero(signs), Budget.of_seconds(60)
+    )
     query = replace(case.query, network=problem.exact.network)
     for leaf in range(len(signs)):
         phases = {layer.feed: signs[leaf, layer.units] for layer in problem.layers}
@@ -119,7 +122,7 @@ def test_a_solver_is_not_believed(
     problem = problem_of(case.query)
     signs = all_signs(problem.units)
     found = LeafPrograms(problem).solve(
-        np.zeros(len(signs), np.int64), signs, Budget.of_seconds(60)
+        np.zeros(len(signs), np.int64), Walls.at_zero(signs), Budget.of_seconds(60)
     )
     assert found.tried.all()
     assert (found.lower <= 0).all()
@@ -141,7 +144,7 @@ def test_an_l2_ball_is_cut_out_of_its_box(rng: np.random.Generator) -> None:
         problem = problem_of(replace(query, prop=moved))
         signs = all_signs(problem.units)
         found = LeafPrograms(problem).solve(
-            np.zeros(len(signs), np.int64), signs, Budget.of_seconds(60)
+            np.zeros(len(signs), np.int64), Walls.at_zero(signs), Budget.of_seconds(60)
         )
         assert -0.0101 - 1e-3 <= found.lower.min() <= -0.01 + 1e-9
         assert least_clause_margin(case.query, 0) <= sampled
@@ -151,7 +154,9 @@ def test_no_time_means_nothing_was_tried(rng: np.random.Generator) -> None:
     case = next(cases(rng, RELU_KINDS["dense"], 1))
     problem = problem_of(case.query)
     signs = np.ones((3, problem.units), np.int8)
-    found = LeafPrograms(problem).solve(np.zeros(3, np.int64), signs, Budget.of_seconds(0))
+    found = LeafPrograms(problem).solve(
+        np.zeros(3, np.int64), Walls.at_zero(signs), Budget.of_seconds(0)
+    )
     assert not found.tried.any()
     assert np.isneginf(found.lower).all()
     assert found.points.shape == (0, 2)

@@ -43,12 +43,15 @@ class BackwardPass:
             then the result is a guide for search and no proof.
         slack: by node, how far its value may be from what the weights say, `[*shape]` (weights
             that were composed in floating point).
+        walls: by feeding node, between which values split constraints hold its entries
+            `[B or 1, *shape]`, finite; split multipliers push against them. Absent: zeros.
     """
 
     network: TorchNetwork
     bounds: ActivationBounds
     values: list[Interval] | None = None
     slack: Mapping[int, Tensor] = field(default_factory=dict)
+    walls: Mapping[int, Interval] = field(default_factory=dict)
     _known_lines: dict[int, Relaxation] = field(default_factory=dict, init=False, repr=False)
     _known_sizes: dict[int, Tensor | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -96,12 +99,15 @@ class BackwardPass:
         """The pass of some domains, in the given order, repeats allowed."""
         bounds = {i: b.select(domains) for i, b in self.bounds.items()}
         values = None if self.values is None else [v.select(domains) for v in self.values]
-        return BackwardPass(self.network, bounds, values, self.slack)
+        walls = {i: w.select(domains) for i, w in self.walls.items()}
+        return BackwardPass(self.network, bounds, values, self.slack, walls)
 
     def _step(self, index: int, state: _State, keep_incoming: bool) -> None:
         """Move the coefficients of one node to its inputs."""
         node = self.network.network.nodes[index]
         coefficients, window = state.take(index)
+        if index in self.walls and index in state.parameters.splits:
+            self._push(index, state)
         if node.is_activation:
             if keep_incoming:
                 state.incoming[index] = _widened(coefficients, window, node.shape)
@@ -123,6 +129,15 @@ class BackwardPass:
             size = self._affine_rounding(index)
             if size is not None:
                 state.rounding = state.rounding + dot(coefficients.abs(), _cut(size, window))
+
+    def _push(self, index: int, state: _State) -> None:
+        """Split multipliers at points other than zero: `multiplier (z - wall) >= 0`."""
+        multipliers, walls = state.parameters.splits[index], self.walls[index]
+        wall = torch.where(multipliers > 0, walls.lower[:, None], walls.upper[:, None])
+        terms = (multipliers * wall).flatten(2)
+        state.constant = state.constant + terms.sum(2)
+        if self.values is not None:
+            state.rounding = state.rounding + self._gamma(terms.shape[2]) * terms.abs().sum(2)
 
     def _cross(
         self, index: int, coefficients: Tensor, window: Window | None, state: _State

@@ -84,8 +84,8 @@ class Parameters:
         slopes: by activation node, the rule's own parameters (alpha), `[B or 1, Q or 1, ...]`;
             absent means the rule's default.
         splits: by feeding node, the signed multipliers of split constraints, `sign * beta`,
-            `[B or 1, Q or 1, *shape]`, positive where `z >= 0` is assumed, negative where
-            `z <= 0` is.
+            `[B or 1, Q or 1, *shape]`, positive where `z >= low` is assumed, negative where
+            `z <= high` is; low and high are the pass's `walls`.
     """
 
     slopes: Mapping[int, Tensor] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-__all__ = ["Accounting", "NodeState", "Tree"]
+__all__ = ["Accounting", "NodeState", "Paths", "Tree"]
 
 
 class NodeState(IntEnum):
@@ -34,9 +34,25 @@ class _Columns:
     depth: NDArray[np.int32]
     unit: NDArray[np.int32]
     sign: NDArray[np.int8]
+    point: NDArray[np.float64]
     lower: NDArray[np.float64]
     state: NDArray[np.int8]
     root: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """All splits above each of B nodes, deepest first: `sign (value of unit - point) >= 0`.
+
+    Attributes:
+        units: padded with -1.
+        signs: +1 or -1; padded with 0.
+        points: padded with 0.
+    """
+
+    units: Int[np.ndarray, "B depth"]
+    signs: Int[np.ndarray, "B depth"]
+    points: Float[np.ndarray, "B depth"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ class Tree:
             depth=np.zeros(capacity, np.int32),
             unit=np.full(capacity, -1, np.int32),
             sign=np.zeros(capacity, np.int8),
+            point=np.zeros(capacity),
             lower=np.full(capacity, -np.inf),
             state=np.zeros(capacity, np.int8),
             root=np.zeros(capacity, np.int32),
@@ -92,9 +109,17 @@ class Tree:
         return new
 
     def split(
-        self, nodes: Int[np.ndarray, "B"], units: Int[np.ndarray, "B"]
+        self,
+        nodes: Int[np.ndarray, "B"],
+        units: Int[np.ndarray, "B"],
+        points: Float[np.ndarray, "B"] | None = None,
     ) -> Int[np.ndarray, "children"]:
-        """Split each open node at its unit.
+        """Split each open node at its unit: the value is at least, or at most, the point.
+
+        Args:
+            nodes: open nodes.
+            units: one for each.
+            points: one for each; `None` for zeros.
 
         Returns:
             ids of the children `[2 B]`: all with sign +1 first, then all with sign -1.
@@ -112,6 +137,7 @@ class Tree:
         data.parent[new] = both
         data.depth[new] = data.depth[both] + 1
         data.unit[new] = np.concatenate([units, units])
+        data.point[new] = 0.0 if points is None else np.concatenate([points, points])
         data.sign[new] = np.repeat(np.array([1, -1], np.int8), len(nodes))
         data.lower[new] = data.lower[both]
         data.root[new] = data.root[both]
@@ -154,21 +180,22 @@ class Tree:
         np.minimum.at(least, self._data.root[left], self._data.lower[left])
         return least
 
-    def paths(
-        self, nodes: Int[np.ndarray, "B"]
-    ) -> tuple[Int[np.ndarray, "B depth"], Int[np.ndarray, "B depth"]]:
-        """Units and signs of all splits above each node, deepest first, padded with -1 and 0."""
+    def paths(self, nodes: Int[np.ndarray, "B"]) -> Paths:
+        """All splits above each node."""
         data = self._data
         depth = int(data.depth[nodes].max(initial=0))
         units = np.full((len(nodes), depth), -1, np.int64)
         signs = np.zeros((len(nodes), depth), np.int64)
+        points = np.zeros((len(nodes), depth))
         current = nodes.astype(np.int64)
         for level in range(depth):
             inside = current >= 0
-            units[inside, level] = data.unit[current[inside]]
-            signs[inside, level] = data.sign[current[inside]]
+            at = current[inside]
+            units[inside, level] = data.unit[at]
+            signs[inside, level] = data.sign[at]
+            points[inside, level] = data.point[at]
             current = np.where(inside, data.parent[np.maximum(current, 0)], -1)
-        return units, signs
+        return Paths(units, signs, points)
 
     def accounting(self) -> Accounting:
         """Count the nodes, and sum the leaves' weights exactly."""

@@ -89,7 +89,7 @@ class Ascent:
             rows: what to bound from below, `[1 or B, Q, ...]`.
             budget: only its deadline is used here.
             initial: slopes to start from.
-            splits: by feeding node, the signs of split neurons and their first multipliers.
+            splits: by feeding node, the ranges of split multipliers and where they start.
             offsets: broadcastable to `[B, Q]`.
 
         Returns:

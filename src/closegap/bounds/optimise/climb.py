@@ -26,13 +26,18 @@ Key: TypeAlias = tuple[str, int]
 class Splits:
     """Split neurons of one feeding node.
 
+    A multiplier pushes against a wall: a positive one against `z >= low`, a negative one against
+    `z <= high`. Where only one of them is assumed, it has that sign only.
+
     Attributes:
-        signs: `[B, 1, *shape]`: +1 where `z >= 0` is assumed, -1 where `z <= 0`, 0 elsewhere.
-        multipliers: `[B, Q or 1, *shape]`, not negative: where the ascent starts.
+        least: `[B, 1, *shape]`: minus infinity where `z <= high` is assumed, else 0.
+        most: `[B, 1, *shape]`: infinity where `z >= low` is assumed, else 0.
+        multipliers: `[B, Q or 1, *shape]`, between them: where the ascent starts.
         scale: the size of a typical multiplier.
     """
 
-    signs: Tensor
+    least: Tensor
+    most: Tensor
     multipliers: Tensor
     scale: float = 1.0
 
@@ -51,7 +56,7 @@ class Climb:
     ) -> None:
         self._nodes = bounder.network.network.nodes
         self._bounds: dict[int, Interval] = dict(bounder.bounds)
-        self._signs = {i: s.signs for i, s in splits.items()}
+        self._ranges = {i: (s.least, s.most) for i, s in splits.items()}
         self._scales = {i: s.scale for i, s in splits.items()}
         self._values: dict[Key, Tensor] = {
             **{("slope", i): s.requires_grad_() for i, s in slopes.items()},
@@ -60,7 +65,6 @@ class Climb:
         self._mean = {k: torch.zeros_like(v) for k, v in self._values.items()}
         self._square = {k: torch.zeros_like(v) for k, v in self._values.items()}
         self._kept = {k: v.detach().clone() for k, v in self._values.items()}
-        self._all_signs = dict(self._signs)
         self._active: Tensor | None = None
         self._best: Tensor | None = None
 
@@ -72,12 +76,12 @@ class Climb:
 
     def parameters(self) -> Parameters:
         """The current parameters, with gradients."""
-        return _pack(self._values, self._signs)
+        return _pack(self._values)
 
     def result(self) -> tuple[Tensor, Parameters]:
         """The best bound of every row of all domains, and the parameters behind it."""
         assert self._best is not None
-        return self._best, _pack(self._kept, self._all_signs)
+        return self._best, _pack(self._kept)
 
     def remember(self, value: Float[Tensor, "B Q"]) -> bool:
         """Keep the parameters of each row whose bound is the best so far; True iff one is."""
@@ -100,7 +104,7 @@ class Climb:
         for table in (self._mean, self._square):
             table.update({k: v[kept] for k, v in table.items()})
         self._values = {k: v.detach()[kept].requires_grad_() for k, v in self._values.items()}
-        self._signs = {i: s if len(s) == 1 else s[kept] for i, s in self._signs.items()}
+        self._ranges = {i: (a[kept], b[kept]) for i, (a, b) in self._ranges.items()}
         self._bounds = {i: b.select(kept) for i, b in self._bounds.items()}
 
     def step(self, lower: Tensor, open_: Tensor, rates: tuple[float, float], count: int) -> None:
@@ -123,15 +127,17 @@ class Climb:
         root = (square / (1 - _VARIANCE**count)).sqrt_().add_(SEARCH_EPSILON)
         with torch.no_grad():
             moved = self._values[key] + rate / (1 - _MOMENTUM**count) * mean / root
-            moved = moved.clamp(min=0) if key[0] == "split" else self._project(key[1], moved)
+            moved = self._project(*key, moved)
         return moved.requires_grad_()
 
-    def _project(self, index: int, moved: Tensor) -> Tensor:
+    def _project(self, kind: str, index: int, moved: Tensor) -> Tensor:
+        if kind == "split":
+            return moved.clamp(*self._ranges[index])
         node = self._nodes[index]
         return activation_rule(node.op).project(node, moved, self._bounds[node.inputs[0]])
 
 
-def _pack(values: Mapping[Key, Tensor], signs: Mapping[int, Tensor]) -> Parameters:
+def _pack(values: Mapping[Key, Tensor]) -> Parameters:
     slopes = {i: v for (kind, i), v in values.items() if kind == "slope"}
-    splits = {i: v * signs[i] for (kind, i), v in values.items() if kind == "split"}
+    splits = {i: v for (kind, i), v in values.items() if kind == "split"}
     return Parameters(slopes, splits)

@@ -17,8 +17,9 @@ from closegap.bounds.regions import least, minimiser
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.verify.bab.problem import Layer, SplitProblem
+from closegap.verify.bab.walls import Walls
 
-__all__ = ["DomainBatch", "DomainBounder", "DomainResult", "unit_signs"]
+__all__ = ["DomainBatch", "DomainBounder", "DomainResult", "unit_walls"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +29,38 @@ class DomainBatch:
     Attributes:
         root: number of the root each belongs to, `[B]`.
         units: split units, padded with -1, `[B, depth]`.
-        signs: +1 for `z >= 0`, -1 for `z <= 0`, `[B, depth]`.
+        signs: +1 for `z >= point`, -1 for `z <= point`, `[B, depth]`.
         payload: warm start `[B, width]`, or `None`.
+        points: where units are split, `[B, depth]`; `None` for zeros.
     """
 
     root: Int[np.ndarray, "B"]
     units: Int[np.ndarray, "B depth"]
     signs: Int[np.ndarray, "B depth"]
     payload: NDArray[np.float32] | None = None
+    points: Float[np.ndarray, "B depth"] | None = None
+
+    def children(
+        self,
+        which: Int[np.ndarray, "M"],
+        units: Int[np.ndarray, "M"],
+        sign: int,
+        points: Float[np.ndarray, "M"],
+    ) -> DomainBatch:
+        """Some of the sets (repeats allowed) with one constraint more, and their warm starts."""
+        known = np.zeros(self.units.shape) if self.points is None else self.points
+        return DomainBatch(
+            self.root[which],
+            np.column_stack([units, self.units[which]]),
+            np.column_stack([np.full(len(which), sign), self.signs[which]]),
+            None if self.payload is None else self.payload[which],
+            np.column_stack([points, known[which]]),
+        )
 
 
-def unit_signs(batch: DomainBatch, units: int) -> Int[np.ndarray, "B U"]:
-    """The sign of every unit in every domain, 0 where it is not split."""
-    signs = np.zeros((len(batch.root), units + 1), np.int8)
-    np.put_along_axis(signs, batch.units % (units + 1), batch.signs, axis=1)
-    return signs[:, :units]
+def unit_walls(batch: DomainBatch, units: int) -> Walls:
+    """Between which values each unit is held in each domain."""
+    return Walls.of_splits(batch.units, batch.signs, batch.points, units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +108,11 @@ class DomainBounder:
     def bound(self, batch: DomainBatch, budget: Budget) -> DomainResult:
         """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
         problem = self._problem
-        bounds, splits = self._constrained(batch)
+        bounds, splits, walls = self._constrained(batch)
         start = problem.search.network.output
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root], problem.offsets[root]
-        search = BackwardPass(problem.search, {i: b.to(torch.float32) for i, b in bounds.items()})
+        search = self._search(bounds, walls)
         result = self._ascent.run(
             search,
             start,
@@ -105,7 +123,7 @@ class DomainBounder:
             offsets=offsets.float(),
         )
         parameters = in_dtype(result.parameters, torch.float64)
-        exact = BackwardPass(problem.exact, bounds, problem.values, problem.slack)
+        exact = BackwardPass(problem.exact, bounds, problem.values, problem.slack, walls)
         with torch.no_grad():
             linear = exact.run(start, rows, parameters, keep_incoming=True)
             lower = self._proved(linear, offsets)
@@ -127,14 +145,14 @@ class DomainBounder:
     def glance(self, batch: DomainBatch) -> NDArray[np.float64]:
         """Quick bounds `[B]` in float32 from the payload alone: a guide, no proof."""
         problem = self._problem
-        bounds, splits = self._constrained(batch)
+        bounds, splits, walls = self._constrained(batch)
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root].float(), problem.offsets[root].float()
-        search = BackwardPass(problem.search, {i: b.to(torch.float32) for i, b in bounds.items()})
+        search = self._search(bounds, walls)
         given = self._slopes(batch)
         parameters = Parameters(
             {} if given is None else given.slopes,
-            {i: s.multipliers * s.signs for i, s in splits.items()},
+            {i: s.multipliers for i, s in splits.items()},
         )
         with torch.no_grad():
             found = lower_bound(
@@ -148,35 +166,49 @@ class DomainBounder:
         total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
         return torch.where(torch.isfinite(total), total, -torch.inf)
 
-    def _constrained(self, batch: DomainBatch) -> tuple[dict[int, Interval], dict[int, Splits]]:
-        """Bounds `[B, *shape]` and split signs under the constraints."""
+    def _search(self, bounds: dict[int, Interval], walls: dict[int, Interval]) -> BackwardPass:
+        rough, dtype = self._problem.search, torch.float32
+        near = {i: b.to(dtype) for i, b in bounds.items()}
+        return BackwardPass(rough, near, walls={i: w.to(dtype) for i, w in walls.items()})
+
+    def _constrained(
+        self, batch: DomainBatch
+    ) -> tuple[dict[int, Interval], dict[int, Splits], dict[int, Interval]]:
+        """Bounds `[B, *shape]`, split multipliers, and walls that are not at zero."""
         problem = self._problem
-        all_signs = torch.as_tensor(unit_signs(batch, problem.units))
+        every = unit_walls(batch, problem.units)
         multipliers = self._multipliers(batch)
         bounds = dict(problem.bounds)
         splits: dict[int, Splits] = {}
+        walls: dict[int, Interval] = {}
         for layer in problem.layers:
-            part = all_signs[:, layer.units]
-            if not bool((part != 0).any()):
+            part = every.of_units(layer.units)
+            if not part.any:
                 continue
             base = problem.bounds[layer.feed]
             bounds[layer.feed] = layer.constrained(base, part)
             shape = base.lower.shape[1:]
             splits[layer.feed] = self._splits(layer, part, multipliers, shape)
-        return bounds, splits
+            finite = Walls(*(torch.where(s.isfinite(), s, 0.0) for s in (part.low, part.high)))
+            if bool((finite.low != 0).any() or (finite.high != 0).any()):
+                walls[layer.feed] = Interval(
+                    _spread(finite.low, layer, shape), _spread(finite.high, layer, shape)
+                )
+        return bounds, splits, walls
 
     def _splits(
-        self, layer: Layer, part: Tensor, multipliers: Tensor | None, shape: torch.Size
+        self, layer: Layer, part: Walls, multipliers: Tensor | None, shape: torch.Size
     ) -> Splits:
-        count, size = len(part), int(np.prod(shape))
-        signs = torch.zeros(count, 1, size)
-        signs[:, 0, layer.indices] = part.float()
-        values = torch.zeros(count, self._rows, size)
+        least = torch.where(part.high.isfinite(), -torch.inf, 0.0)
+        most = torch.where(part.low.isfinite(), torch.inf, 0.0)
+        values = torch.zeros(len(part), self._rows, int(np.prod(shape)))
         if multipliers is not None:
-            values[:, :, layer.indices] = multipliers[:, :, layer.units] * (part != 0)[:, None]
+            kept = multipliers[:, :, layer.units].clamp(least[:, None], most[:, None])
+            values[:, :, layer.indices] = kept
         return Splits(
-            signs.reshape(count, 1, *shape),
-            values.reshape(count, self._rows, *shape),
+            _spread(least, layer, shape)[:, None],
+            _spread(most, layer, shape)[:, None],
+            values.reshape(len(part), self._rows, *shape),
             self._scales[layer.feed],
         )
 
@@ -209,7 +241,7 @@ class DomainBounder:
                 payload[:, 0, :, layer.units] = flat.expand(count, self._rows, -1)
             split = parameters.splits.get(layer.feed)
             if split is not None:
-                payload[:, 1, :, layer.units] = split.flatten(2)[:, :, layer.indices].abs()
+                payload[:, 1, :, layer.units] = split.flatten(2)[:, :, layer.indices]
         return np.asarray(payload.reshape(count, -1).numpy())
 
     def _incoming(self, linear: LinearBound, count: int) -> Tensor:
@@ -235,3 +267,10 @@ class DomainBounder:
             side = interval.upper if upper else interval.lower
             parts.append(side.flatten(1)[:, layer.indices].expand(count, -1))
         return torch.cat(parts, dim=1)
+
+
+def _spread(values: Tensor, layer: Layer, shape: torch.Size) -> Tensor:
+    """`[B, units of the layer] -> [B, *shape]`, zero elsewhere."""
+    dense = values.new_zeros(len(values), int(np.prod(shape)))
+    dense[:, layer.indices] = values
+    return dense.reshape(len(values), *shape)

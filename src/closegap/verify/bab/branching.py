@@ -74,19 +74,8 @@ class FilteredBranching:
         """Least bound of both children of every candidate, ties broken by the greater one."""
         domains, width = units.shape
         which = np.repeat(np.arange(domains), width)
-        children = []
-        for sign in (1, -1):
-            payload = None if batch.payload is None else batch.payload[which]
-            children.append(
-                bounder.glance(
-                    DomainBatch(
-                        batch.root[which],
-                        np.column_stack([batch.units[which], units.reshape(-1)]),
-                        np.column_stack([batch.signs[which], np.full(len(which), sign)]),
-                        payload,
-                    )
-                )
-            )
+        flat, points = units.reshape(-1), np.zeros(units.size)
+        children = [bounder.glance(batch.children(which, flat, sign, points)) for sign in (1, -1)]
         worse, better = np.minimum(*children), np.maximum(*children)
         return (worse + _TIE * better).reshape(domains, width)
 

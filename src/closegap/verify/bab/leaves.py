@@ -3,8 +3,8 @@
 On a leaf every activation is one line, so a backward pass gives the margins and every split unit
 as affine functions of the input, up to rounding. Two programs over the region:
 
-    deciding:  min over x of max(margin rows, -sign_j z_j(x))     positive iff the leaf is proved
-    bounding:  min over x of max(margin rows)   where sign_j z_j(x) >= 0
+    deciding:  min over x of max(margin rows, -sign_j (z_j(x) - p_j))   positive iff proved
+    bounding:  min over x of max(margin rows)   where sign_j (z_j(x) - p_j) >= 0
 
 The first one always has a solution, so an empty leaf needs no certificate of its own. Where it is
 negative, its point lies strictly inside the leaf and breaks the property: the candidate that
@@ -31,6 +31,7 @@ from closegap.mip.certify import certified_lower_bound
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
 from closegap.verify.bab.problem import Layer, SplitProblem
+from closegap.verify.bab.walls import Walls
 
 __all__ = ["LeafPrograms", "LeafResult"]
 
@@ -79,16 +80,14 @@ class LeafPrograms:
         self._reach = np.maximum(np.abs(self._lower), np.abs(self._upper))
         self._center = None if region.center is None else _numpy(region.center.flatten())
 
-    def solve(
-        self, root: Int[np.ndarray, "B"], signs: Int[np.ndarray, "B U"], budget: Budget
-    ) -> LeafResult:
+    def solve(self, root: Int[np.ndarray, "B"], walls: Walls, budget: Budget) -> LeafResult:
         """Decide leaves, one after the other.
 
         Any set of splits gives sound bounds; only where every unit is split are they exact.
 
         Args:
             root: number of the root each leaf belongs to.
-            signs: of every unit, +1 for `z >= 0`, -1 for `z <= 0`, 0 where it is not split.
+            walls: the splits of every leaf.
             budget: leaves that do not fit are left alone.
         """
         lower, tried = np.full(len(root), -np.inf), np.zeros(len(root), bool)
@@ -98,11 +97,11 @@ class LeafPrograms:
             part = slice(first, first + group)
             if budget.expired:
                 break
-            margins, cuts = self._planes(root[part], torch.as_tensor(signs[part]))
-            for leaf, (rows, walls) in enumerate(zip(margins, cuts, strict=True), start=first):
+            margins, cuts = self._planes(root[part], walls.select(part))
+            for leaf, (rows, cut) in enumerate(zip(margins, cuts, strict=True), start=first):
                 if budget.expired:
                     break
-                lower[leaf], found = self._leaf(rows, walls, budget)
+                lower[leaf], found = self._leaf(rows, cut, budget)
                 tried[leaf] = True
                 points.extend(found)
         shape = self._problem.input_shape
@@ -116,40 +115,42 @@ class LeafPrograms:
         return max(1, _GROUP_BYTES // (8 * largest * rows))
 
     def _planes(
-        self, root: Int[np.ndarray, "B"], signs: Tensor
+        self, root: Int[np.ndarray, "B"], walls: Walls
     ) -> tuple[list[_Planes], list[_Planes]]:
-        """Of each leaf: planes below the margin rows, and below `-sign_j z_j` of its splits."""
+        """Of each leaf: planes below the margin rows, and below `-sign_j (z_j - p_j)`."""
         problem = self._problem
         bounds = dict(problem.bounds)
         for layer in problem.layers:
-            bounds[layer.feed] = layer.constrained(bounds[layer.feed], signs[:, layer.units])
+            bounds[layer.feed] = layer.constrained(bounds[layer.feed], walls.of_units(layer.units))
         exact = BackwardPass(problem.exact, bounds, problem.values, problem.slack)
         which = torch.as_tensor(root)
         with torch.no_grad():
             start = problem.exact.network.output
             found = exact.run(start, problem.rows[which])
             margins = self._below(found, problem.offsets[which])
-            walls = [self._walls(exact, layer, signs[:, layer.units]) for layer in problem.layers]
-        split = np.asarray(signs.numpy()) != 0
-        matrix = np.concatenate([w[0] for w in walls], axis=1) if walls else None
-        constant = np.concatenate([w[1] for w in walls], axis=1) if walls else None
+            sides = [
+                self._side(exact, layer, sign, part)
+                for layer in problem.layers
+                for sign, part in _sides(walls.of_units(layer.units))
+            ]
         cuts = []
-        for leaf, used in enumerate(split):
-            if matrix is None or constant is None:
-                cuts.append(_Planes(np.zeros((0, len(self._lower))), np.zeros(0)))
-            else:
-                cuts.append(_Planes(matrix[leaf][used], constant[leaf][used]))
+        for leaf in range(len(root)):
+            used = [(m[leaf][ok[leaf]], c[leaf][ok[leaf]]) for m, c, ok in sides]
+            matrix = np.concatenate([np.zeros((0, len(self._lower))), *(m for m, _ in used)])
+            cuts.append(_Planes(matrix, np.concatenate([np.zeros(0), *(c for _, c in used)])))
         return [_Planes(*both) for both in zip(*margins, strict=True)], cuts
 
-    def _walls(
-        self, exact: BackwardPass, layer: Layer, signs: Tensor
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _side(
+        self, exact: BackwardPass, layer: Layer, sign: Tensor, level: Tensor
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Planes below `sign (z - level)` of a layer's units, and where there is such a wall."""
         shape = self._problem.exact.network.nodes[layer.feed].shape
         size, units = int(np.prod(shape)), len(layer.indices)
-        rows = torch.zeros(len(signs), units, size, dtype=torch.float64)
-        rows[:, torch.arange(units), layer.indices] = -signs.double()
-        found = exact.run(layer.feed, rows.reshape(len(signs), units, *shape))
-        return self._below(found, torch.zeros(len(signs), units, dtype=torch.float64))
+        rows = torch.zeros(len(level), units, size, dtype=torch.float64)
+        rows[:, torch.arange(units), layer.indices] = sign
+        found = exact.run(layer.feed, rows.reshape(len(level), units, *shape))
+        matrix, constant = self._below(found, -sign * level)
+        return matrix, constant, np.asarray((sign != 0).numpy())
 
     def _below(
         self, found: LinearBound, offsets: Tensor
@@ -256,6 +257,17 @@ class LeafPrograms:
         size = float(np.abs(step) @ np.abs(self._center)) + length * region.radius
         side = float(step @ self._center) + length * region.radius
         return step, side + 4 * gamma(len(step) + 8) * size
+
+
+def _sides(walls: Walls) -> list[tuple[Tensor, Tensor]]:
+    """Sign and level of every unit's wall; another pair where some units have two."""
+    low, high = walls.low.isfinite(), walls.high.isfinite()
+    first = torch.where(low, -1.0, torch.where(high, 1.0, 0.0)).double()
+    level = torch.where(low, walls.low, torch.where(high, walls.high, 0.0))
+    both = low & high
+    if not bool(both.any()):
+        return [(first, level)]
+    return [(first, level), (both.double(), torch.where(both, walls.high, 0.0))]
 
 
 def _with_row(model: Model, row: NDArray[np.float64], side: float) -> Model:

@@ -20,6 +20,7 @@ from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property
 from closegap.specs.query import Query
+from closegap.verify.bab.walls import Walls
 
 __all__ = ["Layer", "SplitProblem", "is_splittable", "split_problem"]
 
@@ -47,19 +48,18 @@ class Layer:
         """The units' numbers."""
         return slice(self.first, self.first + len(self.indices))
 
-    def constrained(self, base: Interval, signs: Int[Tensor, "B U"]) -> Interval:
+    def constrained(self, base: Interval, walls: Walls) -> Interval:
         """The feeding node's bounds under the splits: `[B, *shape]`.
 
         Args:
             base: bounds that hold without the splits, `[1, *shape]`.
-            signs: of this layer's units, +1 for `z >= 0`, -1 for `z <= 0`, 0 for no split.
+            walls: of this layer's units.
         """
-        count, shape = len(signs), base.lower.shape[1:]
+        count, shape = len(walls), base.lower.shape[1:]
         lower = base.lower.flatten(1).expand(count, -1).clone()
         upper = base.upper.flatten(1).expand(count, -1).clone()
-        low, high = lower[:, self.indices], upper[:, self.indices]
-        lower[:, self.indices] = torch.where(signs > 0, low.clamp(min=0), low)
-        upper[:, self.indices] = torch.where(signs < 0, high.clamp(max=0), high)
+        lower[:, self.indices] = torch.maximum(lower[:, self.indices], walls.low)
+        upper[:, self.indices] = torch.minimum(upper[:, self.indices], walls.high)
         return Interval(lower.reshape(count, *shape), upper.reshape(count, *shape))
 
 

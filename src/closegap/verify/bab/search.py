@@ -13,7 +13,7 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_signs
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
 from closegap.verify.bab.branching import FilteredBranching
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.pace import Pace
@@ -150,10 +150,10 @@ class BranchAndBound:
 
     def _visit(self, nodes: Int[np.ndarray, "B"], bounder: DomainBounder, budget: Budget) -> None:
         """Bound nodes, close the proved ones, prepare the others for splitting."""
-        units, signs = self._tree.paths(nodes)
+        path = self._tree.paths(nodes)
         first = bounder is not self._bounder
         payload = None if first or not self._has_warm else self._warm
-        batch = DomainBatch(self._tree.root(nodes), units, signs, payload)
+        batch = DomainBatch(self._tree.root(nodes), path.units, path.signs, payload, path.points)
         result = bounder.bound(batch, budget)
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
@@ -192,7 +192,7 @@ class BranchAndBound:
         """
         if not len(nodes):
             return
-        found = self._leaves.solve(batch.root, unit_signs(batch, self._problem.units), budget)
+        found = self._leaves.solve(batch.root, unit_walls(batch, self._problem.units), budget)
         self._tree.raise_lower(nodes, found.lower)
         proved = found.lower > 0
         self._tree.close(nodes[proved])
@@ -202,7 +202,10 @@ class BranchAndBound:
 
 
 def _part(batch: DomainBatch, result: DomainResult, rows: NDArray[np.int64]) -> DomainBatch:
-    return DomainBatch(batch.root[rows], batch.units[rows], batch.signs[rows], result.payload[rows])
+    points = None if batch.points is None else batch.points[rows]
+    return DomainBatch(
+        batch.root[rows], batch.units[rows], batch.signs[rows], result.payload[rows], points
+    )
 
 
 def _select(result: DomainResult, rows: NDArray[np.int64]) -> DomainResult:
