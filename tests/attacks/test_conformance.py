@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from closegap.attacks.activation.lippa import LippaAttack, LippaOptions
+from closegap.attacks.activation.query_attack import Attack
+from closegap.attacks.activation.region_walk import RegionWalkAttack, RegionWalkOptions
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.hopping import Hopping
-from closegap.attacks.gradient.method import Method
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
+from closegap.attacks.registry import make_attack
 from closegap.core.errors import OptionError
 from closegap.testing.attack_case import AttackCase
 
@@ -18,11 +21,21 @@ from closegap.testing.attack_case import AttackCase
 class Registered(AttackCase):
     name = ""
 
-    def method(self) -> Method[Any]:
+    def method(self) -> Attack:
         if self.name == "hop-pgd":
             return Hopping(hops=2, restarts=3, descent=Descent("hop", steps=3, step_size=0.3))
         small = AttackOptions() if self.name == "fgsm" else AttackOptions(steps=8, restarts=3)
         return make_method(self.name, small)
+
+
+class TestLippa(AttackCase):
+    def method(self) -> Attack:
+        return LippaAttack(LippaOptions(step_size=0.02, steps=10, hops=3))
+
+
+class TestRegionWalk(AttackCase):
+    def method(self) -> Attack:
+        return RegionWalkAttack(RegionWalkOptions(rounds=2, steps=6, restarts=3, starts=2))
 
 
 NEEDS_LABEL = ("pgd-ce", "gama-pgd")
@@ -37,6 +50,13 @@ for _name in METHODS:
 def test_an_unknown_attack_is_named_with_those_there_are() -> None:
     with pytest.raises(OptionError, match=r"'nonsense'.*pgd"):
         make_method("nonsense")
+
+
+@pytest.mark.parametrize("name", ["lippa", "region-walk", "mt-pgd"])
+def test_attacks_of_both_kinds_are_found_by_name(name: str) -> None:
+    assert make_attack(name, AttackOptions(steps=3, restarts=2)).name == name
+    with pytest.raises(OptionError, match=r"'nonsense'.*lippa"):
+        make_attack("nonsense")
 
 
 def test_fgsm_takes_one_step() -> None:

@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from closegap.attacks.activation.lippa import LiPPA
+    from closegap.attacks.activation.region_walk import RegionWalk
     from closegap.attacks.gradient.cross_entropy import CrossEntropyPGD
     from closegap.attacks.gradient.fgsm import FGSM
     from closegap.attacks.gradient.gama import GAMAPGD
@@ -29,25 +31,29 @@ __all__ = [
     "AdamPGD",
     "CrossEntropyPGD",
     "HopPGD",
+    "LiPPA",
     "MultiTargetedPGD",
+    "RegionWalk",
 ]
 
 _HOME = {
-    "AdamPGD": "pgd_adam",
-    "CrossEntropyPGD": "cross_entropy",
-    "FGSM": "fgsm",
-    "GAMAPGD": "gama",
-    "HopPGD": "hopping",
-    "MIFGSM": "momentum",
-    "MultiTargetedPGD": "multi_targeted",
-    "ODSPGD": "output_diversified",
-    "PGD": "pgd",
+    "AdamPGD": "gradient.pgd_adam",
+    "CrossEntropyPGD": "gradient.cross_entropy",
+    "FGSM": "gradient.fgsm",
+    "GAMAPGD": "gradient.gama",
+    "HopPGD": "gradient.hopping",
+    "LiPPA": "activation.lippa",
+    "MIFGSM": "gradient.momentum",
+    "MultiTargetedPGD": "gradient.multi_targeted",
+    "ODSPGD": "gradient.output_diversified",
+    "PGD": "gradient.pgd",
+    "RegionWalk": "activation.region_walk",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"closegap.attacks.gradient.{_HOME[name]}"), name)
+        return getattr(import_module(f"closegap.attacks.{_HOME[name]}"), name)
     raise AttributeError(f"module 'closegap.attacks' has no attribute '{name}'")
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from closegap.attacks.gradient.loop import run
-from closegap.attacks.gradient.method import Method
+from closegap.attacks.activation.query_attack import Attack, run_attack
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import DataError, OptionError
@@ -39,7 +38,7 @@ class ImageAttack:
         factory: makes the method from the user's options.
     """
 
-    factory: Callable[[AttackOptions], Method[Any]]
+    factory: Callable[[AttackOptions], Attack]
 
     def __call__(
         self,
@@ -73,7 +72,7 @@ class BoundAttack:
     """An attack on one network: call it with images in [0, 1] and their true labels."""
 
     net: Model
-    method: Method[Any]
+    method: Attack
     eps: float
     norm: float
     seed: int
@@ -104,7 +103,7 @@ def attack_images(
     model: Model,
     images: Float[Tensor, "B ..."],
     labels: Int[Tensor, "labels"],
-    method: Method[Any],
+    method: Attack,
     *,
     eps: float,
     norm: Norm = "inf",
@@ -138,7 +137,7 @@ def attack_images(
         for image, label in zip(arrays, labels.tolist(), strict=True)
     ]
     device = images.device
-    outcomes = run(TorchNetwork(network, device=device), queries, method, Budget(seed=seed))
+    outcomes = run_attack(TorchNetwork(network, device=device), queries, method, Budget(seed=seed))
     found = [
         image if outcome.best is None else outcome.best.reshape(image.shape)
         for image, outcome in zip(arrays, outcomes, strict=True)

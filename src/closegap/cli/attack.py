@@ -19,7 +19,7 @@ __all__ = ["attack_command"]
 @click.command("attack")
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options
-@click.option("--method", required=True, help="Which attack, such as pgd, mt-pgd or ods-pgd.")
+@click.option("--method", required=True, help="Which attack, such as pgd, mt-pgd or region-walk.")
 @click.option("--eps", type=number, required=True, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
@@ -36,7 +36,7 @@ def attack_command(model: Path, **options: Any) -> None:
     Only an input that was replayed on the ONNX file counts. Finding none proves nothing.
     """
     from closegap.attacks.gradient.options import AttackOptions
-    from closegap.attacks.gradient.registry import make_method
+    from closegap.attacks.registry import make_attack
     from closegap.cli.display import print_attack_summary, print_row
     from closegap.data import fit_to_network, load_data, select
     from closegap.evaluate import Question
@@ -46,7 +46,7 @@ def attack_command(model: Path, **options: Any) -> None:
     save = _npz(options["save"])
     question = Question(options["eps"], options["norm"], options["timeout"])
     sizes = AttackOptions(options["steps"], options["restarts"], options["step_size"])
-    method = make_method(options["method"], sizes)
+    method = make_attack(options["method"], sizes)
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     chosen = select(whole, limit=options["limit"], indices=options["indices"])

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BISECTION_SPAN",
+    "CELL_TOLERANCE",
+    "DISTANCE_STEP",
+    "DISTANCE_TOLERANCE",
     "FLOAT32_UNIT",
     "FLOAT64_UNIT",
     "IR_ABSOLUTE_TOLERANCE",
@@ -21,11 +24,14 @@ __all__ = [
     "MIP_INTEGRALITY",
     "MIP_RESOLUTION",
     "MIP_ROW_SLACK",
+    "QP_ROW_SLACK",
+    "QP_TOLERANCE",
     "REPLAY_SLACK",
     "SEARCH_EPSILON",
     "SIGN_GAP",
     "SMALL_COEFFICIENT",
     "TINY",
+    "WALK_DECREASE",
     "float32_inward",
     "float32_outward",
     "gamma",
@@ -64,6 +70,20 @@ SMALL_COEFFICIENT = 1e-12
 MIP_ROW_SLACK = 1e-6
 #: A dual bound claimed by a solver is lowered by this times the objective's scale before it counts.
 MIP_BOUND_MARGIN = 1e-5
+
+#: Residuals asked of solvers of quadratic programs, and how far rows of their points may be off.
+QP_TOLERANCE = 1e-9
+QP_ROW_SLACK = 1e-6
+
+#: A wall of an activation cell may be violated by this times its scale before it becomes a row; a
+#: unit this close to zero counts as on the wall. A matter of speed: candidates are evaluated anew.
+CELL_TOLERANCE = 1e-8
+#: A walk between cells goes on while the margin falls by more than this times its scale.
+WALK_DECREASE = 1e-7
+#: The next cell is to be nearer than the last by this share.
+DISTANCE_STEP = 1e-6
+#: A bracket of a least distance this narrow is closed.
+DISTANCE_TOLERANCE = 1e-4
 
 #: A sign's threshold is moved by this times the scale of its input: outward (both signs allowed
 #: near 0) where a proof is sought, inward where a point must survive rounding. A sign is

@@ -6,12 +6,10 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from closegap.attacks.gradient.loop import run
-from closegap.attacks.gradient.method import Method
+from closegap.attacks.activation.query_attack import Attack, QueryAttack, run_attack
 from closegap.attacks.outcome import AttackOutcome
 from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
@@ -46,7 +44,7 @@ class AttackedImage:
 
 
 def attack_data(
-    network: Network, data: DataSet, question: Question, method: Method[Any], *, seed: int = 0
+    network: Network, data: DataSet, question: Question, method: Attack, *, seed: int = 0
 ) -> Iterator[AttackedImage]:
     """Attack images in batches, and yield them in order.
 
@@ -61,8 +59,9 @@ def attack_data(
     """
     import torch  # heavy, as everything that follows
 
-    for begin in range(0, len(data), _BATCH):
-        rows = range(begin, min(begin + _BATCH, len(data)))
+    batch = 1 if isinstance(method, QueryAttack) else _BATCH
+    for begin in range(0, len(data), batch):
+        rows = range(begin, min(begin + batch, len(data)))
         started = time.monotonic()
         queries = [
             robustness(
@@ -73,7 +72,7 @@ def attack_data(
         brackets = [_clean(query) for query in queries]
         open_ = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
         budget = Budget.of_seconds(question.timeout * len(rows), seed=seed)
-        outcomes = run(
+        outcomes = run_attack(
             compiled(network, torch.float32), [queries[n] for n in open_], method, budget
         )
         finished = [True] * len(queries)

@@ -28,6 +28,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "input-split",
     "alpha-crown",
     "strong-pgd",
+    "region-walk",
     "bab",
     "mip",
 )

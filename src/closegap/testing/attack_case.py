@@ -3,8 +3,8 @@
 A test module of an attack reads
 
     class TestMine(AttackCase):
-        def method(self) -> Method[Any]:
-            return make_method("mine", AttackOptions(steps=10, restarts=3))
+        def method(self) -> Attack:
+            return make_attack("mine", AttackOptions(steps=10, restarts=3))
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from closegap.attacks.gradient.loop import run
-from closegap.attacks.gradient.method import Method
+from closegap.attacks.activation.query_attack import Attack
+from closegap.attacks.activation.query_attack import run_attack as run
 from closegap.attacks.outcome import AttackOutcome
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -48,7 +48,7 @@ class AttackCase:
     #: Whether the attack's loss works for any property, not only for the robustness of a class.
     any_property = True
 
-    def method(self) -> Method[Any]:
+    def method(self) -> Attack:
         """The attack, with sizes small enough for a test."""
         raise NotImplementedError
 

@@ -10,6 +10,7 @@ from closegap.strategy.engines.clean import CleanCheck
 from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
 from closegap.strategy.engines.linear import AlphaCrown, Crown
 from closegap.strategy.engines.mip import MipEngine
+from closegap.strategy.engines.region import LippaEngine, RegionWalkEngine
 
 __all__ = ["ENGINES", "Engine"]
 
@@ -20,6 +21,8 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "input-split": InputSplitEngine,
     "alpha-crown": AlphaCrown,
     "strong-pgd": StrongAttack,
+    "region-walk": RegionWalkEngine,
+    "lippa": LippaEngine,
     "bab": BranchEngine,
     "mip": MipEngine,
 }

@@ -1,0 +1,86 @@
+"""Candidates of an attack between cells: moved into the region, evaluated, kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from closegap.attacks.outcome import AttackOutcome
+from closegap.attacks.projection import to_float32_inside
+from closegap.core.numerics import REPLAY_SLACK
+from closegap.runtime.cache import compiled
+from closegap.specs.query import Query
+
+__all__ = ["Harvest", "OnCandidate"]
+
+#: Told of a float32 member of the region that seems to break the property; True ends the attack.
+OnCandidate: TypeAlias = Callable[[NDArray[np.float32]], bool]
+
+#: Candidates that are handed back.
+KEPT = 64
+
+
+class Harvest:
+    """What an attack found for one query.
+
+    Without a judge a candidate ends the attack once it breaks the property by more than two
+    float32 evaluations may differ.
+
+    Args:
+        query: what is attacked.
+        judge: asked about every candidate that breaks the property in float32.
+    """
+
+    def __init__(self, query: Query, judge: OnCandidate | None = None) -> None:
+        self.query = query
+        self.done = False
+        self.evaluations = 0
+        self._judge = judge
+        self._network = compiled(query.network, torch.float32)
+        self._points: list[NDArray[np.float32]] = []
+        self._margins: list[float] = []
+
+    def take(self, point: Float[np.ndarray, "D"]) -> float:
+        """Move a flat point into the region and keep it.
+
+        Returns:
+            the property's margin there; infinity where the point could not be moved in.
+        """
+        inside = to_float32_inside(self.query.region, point.reshape(self.query.network.input_shape))
+        if inside is None:
+            return np.inf
+        with torch.no_grad():
+            outputs = self._network(self._network.tensor(inside[None])).numpy()
+        self.evaluations += 1
+        margin = float(self.query.prop.margins(outputs)[0])
+        if np.isfinite(margin):
+            self._points.append(inside)
+            self._margins.append(margin)
+            self._ask(inside, margin, REPLAY_SLACK * (1 + float(np.abs(outputs).max())))
+        return margin
+
+    def add(self, outcome: AttackOutcome) -> None:
+        """Keep what another attack found, best first, until it ends the search."""
+        self.evaluations += outcome.evaluations
+        for point in outcome.points[:KEPT]:
+            if not self.done:
+                self.take(point.reshape(-1).astype(np.float64))
+
+    def _ask(self, point: NDArray[np.float32], margin: float, slack: float) -> None:
+        if self._judge is None:
+            self.done = self.done or margin < -slack
+        elif self.query.prop.broken_by(margin):
+            self.done = self.done or self._judge(point)
+
+    def outcome(self, method: str, *, finished: bool) -> AttackOutcome:
+        """The best candidates, in ascending order of margin."""
+        shape = (0, *self.query.network.input_shape)
+        points = np.stack(self._points) if self._points else np.zeros(shape, np.float32)
+        margins = np.array(self._margins, dtype=np.float64)
+        order = np.argsort(margins, kind="stable")[:KEPT]
+        return AttackOutcome(method, points[order], margins[order], self.evaluations, finished)

@@ -1,0 +1,23 @@
+"""Programs over one activation cell: least margin within a distance, least distance to a margin.
+
+One distance a file, one line here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from closegap.attacks.activation.programs.base import CellAnswer, CellProgram, Goal, Ground
+from closegap.attacks.activation.programs.l1 import L1Program
+from closegap.attacks.activation.programs.l2 import L2Program
+from closegap.attacks.activation.programs.linf import LinfProgram
+
+__all__ = ["PROGRAMS", "CellAnswer", "CellProgram", "Goal", "Ground"]
+
+#: By norm.
+PROGRAMS: dict[float, Callable[[Ground], CellProgram]] = {
+    1.0: L1Program,
+    2.0: L2Program,
+    math.inf: LinfProgram,
+}

@@ -1,0 +1,126 @@
+"""A query prepared for attacks that go from cell to cell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.cells import UnitNetwork, unit_network
+from closegap.attacks.activation.programs import PROGRAMS, CellProgram, Goal, Ground
+from closegap.attacks.projection import region_norm
+from closegap.bounds.intermediate import NetworkBounds
+from closegap.core.budget import Budget
+from closegap.encode.reduced import reduce_network
+from closegap.graph.ops import LeakyRelu, Max, Relu
+from closegap.graph.transform import max_to_relu
+from closegap.specs.property import Property
+from closegap.specs.query import Query
+from closegap.specs.region import Ball, bounding_box
+from closegap.verify.incomplete import LinearVerifier
+
+__all__ = ["RegionProblem", "piecewise_linear", "region_problem"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionProblem:
+    """The query in units and programs.
+
+    Attributes:
+        query: what is attacked.
+        units: its reduced network.
+        program: optimises over a cell.
+        ground: the flat box.
+        radius: of the ball around the ground's center; infinity for a box.
+        goals: of each clause.
+    """
+
+    query: Query
+    units: UnitNetwork
+    program: CellProgram
+    ground: Ground
+    radius: float
+    goals: tuple[Goal, ...]
+
+    def margins(self, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "K"]:
+        """Every clause's margin at a flat point, in float64."""
+        outputs = self.units.outputs(point)
+        return np.array([goal.margin(outputs) for goal in self.goals])
+
+    def gradient(self, clause: int, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "D"]:
+        """The derivative of a clause's margin by the flat input."""
+        goal = self.goals[clause]
+        worst = int(np.argmax(goal.rows @ self.units.outputs(point) + goal.offsets))
+        return self.units.gradient(point, goal.rows[worst])
+
+    def inside(self, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "D"]:
+        """The point moved into the box, then drawn towards the center until the ball holds it."""
+        clipped = np.clip(point, self.ground.lower, self.ground.upper)
+        reach = self.program.distance(clipped)
+        if reach <= self.radius:
+            return np.asarray(clipped)
+        center = self.ground.center
+        return np.asarray(center + (self.radius / reach) * (clipped - center))
+
+
+def piecewise_linear(query: Query) -> bool:
+    """True iff every activation is a ReLU, a leaky ReLU or max pooling."""
+    nodes = query.network.nodes
+    return all(isinstance(nodes[i].op, Relu | LeakyRelu | Max) for i in query.network.activations)
+
+
+def region_problem(
+    query: Query, budget: Budget, bounds: NetworkBounds | None = None
+) -> RegionProblem | None:
+    """Prepare a query.
+
+    Args:
+        query: any norm, any property.
+        budget: for bounds on the activations, where none are known.
+        bounds: of the activations' inputs over the region, in float64.
+
+    Returns:
+        `None` where the network is not piecewise linear, or too large to be written densely.
+    """
+    if not piecewise_linear(query):
+        return None
+    network = query.network
+    if any(isinstance(network.nodes[i].op, Max) for i in network.activations):
+        network, bounds = max_to_relu(network), None
+    if bounds is None:
+        bounds = LinearVerifier(replace(query, network=network)).activations(budget)
+    flat = {
+        i: (_numpy(interval.lower), _numpy(interval.upper))
+        for i, interval in bounds.activations.items()
+    }
+    box = bounding_box(query.region)
+    lower, upper = box.lower.reshape(-1), box.upper.reshape(-1)
+    reduced = reduce_network(network, flat, np.maximum(np.abs(lower), np.abs(upper)))
+    if reduced is None:
+        return None
+    ground = Ground(lower, upper, _center(query))
+    radius = float(query.region.radius) if isinstance(query.region, Ball) else math.inf
+    program = PROGRAMS[region_norm(query.region)](ground)
+    return RegionProblem(query, unit_network(reduced), program, ground, radius, _goals(query.prop))
+
+
+def _goals(prop: Property) -> tuple[Goal, ...]:
+    members = (prop.clause == clause for clause in range(prop.clauses))
+    return tuple(Goal(prop.rows[which], prop.offsets[which]) for which in members)
+
+
+def _center(query: Query) -> NDArray[np.float64]:
+    """The ball's center, the clean input of a box, else the box's middle."""
+    if isinstance(query.region, Ball):
+        return query.region.center.reshape(-1)
+    if query.center is not None:
+        return query.center.reshape(-1).astype(np.float64)
+    return ((query.region.lower + query.region.upper) / 2).reshape(-1)
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[np.float64]:
+    return np.asarray(tensor[0].flatten().numpy(), dtype=np.float64)

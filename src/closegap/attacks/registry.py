@@ -1,0 +1,36 @@
+"""All attacks by name: gradient attacks, and attacks on single queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from closegap.attacks.activation.lippa import lippa
+from closegap.attacks.activation.query_attack import Attack, QueryAttack
+from closegap.attacks.activation.region_walk import region_walk
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.gradient.registry import METHODS, make_method
+from closegap.core.errors import OptionError
+
+__all__ = ["QUERY_ATTACKS", "make_attack"]
+
+QueryFactory: TypeAlias = Callable[[AttackOptions], QueryAttack]
+
+QUERY_ATTACKS: dict[str, QueryFactory] = {
+    "lippa": lippa,
+    "region-walk": region_walk,
+}
+
+
+def make_attack(name: str, options: AttackOptions | None = None) -> Attack:
+    """The attack of this name, with these options.
+
+    Raises:
+        OptionError: no attack has this name.
+    """
+    if name in QUERY_ATTACKS:
+        return QUERY_ATTACKS[name](options or AttackOptions())
+    if name not in METHODS:
+        known = ", ".join([*METHODS, *QUERY_ATTACKS])
+        raise OptionError(f"no attack is called '{name}'; there are {known}")
+    return make_method(name, options)
