@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,11 @@ KINDS: dict[str, Callable[[np.random.Generator], Network]] = {
 
 
 def search(
-    query: Query, *, seconds: float = 30.0, offered: list[np.ndarray] | None = None
+    query: Query,
+    *,
+    seconds: float = 30.0,
+    nodes: int | None = None,
+    offered: list[np.ndarray] | None = None,
 ) -> tuple[InputSplitOutcome, bool]:
     region = query.region
     assert isinstance(region, Box)
@@ -43,7 +48,8 @@ def search(
     clauses = np.arange(query.prop.clauses)
     options = InputSplitOptions(batch=256, first=4)
     split = InputSplit(LinearVerifier(query), clauses, options, judge)
-    return split.run(Budget.of_seconds(seconds)), bool(hits)
+    budget = replace(Budget.of_seconds(seconds), nodes=nodes)
+    return split.run(budget), bool(hits)
 
 
 @pytest.mark.parametrize("clauses", [(1, 1), (2,), (1, 2)])
@@ -91,3 +97,25 @@ def test_no_time(rng: np.random.Generator) -> None:
     outcome, _ = search(case.query, seconds=0)
     assert np.isneginf(outcome.lower).all()
     assert outcome.open == 1
+
+
+def test_no_more_boxes_than_allowed(rng: np.random.Generator) -> None:
+    for case in cases(rng, KINDS["dense"], 3, radius=2.0):
+        outcome, _ = search(case.query, nodes=3)
+        assert outcome.boxes <= 3
+        assert outcome.full == (outcome.open > 0 and outcome.boxes == 3)
+        assert outcome.depth <= 2
+        margins = np.array(case.margins)
+        assert (outcome.lower[np.isfinite(outcome.lower)] <= margins.max()).all()
+
+
+def test_the_general_way_agrees_with_the_chain(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for case in cases(rng, KINDS["dense"], 2):
+        fast, fast_hit = search(case.query)
+        with monkeypatch.context() as patch:
+            patch.setattr("closegap.verify.box_bounds.box_chain", lambda *_: None)
+            slow, slow_hit = search(case.query)
+        assert fast_hit == slow_hit == (case.margin < 0)
+        assert (fast.open == 0) == (slow.open == 0) or fast_hit

@@ -14,7 +14,7 @@ from closegap.attacks.pool import CandidatePool
 from closegap.attacks.projection import to_float32_inside
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.bracket import Bracket
-from closegap.core.verdict import Verdict
+from closegap.core.verdict import Reason, Verdict
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query
 from closegap.store.records import BracketEvent
@@ -48,6 +48,7 @@ class Session:
         notes: what the user should hear (a solver that was missing, a layer cut short).
         counts: nodes, leaves and the like, summed over engines.
         engine_seconds: by engine, in the order they ran.
+        limit: what but the clock stopped an engine early (the node limit, say).
     """
 
     query: Query
@@ -56,6 +57,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     engine_seconds: dict[str, float] = field(default_factory=dict)
+    limit: Reason | None = None
 
     def __post_init__(self) -> None:
         network = compiled(self.query.network, torch.float32)

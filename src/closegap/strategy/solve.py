@@ -93,8 +93,8 @@ def solve(
             reason = Reason.TIME
             break
         reason = _run(name, session, spend) or reason
-    if spend.expired and reason is Reason.INCOMPLETE:
-        reason = Reason.TIME
+    if reason is Reason.INCOMPLETE:
+        reason = Reason.TIME if spend.expired else session.limit or reason
     return _result(session, reason)
 
 

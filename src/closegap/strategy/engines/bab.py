@@ -9,6 +9,7 @@ import numpy as np
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
+from closegap.core.verdict import Reason
 from closegap.graph.network import Network
 from closegap.graph.ops import Max
 from closegap.graph.transform import max_to_relu
@@ -81,7 +82,10 @@ class InputSplitEngine:
             session.linear, clauses, self.options, lambda p: session.offer(p, "input-split")
         )
         outcome = search.run(budget.within(self._share(session.query, free) * budget.remaining))
-        session.count(nodes=outcome.boxes, open=outcome.open)
+        session.count(nodes=outcome.boxes, boxes=outcome.boxes, open=outcome.open)
+        session.counts["depth"] = max(session.counts.get("depth", 0), outcome.depth)
+        if outcome.full:
+            session.limit = Reason.NODES
         for clause, lower in zip(clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "input-split")
 

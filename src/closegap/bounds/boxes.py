@@ -1,0 +1,397 @@
+"""Bounds of a chain of dense ReLU layers over very many small boxes at once.
+
+Layer by layer: planes forward with an error (affine arithmetic with fixed symbols) bound every
+neuron; rows backward (CROWN) those that are left undecided. The rows of all boxes share one matrix
+product a layer, whatever box they belong to; a relaxation is computed once a box and gathered.
+
+Rounding is bounded a priori, once for the region that holds all boxes: a row `c` on the values of
+a layer loses at most `|c| . loss` on its way to the input, where `loss` follows the sums of
+absolute terms forward through the layers. Weights that are mostly zero are kept sparse.
+Source: Zhang et al., CROWN, 2018; Higham, ch. 3, for the rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int8
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from closegap.core.numerics import TINY, gamma
+from closegap.graph import ops
+from closegap.runtime.torch_network import TorchNetwork
+
+__all__ = ["BoxChain", "BoxPlanes", "box_chain"]
+
+#: Weights with fewer entries than this share are kept sparse, if there are enough of them.
+_SPARSE_SHARE = 0.15
+_SPARSE_ENTRIES = 20_000
+#: Entries of the rows taken backward at a time: they stay in a processor's cache.
+_CACHED_ENTRIES = 30_000
+#: Entries of the planes of all layers, of the boxes bounded at a time.
+_FORM_ENTRIES = 4_000_000
+#: Backward bounds may cost this many times what forward ones do, were every neuron undecided.
+_WORTH = 100
+#: Terms added to every allowance: what concretising, chords and sums of constants take.
+_EXTRA_TERMS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class BoxPlanes:
+    """Planes below rows over boxes: `row . output >= planes . x + constant - loss` on each box.
+
+    Attributes:
+        planes: on the free inputs, `[B, Q, F]`.
+        constant: `[B, Q]`.
+        loss: what rounding may take, concretising over the box included, `[Q]`.
+        signs: of neurons: 1 where never negative, -1 where never positive, 0 elsewhere.
+        blame: how much of what relaxations lose each input's width is to blame for, `[B, Q, F]`.
+    """
+
+    planes: Float[Tensor, "B Q F"]
+    constant: Float[Tensor, "B Q"]
+    loss: Float[Tensor, "Q"]
+    signs: Int8[Tensor, "B signs"]
+    blame: Float[Tensor, "B Q F"]
+
+
+class _Weight:
+    """One affine step `W x + b`, dense or sparse; `reach` bounds the terms that made `b`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, reach: Tensor) -> None:
+        filled = int(torch.count_nonzero(weight))
+        entries = weight.numel()
+        self.dense, self.bias, self.absolute, self.reach = weight, bias, weight.abs(), reach
+        self.entries = entries
+        self.terms = max(weight.shape)
+        self._forward: csr_array | None = None
+        if entries >= _SPARSE_ENTRIES and filled <= _SPARSE_SHARE * entries:
+            matrix = csr_array(weight.numpy())
+            self._forward, self._absolute = matrix, abs(matrix)
+            self._back = csr_array(matrix.T)
+            self.entries = 2 * filled
+            counts = [np.diff(m.indptr).max(initial=0) for m in (self._forward, self._back)]
+            self.terms = int(max(counts))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`, without the bias."""
+        return _times(self._forward, rows) if self._forward is not None else rows @ self.dense.T
+
+    def forward_absolute(self, rows: Tensor) -> Tensor:
+        """The same with absolute weights."""
+        if self._forward is not None:
+            return _times(self._absolute, rows)
+        return rows @ self.absolute.T
+
+    def back(self, rows: Tensor) -> Tensor:
+        """`[P, out] -> [P, in]`."""
+        return _times(self._back, rows) if self._forward is not None else rows @ self.dense
+
+
+def _times(matrix: csr_array, rows: Tensor) -> Tensor:
+    """`rows @ matrix^T`; the result lies in memory with the rows as columns, which sparse
+    products like, and elementwise operations keep that order."""
+    columns = rows.reshape(-1, rows.shape[-1]).T.contiguous()
+    found = torch.from_numpy(np.ascontiguousarray(matrix @ columns.numpy()))
+    return found.T.reshape(*rows.shape[:-1], matrix.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Around each ReLU of a layer: `lower z <= relu(z) <= (lower + more) z + intercept`.
+
+    All `[B, N]`, but `share` `[B, F, N]`: what part of the intercept each input is to blame for.
+    """
+
+    lower: Tensor
+    more: Tensor
+    intercept: Tensor
+    chord: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """Middle and half width of the free inputs `[B, F]`."""
+
+    middle: Tensor
+    half: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """A layer's values on each box: `planes . (x, 1)` up to `error`, and `middle` up to `half`.
+
+    Planes are `[B, F + 1, N]`, the constant last; the others `[B, N]`.
+    """
+
+    planes: Tensor
+    error: Tensor
+    middle: Tensor
+    half: Tensor
+
+    def through(self, steps: list[_Weight]) -> _Form:
+        """Behind affine steps."""
+        planes, error, middle, half = self.planes, self.error, self.middle, self.half
+        for step in steps:
+            planes, middle = step.forward(planes), step.forward(middle) + step.bias
+            planes[:, -1] += step.bias
+            error, half = step.forward_absolute(error), step.forward_absolute(half)
+        return _Form(planes, error, middle, half)
+
+    def across(self, lines: _Lines, low: Tensor, high: Tensor) -> _Form:
+        """Behind a ReLU whose input lies in `[low, high]`: two parallel lines around it."""
+        planes = self.planes * lines.chord[:, None]
+        planes[:, -1] += lines.intercept / 2
+        error = self.error * lines.chord + lines.intercept / 2
+        off, on = low.clamp(min=0), high.clamp(min=0)
+        return _Form(planes, error, (off + on) / 2, (on - off) / 2)
+
+
+class BoxChain:
+    """A chain of dense layers with ReLUs between them, as a function of its free inputs.
+
+    Args:
+        layers: affine steps between activations: the first ones lead to the first ReLU.
+        reach: greatest absolute values of the free inputs over all boxes, `[F]`.
+        extra: terms added to every allowance.
+    """
+
+    def __init__(self, layers: list[list[_Weight]], reach: Float[Tensor, "F"], extra: int) -> None:
+        self._layers = layers
+        self._backward = _backward_pays(layers, len(reach))
+        widths = [len(step.bias) for steps in layers for step in steps]
+        self._rows_at_once = max(1, _CACHED_ENTRIES // max(widths))
+        self._boxes_at_once = max(1, _FORM_ENTRIES // (sum(widths) * (len(reach) + 2)))
+        self._size: list[Tensor] = []
+        self._loss: list[Tensor] = []
+        extra += _EXTRA_TERMS + 2 * sum(len(steps) for steps in layers)
+        sums = len(layers) + 1  # absolute terms of a form, in sizes: each ReLU adds one
+        size, loss = reach, 2 * sums * gamma(extra) * reach
+        for steps in layers:
+            for step in steps:
+                size = step.forward_absolute(size) + step.reach
+                matrix, vector = gamma(step.terms + extra), gamma(len(size) + extra)
+                loss = step.forward_absolute(loss) + 2 * sums * matrix * size
+                loss = loss + vector * step.reach
+            self._size.append(2 * size)
+            self._loss.append(2 * loss)
+            loss = loss + (2 * sums * gamma(extra) + vector) * size
+
+    @property
+    def is_finite(self) -> bool:
+        """No sum of absolute terms overflows, of values or of coefficients: there is no NaN."""
+        total = torch.ones(self._layers[0][0].dense.shape[1], dtype=torch.float64)
+        for steps in self._layers:
+            for step in steps:
+                total = step.forward_absolute(total)
+        return bool(total.isfinite().all() and self._loss[-1].isfinite().all())
+
+    @property
+    def signs(self) -> int:
+        """Signs a box hands on: one for each neuron where they save backward work, else none."""
+        if not self._backward:
+            return 0
+        return sum(len(loss) for loss in self._loss[:-1])
+
+    def values(self, points: Float[Tensor, "M F"]) -> Float[Tensor, "M C"]:
+        """Outputs at points of the free inputs: a guide for search."""
+        for index, steps in enumerate(self._layers):
+            points = torch.relu(points) if index else points
+            for step in steps:
+                points = step.forward(points) + step.bias
+        return points
+
+    def bound(
+        self,
+        lower: Float[Tensor, "B F"],
+        upper: Float[Tensor, "B F"],
+        rows: Float[Tensor, "Q C"],
+        known: Int8[Tensor, "B signs"],
+    ) -> BoxPlanes:
+        """Planes below `rows . output` on each box.
+
+        Args:
+            lower: of the boxes, within the region the chain was made for.
+            upper: likewise.
+            rows: on the flat output.
+            known: signs of neurons that were proved on a box around each box.
+        """
+        parts = [
+            self._bound(lower[part], upper[part], known[part], rows)
+            for part in torch.arange(len(lower)).split(self._boxes_at_once)
+        ]
+        return BoxPlanes(
+            torch.cat([p.planes for p in parts]),
+            torch.cat([p.constant for p in parts]),
+            parts[0].loss,
+            torch.cat([p.signs for p in parts]),
+            torch.cat([p.blame for p in parts]),
+        )
+
+    def _bound(self, lower: Tensor, upper: Tensor, known: Tensor, rows: Tensor) -> BoxPlanes:
+        """See `bound`: boxes few enough for the memory."""
+        boxes = _Boxes((lower + upper) / 2, (upper - lower) / 2)
+        form, lines = _first_form(boxes), list[_Lines]()
+        signs, place = known.clone(), 0
+        for index, steps in enumerate(self._layers[:-1]):
+            form = form.through(steps)
+            low, high = self._interval(index, boxes, form)
+            if self._backward:
+                own = signs[:, place : place + low.shape[1]]
+                low = torch.where(own > 0, low.clamp(min=0), low)
+                high = torch.where(own < 0, high.clamp(max=0), high)
+                if index:
+                    self._tighten(boxes, lines, low, high)
+                own.copy_((low >= 0).to(torch.int8) - (high <= 0).to(torch.int8))
+                place += low.shape[1]
+            lines.append(_lines(low, high, boxes, form))
+            form = form.across(lines[-1], low, high)
+        incoming: list[Tensor] = []
+        every = torch.arange(len(lower))
+        start = rows[:, None].expand(-1, len(lower), -1)
+        planes, constant = self._back(len(lines), start, every, lines, incoming=incoming)
+        blame = torch.zeros_like(planes)
+        for line, coefficients in zip(reversed(lines), incoming, strict=True):
+            blame += torch.einsum("qbn,bfn->qbf", coefficients.abs(), line.share)
+        loss = rows.abs() @ self._loss[-1]
+        return BoxPlanes(planes.transpose(0, 1), constant.T, loss, signs, blame.transpose(0, 1))
+
+    def _interval(self, index: int, boxes: _Boxes, form: _Form) -> tuple[Tensor, Tensor]:
+        """What planes with errors and plain intervals give, rounded outward, `[B, N]` each."""
+        planes, constant = form.planes[:, :-1], form.planes[:, -1]
+        loss, most = self._loss[index], self._size[index]
+        middle = torch.einsum("bfn,bf->bn", planes, boxes.middle) + constant
+        half = torch.einsum("bfn,bf->bn", planes.abs(), boxes.half) + form.error
+        low = torch.maximum(middle - half, form.middle - form.half) - loss
+        high = torch.minimum(middle + half, form.middle + form.half) + loss
+        return torch.maximum(low, -most), torch.minimum(high, most)
+
+    def _tighten(self, boxes: _Boxes, lines: list[_Lines], low: Tensor, high: Tensor) -> None:
+        """Bound the undecided neurons of the next layer backward, in place."""
+        index = len(lines)
+        last = self._layers[index][-1]
+        places = ((low < 0) & (high > 0)).nonzero()
+        for part in places.split(self._rows_at_once):
+            box, neuron = part[:, 0], part[:, 1]
+            start = last.dense[neuron]
+            planes, constant = self._back(
+                index, torch.stack([start, -start]), box, lines, begun=True
+            )
+            spread = (planes.abs() * boxes.half[box]).sum(2)
+            down, up = (planes * boxes.middle[box]).sum(2) - spread + constant
+            bias, loss = last.bias[neuron], self._loss[index][neuron]
+            low[box, neuron] = torch.fmax(low[box, neuron], down + bias - loss)
+            high[box, neuron] = torch.fmin(high[box, neuron], bias - up + loss)
+
+    def _back(
+        self,
+        index: int,
+        rows: Tensor,
+        box: Tensor,
+        lines: list[_Lines],
+        *,
+        begun: bool = False,
+        incoming: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows `[S, P, N]` on the values of a layer as planes `[S, P, F]`, constants `[S, P]`.
+
+        Args:
+            index: of the layer.
+            rows: on its values; or, `begun`, on the input of its last step.
+            box: that each of the P belongs to, `[P]`.
+            lines: of the ReLUs of all layers before.
+            begun: the last step is behind the rows, its bias left out.
+            incoming: takes the rows on each ReLU's output, the last one's first.
+        """
+        constant = rows.new_zeros(rows.shape[:2])
+        for place in range(index, -1, -1):
+            steps = self._layers[place]
+            for step in reversed(steps[:-1] if begun else steps):
+                constant = constant + rows @ step.bias
+                rows = step.back(rows)
+            begun = False
+            if place:
+                line = lines[place - 1]
+                negative = rows.clamp(max=0)
+                if incoming is not None:
+                    incoming.append(rows)
+                constant = constant + (negative * line.intercept[box]).sum(2)
+                rows = torch.addcmul(rows * line.lower[box], negative, line.more[box])
+        return rows, constant
+
+
+def _first_form(boxes: _Boxes) -> _Form:
+    """The free inputs themselves."""
+    count, free = boxes.middle.shape
+    planes = torch.zeros(count, free + 1, free, dtype=boxes.middle.dtype)
+    planes[:, :free] = torch.eye(free, dtype=planes.dtype)
+    return _Form(planes, torch.zeros_like(boxes.middle), boxes.middle, boxes.half)
+
+
+def _lines(low: Tensor, high: Tensor, boxes: _Boxes, form: _Form) -> _Lines:
+    """The chord above; below a line of slope 0 or 1, whichever leaves less area."""
+    open_ = (low < 0) & (high > 0)
+    off, on = low.clamp(max=0), high.clamp(min=0)
+    steep = (low >= 0).to(low.dtype)
+    chord = torch.where(open_, on / torch.where(open_, on - off, 1.0), steep)
+    lower = torch.where(open_, (on >= -off).to(low.dtype), steep)
+    intercept = torch.where(open_, -chord * off, 0.0)
+    spread = form.planes[:, :-1].abs() * boxes.half[..., None]
+    share = spread * (intercept / (on - off).clamp(min=TINY))[:, None]
+    return _Lines(lower, chord - lower, intercept, chord, share)
+
+
+def box_chain(
+    network: TorchNetwork,
+    lower: Float[Tensor, "D"],
+    upper: Float[Tensor, "D"],
+    free: Int[Tensor, "F"],
+) -> BoxChain | None:
+    """The network as a chain over its free inputs; `None` where it is no chain of dense ReLUs.
+
+    Args:
+        network: in float64.
+        lower: of the region that holds all boxes, flat.
+        upper: likewise; equal to `lower` outside `free`.
+        free: flat indices of the inputs that vary.
+    """
+    if network.dtype != torch.float64 or network.device.type != "cpu":
+        return None
+    layers: list[list[_Weight]] = [[]]
+    for index, node in enumerate(network.network.nodes):
+        if index == 0 or isinstance(node.op, ops.Reshape):
+            continue
+        if tuple(node.inputs) != (index - 1,):
+            return None
+        weights = network.weights[index]
+        if isinstance(node.op, ops.Relu) and layers[-1]:
+            layers.append([])
+        elif isinstance(node.op, ops.Linear) and len(node.shape) == 1:
+            weight, bias = weights["weight"], weights["bias"]
+            size = bias.abs()
+            if layers == [[]]:
+                fixed = lower.clone()
+                fixed[free] = 0
+                bias, size = weight @ fixed + bias, weight.abs() @ fixed.abs() + size
+                weight = weight[:, free].contiguous()
+            layers[-1].append(_Weight(weight, bias, size))
+        else:
+            return None
+    if not layers[-1]:
+        return None
+    reach = torch.maximum(lower.abs(), upper.abs())[free]
+    chain = BoxChain(layers, reach, len(lower))
+    return chain if chain.is_finite else None
+
+
+def _backward_pays(layers: list[list[_Weight]], free: int) -> bool:
+    """Compare the products both ways need for one box, every neuron undecided."""
+    forward, backward = 0, 0
+    for steps in layers[:-1]:
+        forward += sum(step.entries for step in steps)
+        backward += 2 * len(steps[-1].bias) * forward
+    return backward <= _WORTH * (free + 2) * forward
