@@ -125,3 +125,27 @@ def test_a_changed_property_is_another_run(
     spec("one.vnnlib", high=0.2)
     said = call(*common)
     assert said.code == 2 and "another run: data" in said.err
+
+
+def test_settings_reach_the_engines_and_the_store(
+    call: Call, difference: Path, spec: Write, tmp_path: Path
+) -> None:
+    said = call("verify", difference, spec(text=HOLDS), "--set", "bab.branching=fsb", *QUICK)
+    assert (said.code, said.out) == (0, "unsat\n")
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"{difference},{spec(text=HOLDS)},5\n")
+    store = tmp_path / "run.db"
+    asked = ("verify", "--instances", listed, "--store", store, *QUICK)
+    assert call(*asked, "--set", "bab.batch=8").code == 0
+    with RunStore.open(store) as run:
+        assert run.header().settings == {"bab.batch": "8"}
+    other = call(*asked, "--set", "bab.batch=9")
+    assert other.code == 2
+    assert len(other.error_lines) == 1
+
+
+@pytest.mark.parametrize("text", ["bab.bach=8", "bab.batch=x", "bab.batch"])
+def test_a_wrong_setting_is_one_line(call: Call, difference: Path, spec: Write, text: str) -> None:
+    said = call("verify", difference, spec(text=HOLDS), "--set", text)
+    assert (said.code, len(said.error_lines)) == (2, 1)
+    assert "bab.batch" in said.err or "bab.bach" in said.err

@@ -118,8 +118,10 @@ def test_keys_tell_questions_apart(digest: str) -> None:
         keys(Question(0.1, timeout=5.0), WorkOptions(("crown",))),
         keys(Question(0.1), WorkOptions(("pgd",))),
         keys(Question(0.1), WorkOptions(("crown",), seed=1)),
+        keys(Question(0.1), WorkOptions(("crown",), settings={"bab.batch": "8"})),
+        keys(Question(0.1), WorkOptions(("crown",), settings={"bab.batch": "9"})),
     ]
-    assert len({key for part in (base, *others) for key in part}) == 18
+    assert len({key for part in (base, *others) for key in part}) == 24
     assert keys(Question(0.1), WorkOptions(("crown",), threads=2)) == base
 
 

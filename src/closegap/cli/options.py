@@ -93,6 +93,10 @@ def run_options(function: F) -> F:
         click.option(
             "--engines", type=names, help="Which engines, in this order, with commas between.",
         ),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE",
+            help="An engine's setting, such as bab.branching=fsb; may be repeated.",
+        ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                      help="Of every random choice."),
         click.option("--store", type=_FILE, help="Keep the run in this file, or continue it."),

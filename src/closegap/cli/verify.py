@@ -48,13 +48,15 @@ def _verify_list(path: Path, options: dict[str, Any]) -> None:
     from closegap.cli.running import Outputs, run_plan  # heavy: only what is called is loaded
     from closegap.evaluate import InstanceList, ProcessExecutor, WorkOptions, plan_instances
     from closegap.specs.vnnlib import load_instances
+    from closegap.strategy.settings import parse_settings
     from closegap.strategy.solve import DEFAULT_ENGINES, check_engines
 
     outputs = Outputs(options["store"], options["report"], options["as_json"])
     engines = check_engines(options["engines"] or DEFAULT_ENGINES)
     rows = InstanceList(load_instances(path), str(path), options["timeout"])
     executor = ProcessExecutor(options["workers"])
-    work = WorkOptions(engines, options["seed"], executor.threads)
+    settings = parse_settings(options["settings"])
+    work = WorkOptions(engines, options["seed"], executor.threads, settings=settings)
     run_plan(plan_instances(rows, work, command=command_line()), executor, outputs, str(path))
 
 
@@ -72,7 +74,12 @@ def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
     seconds = _DEFAULT_SECONDS if options["timeout"] is None else options["timeout"]
     try:
         record = verify_file(
-            model, spec, timeout=seconds, engines=options["engines"] or (), seed=options["seed"]
+            model,
+            spec,
+            timeout=seconds,
+            engines=options["engines"] or (),
+            seed=options["seed"],
+            settings=_settings(options["settings"]),
         )
     except InputError:
         if result is not None:
@@ -85,6 +92,15 @@ def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
         return
     click.echo(result_word(record.verdict, record.reason))
     click.echo(_explanation(record), err=True)
+
+
+def _settings(texts: tuple[str, ...]) -> dict[str, str]:
+    """Checked here, before anything starts; what that needs is heavy, so only if there are any."""
+    if not texts:
+        return {}
+    from closegap.strategy.settings import parse_settings
+
+    return parse_settings(texts)
 
 
 def _result_text(record: Record) -> str:

@@ -15,6 +15,7 @@ __all__ = [
     "CELL_TOLERANCE",
     "DISTANCE_STEP",
     "DISTANCE_TOLERANCE",
+    "FINEST_CUT",
     "FLOAT32_UNIT",
     "FLOAT64_UNIT",
     "IR_ABSOLUTE_TOLERANCE",
@@ -43,6 +44,10 @@ FLOAT64_UNIT = 2.0**-53
 
 #: Divisors are kept above this; far below any weight that matters, far above denormals.
 TINY = 1e-30
+
+#: A smooth activation whose input interval is narrower is not split again. Splitting is then given
+#: up, never decided: what stays open is unknown.
+FINEST_CUT = 1e-3
 
 #: Keeps Adam's step finite where a gradient vanishes; a matter of speed, not of soundness.
 SEARCH_EPSILON = 1e-8

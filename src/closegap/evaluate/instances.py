@@ -67,7 +67,7 @@ def plan_instances(
         norm="",
         timeout=max((task.timeout for task in tasks), default=0.0),
         engines=options.engines,
-        settings={},
+        settings=dict(options.settings),
         seed=options.seed,
         command=command,
         versions=provenance.versions(),
@@ -99,7 +99,12 @@ def _tasks(rows: InstanceList, options: WorkOptions) -> Sequence[PropertyTask]:
             model=model,
             inputs=content(instance.vnnlib),
             query={"index": index},
-            settings={"engines": list(options.engines), "timeout": timeout, "seed": options.seed},
+            settings={
+                **options.settings,
+                "engines": list(options.engines),
+                "timeout": timeout,
+                "seed": options.seed,
+            },
         )
         name = f"{_stem(instance.onnx)} {_stem(instance.vnnlib)}"
         tasks.append(

@@ -92,9 +92,10 @@ def plan_images(
         options: engines, seed, threads.
         data_digest: of the whole data set, so that a run can be continued with more of its images.
         command: the command line, for the report.
-        settings: whatever else can change an answer, JSON values; part of the run's identity.
+        settings: whatever else can change an answer, JSON values; part of the run's identity, as
+            the engines' own settings are.
     """
-    extra = dict(settings or {})
+    extra = {**options.settings, **(settings or {})}
     header = RunHeader(
         kind="evaluate",
         model=model.path,

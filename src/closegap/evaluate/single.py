@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from closegap.core.errors import InputError, ModelError
@@ -18,7 +19,13 @@ __all__ = ["verify_file"]
 
 
 def verify_file(
-    model: Path, spec: Path, *, timeout: float, engines: tuple[str, ...] = (), seed: int = 0
+    model: Path,
+    spec: Path,
+    *,
+    timeout: float,
+    engines: tuple[str, ...] = (),
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
 ) -> Record:
     """Decide one VNN-LIB property in a process of its own.
 
@@ -30,6 +37,7 @@ def verify_file(
         timeout: seconds, from when the network is loaded.
         engines: names, in the order they run; none for the strategy's own choice.
         seed: of every random choice.
+        settings: fields of engines' options by key.
 
     Raises:
         InputError: a file or an option cannot be used.
@@ -38,7 +46,9 @@ def verify_file(
     read_file(model, ModelError)  # what is wrong with the files is told before anything starts
     load_vnnlib(spec)
     executor = ProcessExecutor(1)
-    plan = plan_instances(rows, WorkOptions(engines, seed, executor.threads))
+    plan = plan_instances(
+        rows, WorkOptions(engines, seed, executor.threads, settings=settings or {})
+    )
     try:
         (outcome,) = executor.map_unordered(plan.work, plan.tasks())
     finally:

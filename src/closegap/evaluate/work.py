@@ -6,8 +6,9 @@ Importing this file is light; torch and the engines load where the first task is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -28,12 +29,17 @@ Solver: TypeAlias = Callable[[Query, float, tuple[str, ...], Budget], Result]
 
 
 def default_solver(
-    query: Query, timeout: float, engines: tuple[str, ...], budget: Budget
+    query: Query,
+    timeout: float,
+    engines: tuple[str, ...],
+    budget: Budget,
+    settings: Mapping[str, str] | None = None,
 ) -> Result:
     """The strategy's own `solve`."""
     from closegap.strategy.solve import DEFAULT_ENGINES, solve  # heavy: every engine
 
-    return solve(query, timeout=timeout, engines=engines or DEFAULT_ENGINES, budget=budget)
+    names = engines or DEFAULT_ENGINES
+    return solve(query, timeout=timeout, engines=names, budget=budget, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -45,17 +51,21 @@ class WorkOptions:
         seed: of every random choice.
         threads: native threads each process may use.
         solver: what answers a query; a function of a module, so that it pickles.
+        settings: fields of engines' options by key; handed to the solver as `settings` where there
+            are any.
     """
 
     engines: tuple[str, ...] = ()
     seed: int = 0
     threads: int = 1
     solver: Solver = default_solver
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, query: Query, seconds: float) -> Result:
         """Answer one query within `seconds`."""
         budget = Budget.of_seconds(seconds, seed=self.seed, threads=self.threads)
-        return self.solver(query, seconds, self.engines, budget)
+        more = {"settings": self.settings} if self.settings else {}
+        return partial(self.solver, **more)(query, seconds, self.engines, budget)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,10 +13,11 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
 from closegap.core.verdict import Reason, Verdict
 from closegap.specs.query import Query
-from closegap.strategy.engines import ENGINES
+from closegap.strategy.engines import ENGINES, Engine
 from closegap.strategy.failures import describe_failure
 from closegap.strategy.result import Result
 from closegap.strategy.session import Session
+from closegap.strategy.settings import build_engine, check_settings
 
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
@@ -64,6 +65,7 @@ def solve(
     timeout: float = 60.0,
     engines: Sequence[str] = DEFAULT_ENGINES,
     budget: Budget | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Result:
     """Close the query's bracket as far as the time allows.
 
@@ -72,15 +74,18 @@ def solve(
         timeout: seconds; kept.
         engines: names, in the order to run them.
         budget: replaces `timeout` where more than a deadline is to be limited.
+        settings: fields of engines' options by key, such as `{"bab.branching": "fsb"}`.
 
     Returns:
         the bracket, the witness if there is one, and how they came about.
 
     Raises:
-        OptionError: an engine's name is unknown, or the timeout is negative or NaN.
+        OptionError: an engine's name or a setting is unknown, a setting's value does not fit, or
+            the timeout is negative or NaN.
         SoundnessError: a proof and a replayed witness exclude each other.
     """
-    names = check_engines(engines)
+    names, chosen = check_engines(engines), dict(settings or {})
+    check_settings(chosen)
     if math.isnan(timeout) or timeout < 0:
         raise OptionError(f"timeout must not be negative, got {timeout}")
     spend = budget or Budget.of_seconds(timeout)
@@ -92,17 +97,17 @@ def solve(
         if spend.expired:
             reason = Reason.TIME
             break
-        reason = _run(name, session, spend) or reason
+        reason = _run(name, build_engine(name, chosen), session, spend) or reason
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if spend.expired else session.limit or reason
     return _result(session, reason)
 
 
-def _run(name: str, session: Session, budget: Budget) -> Reason | None:
+def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
     """Run one engine; a failure is a note and a reason, and the next engine goes on."""
     started = time.monotonic()
     try:
-        ENGINES[name]().run(session, budget)
+        engine.run(session, budget)
     except Exception as error:  # whatever one engine does, the others' verdicts stand
         reason, note = describe_failure(name, error)
         session.note(note)

@@ -16,8 +16,9 @@ from closegap.graph.transform import max_to_relu
 from closegap.specs.query import Query
 from closegap.specs.region import Ball
 from closegap.strategy.session import Session
-from closegap.verify.bab.problem import is_splittable, split_problem
+from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.input_split import InputSplit, InputSplitOptions
 
@@ -26,9 +27,16 @@ __all__ = ["BranchEngine", "InputSplitEngine"]
 
 @dataclass(frozen=True)
 class BranchEngine:
-    """Splits unstable ReLUs until every subdomain of every open clause is proved."""
+    """Splits unstable units until every subdomain of every open clause is proved.
+
+    Attributes:
+        options: how to search.
+        smooth_share: of the time that is left where some units are no ReLUs: there a tree may need
+            many cuts of one unit, and the engines after it get the rest.
+    """
 
     options: BranchOptions = field(default_factory=BranchOptions)
+    smooth_share: float = 0.5
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -40,8 +48,15 @@ class BranchEngine:
         if problem is None:
             session.note("bab: the network has activations it cannot split")
             return
-        search = BranchAndBound(problem, self.options, lambda p: session.offer(p, "bab"))
-        outcome = search.run(budget)
+        near = [c.point for c in session.pool.best(_NEAR)] if self.options.branching.guided else []
+        search = BranchAndBound(
+            problem,
+            self.options,
+            lambda points: session.offer(points, "bab"),
+            np.stack(near) if near else None,
+        )
+        share = 1.0 if _has_hinges_only(query.network) else self.smooth_share
+        outcome = search.run(budget.within(share * budget.remaining))
         count = outcome.accounting
         session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
         session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
@@ -91,10 +106,12 @@ class InputSplitEngine:
 
     def _share(self, query: Query, free: int) -> float:
         crowded = free > self.few_inputs or isinstance(query.region, Ball)
-        helped = is_splittable(_without_max(query.network))
+        helped = _has_hinges_only(_without_max(query.network))
         return self.crowded_share if crowded and helped else self.share
 
 
+#: So many of the best candidates guide the choice of units.
+_NEAR = 50
 #: A tree that closed says "positive" without saying how much.
 _PROVED = float(np.finfo(np.float32).tiny)
 
@@ -111,6 +128,10 @@ def _splittable(session: Session, budget: Budget) -> tuple[Query, NetworkBounds]
         bounds = session.linear.activations(budget)
         session.learn_bounds(bounds)
     return query, bounds
+
+
+def _has_hinges_only(network: Network) -> bool:
+    return all(is_hinge(network.nodes[i].op) for i in network.activations)
 
 
 def _without_max(network: Network) -> Network:

@@ -17,6 +17,7 @@ from closegap.bounds.regions import least, minimiser
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.verify.bab.problem import Layer, SplitProblem
+from closegap.verify.bab.units import is_hinge
 from closegap.verify.bab.walls import Walls
 
 __all__ = ["DomainBatch", "DomainBounder", "DomainResult", "unit_walls"]
@@ -74,6 +75,8 @@ class DomainResult:
         unit_upper: likewise.
         candidates: where the best row's linear bound is least, float64 `[B, *input shape]`.
         payload: warm start for the children, `[B, width]`.
+        constraint_weights: how much joint constraints lean on each unit, `[B, U]`; `None` where
+            there are none.
     """
 
     lower: NDArray[np.float64]
@@ -82,6 +85,7 @@ class DomainResult:
     unit_upper: Float[Tensor, "B U"]
     candidates: NDArray[np.float64]
     payload: NDArray[np.float32]
+    constraint_weights: Float[Tensor, "B U"] | None = None
 
 
 class DomainBounder:
@@ -98,12 +102,16 @@ class DomainBounder:
         self._ascent = Ascent(problem.search_region, self._options)
         self._rows = problem.rows.shape[1]
         self._scales = {layer.feed: 1.0 for layer in problem.layers}
+        activations = problem.exact.network.nodes
+        hinges = [is_hinge(activations[layer.activation].op) for layer in problem.layers]
+        self._shares = 1 if all(hinges) else 2
+        self._hinges = dict(zip(problem.layers, hinges, strict=True))
         self._rough = {i: b.to(torch.float32) for i, b in problem.bounds.items()}
 
     @property
     def width(self) -> int:
         """Numbers a payload: slopes and multipliers of every row and unit."""
-        return 2 * self._rows * self._problem.units
+        return (self._shares + 1) * self._rows * self._problem.units
 
     def bound(self, batch: DomainBatch, budget: Budget) -> DomainResult:
         """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
@@ -215,33 +223,41 @@ class DomainBounder:
     def _multipliers(self, batch: DomainBatch) -> Tensor | None:
         if batch.payload is None:
             return None
-        both = torch.as_tensor(batch.payload).reshape(-1, 2, self._rows, self._problem.units)
-        return both[:, 1]
+        return self._unpacked(batch.payload)[:, -1]
+
+    def _unpacked(self, payload: NDArray[np.float32]) -> Tensor:
+        """`[B, parameters of a unit, Q, U]`: slopes (two of a smooth unit), then the multiplier."""
+        every = torch.as_tensor(payload)
+        return every.reshape(-1, self._shares + 1, self._rows, self._problem.units)
 
     def _slopes(self, batch: DomainBatch) -> Parameters | None:
         if batch.payload is None:
             return None
         problem, count = self._problem, len(batch.root)
-        both = torch.as_tensor(batch.payload).reshape(-1, 2, self._rows, problem.units)
+        every = self._unpacked(batch.payload)
         slopes = {}
         for layer in problem.layers:
             shape = problem.bounds[layer.feed].lower.shape[1:]
-            dense = torch.zeros(count, self._rows, int(np.prod(shape)))
-            dense[:, :, layer.indices] = both[:, 0, :, layer.units]
-            slopes[layer.activation] = dense.reshape(count, self._rows, *shape)
+            shares = 1 if self._hinges[layer] else 2
+            dense = torch.zeros(count, self._rows, shares, int(np.prod(shape)))
+            dense[..., layer.indices] = every[:, :shares, :, layer.units].transpose(1, 2)
+            dense = dense.reshape(count, self._rows, shares, *shape)
+            slopes[layer.activation] = dense[:, :, 0] if self._hinges[layer] else dense
         return Parameters(slopes)
 
     def _pack(self, parameters: Parameters, count: int) -> NDArray[np.float32]:
         problem = self._problem
-        payload = torch.zeros(count, 2, self._rows, problem.units)
+        payload = torch.zeros(count, self._shares + 1, self._rows, problem.units)
         for layer in problem.layers:
             slopes = parameters.slopes.get(layer.activation)
             if slopes is not None:
-                flat = slopes.flatten(2)[:, :, layer.indices]
-                payload[:, 0, :, layer.units] = flat.expand(count, self._rows, -1)
+                shares = 1 if self._hinges[layer] else 2
+                flat = slopes.reshape(*slopes.shape[:2], shares, -1)[..., layer.indices]
+                every = flat.expand(count, self._rows, -1, -1).transpose(1, 2)
+                payload[:, :shares, :, layer.units] = every
             split = parameters.splits.get(layer.feed)
             if split is not None:
-                payload[:, 1, :, layer.units] = split.flatten(2)[:, :, layer.indices]
+                payload[:, -1, :, layer.units] = split.flatten(2)[:, :, layer.indices]
         return np.asarray(payload.reshape(count, -1).numpy())
 
     def _incoming(self, linear: LinearBound, count: int) -> Tensor:

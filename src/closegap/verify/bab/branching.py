@@ -1,84 +1,190 @@
-"""Choosing the units to split: BaBSR's estimate shortlists, a real bound of both children decides.
+"""Choosing the units to split: estimates alone, or shortlists with a real bound of both children.
 
-Source: De Palma et al., filtered smart branching, 2021; kFSB as in the beta-CROWN verifier.
+Source: De Palma et al., Improved branch and bound for neural network verification via Lagrangian
+decomposition, 2021 (FSB); kFSB as in the beta-CROWN verifier.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from torch import Tensor
 
-from closegap.branching.babsr import babsr_scores, intercept_scores
+from closegap.branching.costs import cost_adjusted
+from closegap.branching.evidence import Evidence
+from closegap.branching.gains import GAINS
+from closegap.branching.guided import disagreement, guided
+from closegap.branching.options import FILTERS, SCORERS, BranchingOptions
+from closegap.branching.shortlist import best_of_all, best_of_each_layer
+from closegap.core.numerics import TINY
+from closegap.graph.network import Node
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
 from closegap.verify.bab.problem import SplitProblem
+from closegap.verify.bab.units import cut_points, is_hinge, open_units, relief
+from closegap.verify.bab.worth import FilterWorth
 
-__all__ = ["FilteredBranching", "shortlist"]
-
-
-def shortlist(
-    problem: SplitProblem, result: DomainResult, count: int
-) -> Int[np.ndarray, "B candidates"]:
-    """The best units by BaBSR's score and by intercept, `count` of each; -1 where there is none."""
-    bias = torch.cat([layer.bias for layer in problem.layers])
-    scores = babsr_scores(result.incoming, result.unit_lower, result.unit_upper, bias)
-    losses = intercept_scores(result.incoming, result.unit_lower, result.unit_upper)
-    open_ = (result.unit_lower < 0) & (result.unit_upper > 0)
-    picked = []
-    for table in (scores, losses):
-        ranked = torch.where(open_, table, -1.0)
-        values, places = ranked.topk(min(count, ranked.shape[1]), dim=1)
-        picked.append(torch.where(values >= 0, places, -1))
-    return np.asarray(torch.cat(picked, dim=1).numpy())
+__all__ = ["Brancher"]
 
 
-@dataclass(frozen=True)
-class FilteredBranching:
-    """kFSB: of the shortlist, the unit whose worse child gains most.
+class Brancher:
+    """Ranks the units of subdomains.
 
-    Attributes:
-        count: units shortlisted by each of the two estimates.
+    Args:
+        problem: what the subdomains share.
+        bounder: bounds children quickly.
+        options: how units are chosen.
+        candidates: inputs near a counterexample, `[M, *input shape]`, for guidance.
+        costs: what a split at each layer costs, `[layers]`; `None` if the same everywhere.
     """
 
-    count: int = 3
-
-    def rank(
+    def __init__(
         self,
         problem: SplitProblem,
         bounder: DomainBounder,
+        options: BranchingOptions,
+        candidates: NDArray[np.floating] | None = None,
+        costs: Float[Tensor, " L"] | None = None,
+    ) -> None:
+        self._problem = problem
+        self._bounder = bounder
+        self._options = options
+        self._costs = costs if options.cost_adjusted else None
+        self._worth = FilterWorth()
+        nodes = problem.exact.network.nodes
+        self._nodes = [nodes[layer.activation] for layer in problem.layers]
+        self._bias = torch.cat([torch.zeros(0).double(), *(x.bias for x in problem.layers)])
+        sizes = torch.tensor([len(layer.indices) for layer in problem.layers], dtype=torch.int64)
+        self._layer = torch.arange(len(sizes)).repeat_interleave(sizes)
+        hinges = torch.tensor([is_hinge(node.op) for node in self._nodes], dtype=torch.bool)
+        self._hinge = None if bool(hinges.all()) else hinges[self._layer]
+        self._votes: Tensor | None = None
+        if options.guided and candidates is not None and len(candidates):
+            self._votes = disagreement(_phases(problem, candidates))
+
+    @property
+    def width(self) -> int:
+        """Units ranked for each subdomain."""
+        return 2 * self._options.count
+
+    def rank(self, batch: DomainBatch, result: DomainResult) -> Int[np.ndarray, "B width"]:
+        """Units of each domain, best first, without repeats; -1 fills the rest.
+
+        Args:
+            batch: with the warm starts that `result` ended with.
+            result: of the same domains.
+        """
+        self._worth.begin()
+        evidence = self._evidence(result)
+        name, auto = self._options.name, self._options.name == "auto"
+        if name not in FILTERS or (auto and not self._worth.filtering):
+            estimate = SCORERS["babsr" if auto else name]
+            units = best_of_all([self._table(evidence, estimate(evidence))], self.width)
+            ranked = np.asarray(units.numpy())
+        else:
+            ranked = self._filtered(self._shortlist(evidence), batch, result)
+        self._worth.end()
+        wide = np.full((len(ranked), self.width), -1)
+        wide[:, : ranked.shape[1]] = ranked[:, : self.width]
+        return wide
+
+    def points(
+        self, result: DomainResult, ranked: Int[np.ndarray, "B width"]
+    ) -> Float[np.ndarray, "B width"]:
+        """Where to split the ranked units."""
+        if self._hinge is None or not ranked.shape[0]:
+            return np.zeros(ranked.shape)
+
+        def cut(node: Node, place: slice) -> Tensor:
+            lower, upper = result.unit_lower[:, place], result.unit_upper[:, place]
+            return cut_points(node.op, lower, upper, self._options.cut)
+
+        every = np.asarray(self._by_layer(cut, result).numpy())
+        return np.take_along_axis(every, np.maximum(ranked, 0), axis=1)
+
+    def _evidence(self, result: DomainResult) -> Evidence:
+        lower, upper = result.unit_lower, result.unit_upper
+
+        def is_open(node: Node, place: slice) -> Tensor:
+            return open_units(node.op, lower[:, place], upper[:, place])
+
+        def gain(node: Node, place: slice) -> Tensor:
+            incoming = result.incoming[:, place]
+            if is_hinge(node.op):
+                return torch.zeros_like(incoming)
+            return relief(node, incoming, lower[:, place], upper[:, place], self._options.cut)
+
+        return Evidence(
+            incoming=result.incoming,
+            lower=lower,
+            upper=upper,
+            open=self._by_layer(is_open, result).bool(),
+            bias=self._bias,
+            layer=self._layer,
+            relief=None if self._hinge is None else self._by_layer(gain, result),
+            hinge=self._hinge,
+            constraint_weights=result.constraint_weights,
+        )
+
+    def _by_layer(self, rule: Callable[[Node, slice], Tensor], result: DomainResult) -> Tensor:
+        """Tables `[B, units of a layer]` side by side: `[B, U]`."""
+        parts = [torch.zeros(len(result.lower), 0, dtype=torch.float64)]
+        for node, layer in zip(self._nodes, self._problem.layers, strict=True):
+            parts.append(rule(node, layer.units).double())
+        return torch.cat(parts, dim=1)
+
+    def _shortlist(self, evidence: Evidence) -> Int[np.ndarray, "B candidates"]:
+        names = ["babsr", "intercept"]
+        if evidence.constraint_weights is not None:
+            names.append("acs")
+        tables = [self._table(evidence, SCORERS[name](evidence)) for name in names]
+        if self._options.name == "fsb":
+            return np.asarray(best_of_each_layer(tables, self._layer).numpy())
+        return np.asarray(best_of_all(tables, self._options.count).numpy())
+
+    def _table(self, evidence: Evidence, scores: Tensor) -> Tensor:
+        """Scores after guidance and costs; positive exactly where a unit is open."""
+        if self._votes is not None:
+            scores = guided(scores, self._votes)
+        if self._costs is not None:
+            scores = cost_adjusted(scores, self._costs, self._layer)
+        return torch.where(evidence.open, scores.clamp(min=TINY), 0.0)
+
+    def _filtered(
+        self,
+        units: Int[np.ndarray, "B candidates"],
         batch: DomainBatch,
         result: DomainResult,
     ) -> Int[np.ndarray, "B candidates"]:
-        """Units of each domain, best first, without repeats; -1 fills the rest."""
-        units = shortlist(problem, result, self.count)
-        domains, width = units.shape
-        repeated = np.array(
-            [
-                np.isin(units[:, i], -1) | (units[:, :i] == units[:, i : i + 1]).any(1)
-                for i in range(width)
-            ]
-        ).T
-        gains = self._gains(bounder, batch, units)
-        gains[repeated] = -np.inf
+        """The shortlist in the order of what bounds of both children gain."""
+        which, column = np.nonzero(units >= 0)
+        if not len(which):
+            return units
+        chosen = units[which, column]
+        points = self.points(result, units)[which, column]
+        parent = np.where(np.isfinite(result.lower), result.lower, 0.0)
+        first, second = (
+            self._bounder.glance(batch.children(which, chosen, sign, points)) - parent[which]
+            for sign in (1, -1)
+        )
+        gains = np.full(units.shape, -np.inf)
+        gains[which, column] = GAINS[self._options.gain](first, second)
+        self._worth.learn(gains, parent)
+        if self._costs is not None:
+            gains = np.asarray(gains.clip(min=TINY) / self._costs.numpy()[self._layer[units]])
+            gains[units < 0] = -np.inf
         order = np.argsort(-gains, axis=1, kind="stable")
-        ranked = np.take_along_axis(units, order, axis=1)
-        dropped = np.take_along_axis(repeated, order, axis=1)
-        return np.where(dropped, -1, ranked).reshape(domains, width)
-
-    def _gains(
-        self, bounder: DomainBounder, batch: DomainBatch, units: Int[np.ndarray, "B candidates"]
-    ) -> NDArray[np.float64]:
-        """Least bound of both children of every candidate, ties broken by the greater one."""
-        domains, width = units.shape
-        which = np.repeat(np.arange(domains), width)
-        flat, points = units.reshape(-1), np.zeros(units.size)
-        children = [bounder.glance(batch.children(which, flat, sign, points)) for sign in (1, -1)]
-        worse, better = np.minimum(*children), np.maximum(*children)
-        return (worse + _TIE * better).reshape(domains, width)
+        return np.take_along_axis(units, order, axis=1)
 
 
-#: Weight of the better child; enough to order candidates whose worse child gains nothing.
-_TIE = 0.05
+def _phases(problem: SplitProblem, candidates: NDArray[np.floating]) -> Bool[Tensor, "M U"]:
+    """Which units each candidate switches on."""
+    network = problem.search
+    shape = network.network.input_shape
+    with torch.no_grad():
+        values = network.values(network.tensor(candidates.reshape(len(candidates), *shape)))
+    parts = [values[layer.feed].flatten(1)[:, layer.indices] >= 0 for layer in problem.layers]
+    return torch.cat([torch.zeros(len(candidates), 0, dtype=torch.bool), *parts], dim=1)

@@ -14,15 +14,17 @@ from closegap.bounds.intermediate import NetworkBounds
 from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval
 from closegap.bounds.regions import InputSet, input_set
+from closegap.core.numerics import TINY
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property
 from closegap.specs.query import Query
+from closegap.verify.bab.units import is_splittable, open_units
 from closegap.verify.bab.walls import Walls
 
-__all__ = ["Layer", "SplitProblem", "is_splittable", "split_problem"]
+__all__ = ["Layer", "SplitProblem", "split_problem"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class Layer:
         first: number of its first unit.
         indices: flat index of each unit in the node.
         bias: of the affine op that feeds each unit.
+        strict: of a split at zero the lower half is open: its units are below zero.
     """
 
     feed: int
@@ -42,6 +45,7 @@ class Layer:
     first: int
     indices: Int[Tensor, "U"]
     bias: Float[Tensor, "U"]
+    strict: bool = False
 
     @property
     def units(self) -> slice:
@@ -59,7 +63,10 @@ class Layer:
         lower = base.lower.flatten(1).expand(count, -1).clone()
         upper = base.upper.flatten(1).expand(count, -1).clone()
         lower[:, self.indices] = torch.maximum(lower[:, self.indices], walls.low)
-        upper[:, self.indices] = torch.minimum(upper[:, self.indices], walls.high)
+        high = walls.high
+        if self.strict:
+            high = torch.where(high == 0, -TINY, high)
+        upper[:, self.indices] = torch.minimum(upper[:, self.indices], high)
         return Interval(lower.reshape(count, *shape), upper.reshape(count, *shape))
 
 
@@ -146,14 +153,6 @@ def split_problem(
     )
 
 
-def is_splittable(network: Network) -> bool:
-    """True iff every activation can be split by its sign (max pooling: once rewritten)."""
-    return all(isinstance(network.nodes[i].op, _SPLITTABLE) for i in network.activations)
-
-
-_SPLITTABLE = ops.Relu | ops.LeakyRelu
-
-
 def _flat(interval: Interval) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     lower, upper = interval.lower[0].flatten(), interval.upper[0].flatten()
     return np.asarray(lower.numpy()), np.asarray(upper.numpy())
@@ -192,11 +191,12 @@ def _layers(network: Network, bounds: dict[int, Interval]) -> tuple[Layer, ...]:
     for index in network.activations:
         feed = network.nodes[index].inputs[0]
         interval = bounds[feed]
-        open_ = ((interval.lower[0] < 0) & (interval.upper[0] > 0)).flatten()
+        op = network.nodes[index].op
+        open_ = open_units(op, interval.lower[0], interval.upper[0]).flatten()
         indices = open_.nonzero()[:, 0]
         if len(indices) and all(layer.feed != feed for layer in layers):
             bias = torch.as_tensor(_bias(network, feed))[indices]
-            layers.append(Layer(feed, index, first, indices, bias))
+            layers.append(Layer(feed, index, first, indices, bias, isinstance(op, ops.Sign)))
             first += len(indices)
     return tuple(layers)
 

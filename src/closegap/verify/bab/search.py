@@ -10,11 +10,13 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from closegap.bounds.optimise import AscentOptions
+from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
-from closegap.verify.bab.branching import FilteredBranching
+from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
@@ -39,6 +41,9 @@ class BranchOptions:
         branching: which unit to split.
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
+
+    Raises:
+        OptionError: the batch is empty.
     """
 
     batch: int = 64
@@ -48,9 +53,13 @@ class BranchOptions:
             iterations=20, slope_rate=0.1, split_rate=0.3, decay=0.95, patience=6
         )
     )
-    branching: FilteredBranching = field(default_factory=FilteredBranching)
+    branching: BranchingOptions = field(default_factory=BranchingOptions)
     offered: int = 8
     nodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise OptionError(f"the batch must be positive, got {self.batch}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +87,25 @@ class BranchAndBound:
         problem: roots, units, bounds.
         options: how to search.
         offer: judges candidates.
+        near: inputs near a counterexample, `[M, *input shape]`; they may guide the choice of units.
     """
 
-    def __init__(self, problem: SplitProblem, options: BranchOptions, offer: Offer) -> None:
+    def __init__(
+        self,
+        problem: SplitProblem,
+        options: BranchOptions,
+        offer: Offer,
+        near: NDArray[np.floating] | None = None,
+    ) -> None:
         self._problem = problem
         self._options = options
         self._offer = offer
         self._tree = Tree()
         self._bounder = DomainBounder(problem, options.children)
         self._leaves = LeafPrograms(problem)
-        self._ranks = SlotStore(2 * options.branching.count, dtype=np.int32)
+        self._brancher = Brancher(problem, self._bounder, options.branching, near)
+        self._ranks = SlotStore(self._brancher.width, dtype=np.int32)
+        self._points = SlotStore(self._brancher.width, dtype=np.float64)
         self._pace = Pace(options.batch)
         self._broken = False
 
@@ -132,6 +150,7 @@ class BranchAndBound:
         """Split each node, at several units while there are few nodes; returns the leaves."""
         warm, found = self._warm_starts.take(nodes)
         ranked = self._ranks.take(nodes)[0].astype(np.int64) - 1
+        points = self._points.take(nodes)[0].astype(np.float64)
         levels = max(1, int(np.log2(max(1, count / len(nodes)))))
         levels = min(levels, ranked.shape[1])
         owner = np.arange(len(nodes))
@@ -141,7 +160,7 @@ class BranchAndBound:
             can = units >= 0
             if not can.any():
                 break
-            children = self._tree.split(leaves[can], units[can])
+            children = self._tree.split(leaves[can], units[can], points[owner[can], level])
             leaves = np.concatenate([leaves[~can], children])
             owner = np.concatenate([owner[~can], owner[can], owner[can]])
         self._warm = warm[owner].astype(np.float32)
@@ -174,14 +193,12 @@ class BranchAndBound:
         self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult
     ) -> NDArray[np.int64]:
         """Keep the units to split next and the warm start; returns where no unit is left."""
-        problem, branching = self._problem, self._options.branching
-        if not problem.units:
+        if not self._problem.units:
             return np.arange(len(nodes))
-        ranked = branching.rank(problem, self._bounder, batch, result)
+        ranked = self._brancher.rank(batch, result)
         keep = (ranked >= 0).any(axis=1)
-        wide = np.full((int(keep.sum()), 2 * branching.count), -1)
-        wide[:, : ranked.shape[1]] = ranked[keep]
-        self._ranks.put(nodes[keep], wide + 1)
+        self._ranks.put(nodes[keep], ranked[keep] + 1)
+        self._points.put(nodes[keep], self._brancher.points(result, ranked)[keep])
         self._warm_starts.put(nodes[keep], result.payload[keep])
         return np.flatnonzero(~keep)
 
@@ -209,6 +226,7 @@ def _part(batch: DomainBatch, result: DomainResult, rows: NDArray[np.int64]) -> 
 
 
 def _select(result: DomainResult, rows: NDArray[np.int64]) -> DomainResult:
+    weights = result.constraint_weights
     return DomainResult(
         lower=result.lower[rows],
         incoming=result.incoming[rows],
@@ -216,4 +234,5 @@ def _select(result: DomainResult, rows: NDArray[np.int64]) -> DomainResult:
         unit_upper=result.unit_upper[rows],
         candidates=result.candidates[rows],
         payload=result.payload[rows],
+        constraint_weights=None if weights is None else weights[rows],
     )
