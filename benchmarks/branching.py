@@ -41,6 +41,7 @@ _BEFORE = ("clean", "pgd", "crown", "alpha-crown")
 _VARIANTS = {
     "kfsb product": BranchingOptions("kfsb", gain="product"),
     "kfsb guided": BranchingOptions("kfsb", guided=True),
+    "kfsb cost": BranchingOptions("kfsb", cost_adjusted=True),
     "babsr guided": BranchingOptions("babsr", guided=True),
 }
 

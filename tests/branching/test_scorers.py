@@ -20,6 +20,7 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.branching import Brancher
+from closegap.verify.bab.costs import measured_costs
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.incomplete import LinearVerifier
 from tiny_networks import query
@@ -87,6 +88,12 @@ def test_costs_and_votes_reorder(rng: np.random.Generator) -> None:
     votes = disagreement(torch.tensor([[True, True, False], [True, False, False]]))
     assert votes.tolist() == [0.0, 1.0, 0.0]
     assert guided(torch.ones(1, 3).double(), votes).tolist() == [[1.0, 2.0, 1.0]]
+
+
+def test_splits_of_early_layers_cost_more(rng: np.random.Generator) -> None:
+    costs = measured_costs(problem_of("narrow residual", rng))
+    assert (costs > 0).all()
+    assert (costs[:-1] > costs[1:]).all()
 
 
 @pytest.mark.parametrize("name", GAINS)

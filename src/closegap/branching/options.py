@@ -32,7 +32,8 @@ class BranchingOptions:
         name: of `SCORERS` or `FILTERS`.
         count: units that each estimate puts on the shortlist of `kfsb`.
         gain: how the gains of both children make one number: `min` or `product`.
-        cost_adjusted: divide by what a split costs at its layer.
+        cost_adjusted: divide by the measured time of bounding all behind a unit's layer anew; for
+            searches that do, and a preference for late layers in those that keep inner bounds.
         guided: prefer units on which the best attack candidates disagree.
         cut: where smooth activations are split.
 

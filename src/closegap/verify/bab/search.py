@@ -17,6 +17,7 @@ from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
 from closegap.verify.bab.branching import Brancher
+from closegap.verify.bab.costs import measured_costs
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
@@ -103,7 +104,8 @@ class BranchAndBound:
         self._tree = Tree()
         self._bounder = DomainBounder(problem, options.children)
         self._leaves = LeafPrograms(problem)
-        self._brancher = Brancher(problem, self._bounder, options.branching, near)
+        costs = measured_costs(problem) if options.branching.cost_adjusted else None
+        self._brancher = Brancher(problem, self._bounder, options.branching, near, costs)
         self._ranks = SlotStore(self._brancher.width, dtype=np.int32)
         self._points = SlotStore(self._brancher.width, dtype=np.float64)
         self._pace = Pace(options.batch)
