@@ -225,6 +225,8 @@ def test_attacks(call: Call, model: Path, images: Path, tmp_path: Path) -> None:
     _refused(call("attack", model, *common, "--method", "magic"), "'magic'", "pgd")
     _refused(call("attack", model, *common, "--method", "pgd", "--save", "x.txt"), ".npz")
     _refused(call("attack", model, *common, "--method", "pgd", "--step-size", "0"), "step size")
+    _refused(call("attack", model, "--data", images, "--method", "pgd"), "--eps is missing")
+    _refused(call("attack", model, *common, "--minimise", "l2"), "--minimise and --eps exclude")
 
 
 def test_commands(call: Call) -> None:

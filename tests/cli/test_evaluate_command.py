@@ -164,3 +164,22 @@ def test_attack_saves_what_it_found_as_a_data_set(
     again = call("evaluate", model, "--data", saved, "--eps", "0", "--json", *QUICK)
     wrong = {row["index"] for row in again.rows if row["verdict"] == "falsified"}
     assert {row["index"] for row in rows if row["verdict"] == "falsified"} <= wrong
+
+
+def test_least_distances_are_rows_and_a_data_set(
+    call: Call, model: Path, images: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "near.npz"
+    said = call(
+        *("attack", model, "--data", images, "--minimise", "linf", "--limit", "2"),
+        *("--timeout", "2", "--json", "--save", saved),
+    )
+    assert said.code == 0, said.err
+    assert {row["verdict"] for row in said.rows} <= {"closed", "open"}
+    with np.load(images) as data, np.load(saved) as found:
+        for place, row in enumerate(said.rows):
+            if row["upper"] is None:
+                continue
+            assert row["lower"] <= row["upper"]
+            offset = found["images"][place].astype(float) - data["images"][place]
+            assert np.abs(offset).max() <= row["upper"]

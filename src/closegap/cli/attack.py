@@ -19,9 +19,10 @@ __all__ = ["attack_command"]
 @click.command("attack")
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options
-@click.option("--method", required=True, help="Which attack, such as pgd, mt-pgd or region-walk.")
-@click.option("--eps", type=number, required=True, help="Radius, in pixels' units: 0.1 or 8/255.")
+@click.option("--method", help="Which attack, such as pgd, mt-pgd or region-walk.")
+@click.option("--eps", type=number, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
+@click.option("--minimise", type=norm, help="linf, l2 or l1: how near is a counterexample?")
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
 @click.option("--restarts", type=click.IntRange(min=1), help="Independent runs for each target.")
 @click.option("--step-size", type=number, help="Of the first step, as a share of the radius.")
@@ -34,7 +35,17 @@ def attack_command(model: Path, **options: Any) -> None:
     """Search for adversarial images of MODEL with one attack.
 
     Only an input that was replayed on the ONNX file counts. Finding none proves nothing.
+
+    With --minimise, bracket the distance to the nearest one instead of --method and --eps.
     """
+    if options["minimise"] is not None:
+        from closegap.cli.minimise import minimise
+
+        minimise(model, options, _npz(options["save"]))
+        return
+    for name in ("method", "eps"):
+        if options[name] is None:
+            raise click.UsageError(f"--{name} is missing; or ask for --minimise linf")
     from closegap.attacks.gradient.options import AttackOptions
     from closegap.attacks.registry import make_attack
     from closegap.cli.display import print_attack_summary, print_row

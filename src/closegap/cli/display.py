@@ -18,7 +18,14 @@ from closegap.core.verdict import Verdict
 from closegap.evaluate import Event, RunStarted, Summary, Tally, TaskFinished
 from closegap.store import Record
 
-__all__ = ["Follower", "duration", "print_attack_summary", "print_row", "print_summary"]
+__all__ = [
+    "Follower",
+    "duration",
+    "print_attack_summary",
+    "print_distances",
+    "print_row",
+    "print_summary",
+]
 
 #: Without a terminal, one line of progress is written at most this often, in seconds.
 _PLAIN_SECONDS = 5.0
@@ -134,6 +141,23 @@ def print_attack_summary(records: Sequence[Record], title: str) -> None:
     table.add_row("broken by the attack", str(len(broken) - clean))
     table.add_row("not broken", str(len(records) - len(broken)))
     table.add_row("time", duration(sum(r.seconds for r in records)))
+    _print_titled(title, table)
+
+
+def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
+    """The table of least distances, on stdout."""
+    table = Table()
+    for name in ("index", "label", "lower", "upper", "verdict", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        ends = (f"{row[name]:.6f}" if row[name] is not None else "-" for name in ("lower", "upper"))
+        table.add_row(
+            str(row["index"]),
+            str(row["label"]),
+            *ends,
+            str(row["verdict"]),
+            f"{row['seconds']:.1f}",
+        )
     _print_titled(title, table)
 
 

@@ -1,0 +1,73 @@
+"""Least distances: brackets hold the enumerated optimum and close on tiny networks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from closegap.attacks.activation.nearest import NearestAttack
+from closegap.core.errors import OptionError
+from closegap.runtime.cache import replayer
+from closegap.specs.distance import DistanceQuery
+from closegap.strategy.distance import minimise_distance
+from closegap.testing.enumeration import least_clause_margin
+from closegap.testing.networks import random_mlp
+
+NORMS = [1.0, 2.0, math.inf]
+
+
+def asked(rng: np.random.Generator, norm: float) -> DistanceQuery:
+    """A tiny network with both classes in the unit square, and an image it classifies right."""
+    while True:
+        network = random_mlp(rng, [2, 4, 3, 2])
+        points = rng.random((200, 2)).astype(np.float32)
+        labels = replayer(network).outputs_float32(points).argmax(axis=1)
+        if 20 < labels.sum() < 180:
+            return DistanceQuery(network, points[0], int(labels[0]), norm)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_brackets_close_and_hold_the_witness(rng: np.random.Generator, norm: float) -> None:
+    for _ in range(2):
+        query = asked(rng, norm)
+        result = minimise_distance(query, timeout=10, attack=NearestAttack(rounds=2))
+        assert 0 <= result.lower <= result.upper
+        assert result.witness is not None
+        witness = replayer(query.network).witness(query.within(result.upper), result.witness)
+        assert witness is not None
+        assert witness.breaks
+        assert query.distance(result.witness) == result.upper
+        assert result.closed
+
+
+@pytest.mark.parametrize("norm", [1.0, math.inf])
+def test_never_below_the_enumerated_optimum(rng: np.random.Generator, norm: float) -> None:
+    """Within the lower end no input breaks the property, as enumeration says; within upper one."""
+    for _ in range(2):
+        query = asked(rng, norm)
+        result = minimise_distance(query, timeout=10, attack=NearestAttack(rounds=2))
+        assert least_clause_margin(query.within(result.lower), 0) > -1e-9
+        assert least_clause_margin(query.within(result.upper), 0) < 1e-9
+
+
+def test_a_misclassified_image_is_its_own_counterexample(rng: np.random.Generator) -> None:
+    query = asked(rng, math.inf)
+    wrong = DistanceQuery(query.network, query.image, 1 - query.label)
+    result = minimise_distance(wrong, timeout=5)
+    assert (result.lower, result.upper, result.closed) == (0.0, 0.0, True)
+
+
+def test_no_time_leaves_everything_open(rng: np.random.Generator) -> None:
+    result = minimise_distance(asked(rng, math.inf), timeout=0)
+    assert result.lower == 0
+    assert not result.closed
+
+
+def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) -> None:
+    query = asked(rng, math.inf)
+    with pytest.raises(OptionError, match="norm must be"):
+        DistanceQuery(query.network, query.image, 0, 3.0)
+    with pytest.raises(OptionError, match="positive"):
+        minimise_distance(query, timeout=-1)
