@@ -62,6 +62,7 @@ _fields = st.fixed_dictionaries(
         "engine": _words,
         "seconds": _times,
         "engine_seconds": st.dictionaries(_words, _times, max_size=3),
+        "part_seconds": st.dictionaries(_words, _times, max_size=3),
         "history": st.lists(st.tuples(_times, _words, _reals, _reals), max_size=3),
         "counts": st.dictionaries(_words, st.integers(0, 2**40), max_size=3),
         "pictures": st.none() | _pictures,

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from closegap.cli.options import command_line, data_options, norm, number, run_options
+from closegap.cli.options import (
+    command_line,
+    data_options,
+    norm,
+    number,
+    run_options,
+    work_options,
+)
 
 __all__ = ["evaluate_command"]
 
@@ -27,14 +34,12 @@ def evaluate_command(model: Path, **options: Any) -> None:
     """
     from closegap.cli.running import Outputs, run_plan  # heavy: only what is called is loaded
     from closegap.data import fit_to_network, load_data, select
-    from closegap.evaluate import ModelFile, ProcessExecutor, Question, WorkOptions, plan_images
+    from closegap.evaluate import ModelFile, ProcessExecutor, Question, plan_images
     from closegap.frontend import load
-    from closegap.strategy.settings import parse_settings
     from closegap.strategy.solve import DEFAULT_ENGINES, check_engines
 
     outputs = Outputs(options["store"], options["report"], options["as_json"])
     engines = check_engines(options["engines"] or DEFAULT_ENGINES)
-    settings = parse_settings(options["settings"])
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
@@ -44,7 +49,7 @@ def evaluate_command(model: Path, **options: Any) -> None:
         ModelFile(str(model), network.digest),
         data,
         Question(options["eps"], options["norm"], options["timeout"]),
-        WorkOptions(engines, options["seed"], executor.threads, settings=settings),
+        work_options(engines, executor.threads, options),
         data_digest=whole.digest,
         command=command_line(),
     )

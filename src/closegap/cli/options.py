@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from closegap.evaluate import WorkOptions
 
 __all__ = [
     "command_line",
@@ -20,6 +23,8 @@ __all__ = [
     "number",
     "require_writable",
     "run_options",
+    "size",
+    "work_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,6 +72,20 @@ def names(value: object) -> tuple[str, ...]:
     return parts
 
 
+def size(value: object) -> int:
+    """Bytes: a whole number, or one with K, M or G behind it (powers of 1024).
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    text = str(value).strip().upper().removesuffix("B").removesuffix("I")
+    scale = {"K": 1024, "M": 1024**2, "G": 1024**3}.get(text[-1:], 1)
+    digits = text if scale == 1 else text[:-1]
+    if not digits.isdecimal() or not int(digits):
+        raise click.BadParameter(f"'{value}' is not a size such as 512M or 2G")
+    return int(digits) * scale
+
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -99,12 +118,45 @@ def run_options(function: F) -> F:
         ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                      help="Of every random choice."),
+        click.option("--nodes", type=click.IntRange(min=0),
+                     help="Subproblems a tree search may bound; makes its tree reproducible."),
+        click.option("--memory", type=size, metavar="SIZE",
+                     help="Working memory of a query, such as 512M or 2G (the default)."),
         click.option("--store", type=_FILE, help="Keep the run in this file, or continue it."),
+        click.option("--snapshot", type=number, default=30.0, show_default=True,
+                     help="Seconds between snapshots of a long search, beside the store."),
         click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True,
                      help="How many processes share the work."),
         click.option("--report", type=_FILE, help="Write an HTML report at the end."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout."),
     )  # fmt: skip
+
+
+def _settings(texts: tuple[str, ...]) -> dict[str, str]:
+    """Checked here, before anything starts; what that needs is heavy, so only if there are any."""
+    if not texts:
+        return {}
+    from closegap.strategy.settings import parse_settings
+
+    return parse_settings(texts)
+
+
+def work_options(engines: tuple[str, ...], threads: int, options: dict[str, Any]) -> WorkOptions:
+    """How every query is answered, from the values of `run_options`."""
+    from closegap.core.budget import DEFAULT_MEMORY_BYTES
+    from closegap.evaluate import WorkOptions  # --help needs none of it
+    from closegap.store import SnapshotFolder
+
+    memory, store = options["memory"], options["store"]
+    return WorkOptions(
+        engines,
+        options["seed"],
+        threads,
+        settings=_settings(options.get("settings") or ()),
+        nodes=options["nodes"],
+        memory=DEFAULT_MEMORY_BYTES if memory is None else memory,
+        trees=None if store is None else SnapshotFolder.beside(store, options["snapshot"]),
+    )
 
 
 def _decorated(function: F, *options: Callable[[F], F]) -> F:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from closegap.cli.options import command_line, number, require_writable, run_options
+from closegap.cli.options import (
+    command_line,
+    number,
+    require_writable,
+    run_options,
+    work_options,
+)
 
 if TYPE_CHECKING:
     from closegap.store import Record
@@ -46,17 +52,15 @@ def verify_command(
 
 def _verify_list(path: Path, options: dict[str, Any]) -> None:
     from closegap.cli.running import Outputs, run_plan  # heavy: only what is called is loaded
-    from closegap.evaluate import InstanceList, ProcessExecutor, WorkOptions, plan_instances
+    from closegap.evaluate import InstanceList, ProcessExecutor, plan_instances
     from closegap.specs.vnnlib import load_instances
-    from closegap.strategy.settings import parse_settings
     from closegap.strategy.solve import DEFAULT_ENGINES, check_engines
 
     outputs = Outputs(options["store"], options["report"], options["as_json"])
     engines = check_engines(options["engines"] or DEFAULT_ENGINES)
     rows = InstanceList(load_instances(path), str(path), options["timeout"])
     executor = ProcessExecutor(options["workers"])
-    settings = parse_settings(options["settings"])
-    work = WorkOptions(engines, options["seed"], executor.threads, settings=settings)
+    work = work_options(engines, executor.threads, options)
     run_plan(plan_instances(rows, work, command=command_line()), executor, outputs, str(path))
 
 
@@ -73,14 +77,8 @@ def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
         _write(result, "unknown\n")  # however this run ends, the answer of an earlier one is gone
     seconds = _DEFAULT_SECONDS if options["timeout"] is None else options["timeout"]
     try:
-        record = verify_file(
-            model,
-            spec,
-            timeout=seconds,
-            engines=options["engines"] or (),
-            seed=options["seed"],
-            settings=_settings(options["settings"]),
-        )
+        work = work_options(options["engines"] or (), 1, options)
+        record = verify_file(model, spec, timeout=seconds, options=work)
     except InputError:
         if result is not None:
             _write(result, "error\n")
@@ -92,15 +90,6 @@ def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
         return
     click.echo(result_word(record.verdict, record.reason))
     click.echo(_explanation(record), err=True)
-
-
-def _settings(texts: tuple[str, ...]) -> dict[str, str]:
-    """Checked here, before anything starts; what that needs is heavy, so only if there are any."""
-    if not texts:
-        return {}
-    from closegap.strategy.settings import parse_settings
-
-    return parse_settings(texts)
 
 
 def _result_text(record: Record) -> str:

@@ -17,7 +17,8 @@ class Budget:
 
     Attributes:
         deadline: on `time.monotonic()`'s clock; infinity for none.
-        nodes: how many subproblems may be bounded; `None` for no limit.
+        nodes: how many subproblems each tree engine may bound; `None` for no limit. With a limit a
+            tree is the same in every run, for its steps then do not follow the clock.
         memory: bytes of working tensors an engine may hold at a time.
         seed: of every random choice.
         threads: native threads one solver or tensor library may use.
@@ -30,9 +31,17 @@ class Budget:
     threads: int = 1
 
     @classmethod
-    def of_seconds(cls, seconds: float, *, seed: int = 0, threads: int = 1) -> Budget:
+    def of_seconds(
+        cls,
+        seconds: float,
+        *,
+        nodes: int | None = None,
+        memory: int = DEFAULT_MEMORY_BYTES,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Budget:
         """A budget that ends `seconds` from now."""
-        return cls(deadline=time.monotonic() + seconds, seed=seed, threads=threads)
+        return cls(time.monotonic() + seconds, nodes, memory, seed, threads)
 
     @property
     def remaining(self) -> float:

@@ -67,7 +67,7 @@ def plan_instances(
         norm="",
         timeout=max((task.timeout for task in tasks), default=0.0),
         engines=options.engines,
-        settings=dict(options.settings),
+        settings=options.limits,
         seed=options.seed,
         command=command,
         versions=provenance.versions(),
@@ -100,7 +100,7 @@ def _tasks(rows: InstanceList, options: WorkOptions) -> Sequence[PropertyTask]:
             inputs=content(instance.vnnlib),
             query={"index": index},
             settings={
-                **options.settings,
+                **options.limits,
                 "engines": list(options.engines),
                 "timeout": timeout,
                 "seed": options.seed,

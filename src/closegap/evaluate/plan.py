@@ -95,7 +95,7 @@ def plan_images(
         settings: whatever else can change an answer, JSON values; part of the run's identity, as
             the engines' own settings are.
     """
-    extra = {**options.settings, **(settings or {})}
+    extra = {**options.limits, **(settings or {})}
     header = RunHeader(
         kind="evaluate",
         model=model.path,

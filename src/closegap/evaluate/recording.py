@@ -38,6 +38,7 @@ def result_record(task: Task, result: Result, pictures: Pictures | None) -> Reco
         engine_seconds=dict(result.engine_seconds),
         history=result.history,
         counts=dict(result.counts),
+        part_seconds=dict(result.part_seconds),
         pictures=pictures,
     )
 
@@ -65,9 +66,11 @@ def joined_record(
     if verdict is Verdict.VERIFIED and not reached_all:
         verdict = Verdict.UNKNOWN
     spent: Counter[str] = Counter()
+    parts: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for result in results:
         spent.update(result.engine_seconds)
+        parts.update(result.part_seconds)
         counts.update(result.counts)
     return Record(
         key=task.key,
@@ -85,6 +88,7 @@ def joined_record(
         engine_seconds=dict(spent),
         history=_joined_history(results, cases),
         counts=dict(counts),
+        part_seconds=dict(parts),
         pictures=pictures,
     )
 

@@ -12,7 +12,7 @@ from closegap.evaluate.plan import EvaluationPlan
 from closegap.evaluate.progress import Event, RunStarted, Tally, TaskFinished
 from closegap.evaluate.recording import failure_record
 from closegap.evaluate.tasks import Failure, Outcome
-from closegap.store import Record, RunStore
+from closegap.store import Record, RunStore, SnapshotFolder
 
 __all__ = ["Summary", "evaluate"]
 
@@ -65,6 +65,7 @@ def evaluate(
         for outcome in executor.map_unordered(plan.work, waiting):
             record = _record(outcome, plan)
             store.add(record)
+            SnapshotFolder.beside(store.path).discard(record.key)  # only now is its answer safe
             tally = tally.after(record, time.monotonic() - began)
             trace = outcome.answer.trace if isinstance(outcome.answer, Failure) else ""
             on_event(TaskFinished(record, tally, trace))

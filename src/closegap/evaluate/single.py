@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from closegap.core.errors import InputError, ModelError
@@ -19,13 +19,7 @@ __all__ = ["verify_file"]
 
 
 def verify_file(
-    model: Path,
-    spec: Path,
-    *,
-    timeout: float,
-    engines: tuple[str, ...] = (),
-    seed: int = 0,
-    settings: Mapping[str, str] | None = None,
+    model: Path, spec: Path, *, timeout: float, options: WorkOptions | None = None
 ) -> Record:
     """Decide one VNN-LIB property in a process of its own.
 
@@ -35,9 +29,7 @@ def verify_file(
         model: the ONNX file.
         spec: the VNN-LIB file.
         timeout: seconds, from when the network is loaded.
-        engines: names, in the order they run; none for the strategy's own choice.
-        seed: of every random choice.
-        settings: fields of engines' options by key.
+        options: engines, limits, seed; the threads follow from the processor.
 
     Raises:
         InputError: a file or an option cannot be used.
@@ -46,9 +38,8 @@ def verify_file(
     read_file(model, ModelError)  # what is wrong with the files is told before anything starts
     load_vnnlib(spec)
     executor = ProcessExecutor(1)
-    plan = plan_instances(
-        rows, WorkOptions(engines, seed, executor.threads, settings=settings or {})
-    )
+    work = replace(options or WorkOptions(), threads=executor.threads)
+    plan = plan_instances(rows, work)
     try:
         (outcome,) = executor.map_unordered(plan.work, plan.tasks())
     finally:

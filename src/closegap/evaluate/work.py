@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from closegap.core.budget import Budget
+from closegap.core.budget import DEFAULT_MEMORY_BYTES, Budget
 from closegap.core.verdict import Verdict
 from closegap.evaluate.models import LoadedModel, ModelCache
 from closegap.evaluate.recording import center_of, joined_record, result_record
 from closegap.evaluate.tasks import ImageTask, PropertyTask, Task
 from closegap.specs.query import Query, robustness
 from closegap.store.records import Pictures, Record
+from closegap.store.snapshots import SnapshotFile, SnapshotFolder
 from closegap.strategy.result import Result
 
 __all__ = ["ImageWork", "PropertyWork", "Solver", "WorkOptions", "default_solver"]
@@ -34,12 +35,15 @@ def default_solver(
     engines: tuple[str, ...],
     budget: Budget,
     settings: Mapping[str, str] | None = None,
+    snapshot: SnapshotFile | None = None,
 ) -> Result:
     """The strategy's own `solve`."""
     from closegap.strategy.solve import DEFAULT_ENGINES, solve  # heavy: every engine
 
     names = engines or DEFAULT_ENGINES
-    return solve(query, timeout=timeout, engines=names, budget=budget, settings=settings)
+    return solve(
+        query, timeout=timeout, engines=names, budget=budget, settings=settings, snapshot=snapshot
+    )
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class WorkOptions:
         engines: names, in the order they run; none for the strategy's own choice.
         seed: of every random choice.
         threads: native threads each process may use.
+        nodes: subproblems each tree engine may bound, or `None`.
+        memory: bytes of working tensors.
+        trees: where snapshots of long searches lie, or `None` for none.
         solver: what answers a query; a function of a module, so that it pickles.
         settings: fields of engines' options by key; handed to the solver as `settings` where there
             are any.
@@ -58,13 +65,34 @@ class WorkOptions:
     engines: tuple[str, ...] = ()
     seed: int = 0
     threads: int = 1
+    nodes: int | None = None
+    memory: int = DEFAULT_MEMORY_BYTES
+    trees: SnapshotFolder | None = None
     solver: Solver = default_solver
     settings: Mapping[str, str] = field(default_factory=dict)
 
-    def ask(self, query: Query, seconds: float) -> Result:
-        """Answer one query within `seconds`."""
-        budget = Budget.of_seconds(seconds, seed=self.seed, threads=self.threads)
-        more = {"settings": self.settings} if self.settings else {}
+    @property
+    def limits(self) -> dict[str, object]:
+        """Settings and limits besides time: part of a run's identity."""
+        nodes = {} if self.nodes is None else {"nodes": self.nodes}
+        memory = {} if self.memory == DEFAULT_MEMORY_BYTES else {"memory": self.memory}
+        return {**self.settings, **nodes, **memory}
+
+    def ask(self, query: Query, seconds: float, key: str, case: int = 0) -> Result:
+        """Answer one query within `seconds`.
+
+        Args:
+            query: what is asked.
+            seconds: its time.
+            key: of its record.
+            case: its number, where a record has several.
+        """
+        budget = Budget.of_seconds(
+            seconds, nodes=self.nodes, memory=self.memory, seed=self.seed, threads=self.threads
+        )
+        more: dict[str, Any] = {"settings": self.settings} if self.settings else {}
+        if self.trees is not None:
+            more["snapshot"] = self.trees.file(key, case)
         return partial(self.solver, **more)(query, seconds, self.engines, budget)
 
 
@@ -97,7 +125,7 @@ class ImageWork:
         assert isinstance(task, ImageTask)
         model = self.models.get(self.model, self.digest)
         query = robustness(model.network, task.image, task.label, self.eps, norm=self.norm)
-        result = self.options.ask(query, task.timeout)
+        result = self.options.ask(query, task.timeout, task.key)
         return result_record(task, result, _pictures(model, task.image, result))
 
 
@@ -134,11 +162,12 @@ class PropertyWork:
         pictures = None
         for number, query in enumerate(cases):
             left = max(0.0, task.timeout - (time.monotonic() - began))
-            results.append(self.options.ask(query, left / (len(cases) - number)))
+            share = left / (len(cases) - number)
+            results.append(self.options.ask(query, share, task.key, number))
             if results[-1].verdict is Verdict.FALSIFIED:
                 pictures = _pictures(model, center_of(query), results[-1])
                 break
-        seconds = time.monotonic() - began
+        seconds = max(time.monotonic() - began, sum(r.seconds for r in results))
         return joined_record(task, results, cases=len(cases), seconds=seconds, pictures=pictures)
 
 

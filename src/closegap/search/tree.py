@@ -6,6 +6,7 @@ read by walking `parent`, for many nodes at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from fractions import Fraction
@@ -99,6 +100,56 @@ class Tree:
 
     def __len__(self) -> int:
         return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return sum(getattr(self._data, column.name).nbytes for column in fields(_Columns))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Every column, to be kept: copies, `[nodes]`."""
+        return {c.name: getattr(self._data, c.name)[: self._size].copy() for c in fields(_Columns)}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Tree:
+        """The tree whose `arrays()` these are.
+
+        Raises:
+            ValueError: they are no tree: a column is missing, or its nodes do not add up.
+        """
+        tree = cls(capacity=1)
+        first = arrays.get("state")
+        size = 0 if first is None else len(first)
+        for column in fields(_Columns):
+            kept, known = arrays.get(column.name), getattr(tree._data, column.name)
+            if kept is None or kept.shape != (size,) or kept.dtype != known.dtype:
+                raise ValueError(f"the tree's column {column.name} is missing or damaged")
+            setattr(tree._data, column.name, kept.copy())
+        tree._size = size
+        tree._roots = int((tree._data.parent < 0).sum())
+        tree._require_consistent()
+        return tree
+
+    def _require_consistent(self) -> None:
+        """Every split node has two children of opposite sign, and nothing else has any."""
+        data, inner = self._data, np.flatnonzero(self._data.parent >= 0)
+        parent, split = data.parent[inner], np.flatnonzero(data.state == NodeState.SPLIT)
+        pairs = inner[np.argsort(parent, kind="stable")].reshape(-1, 2)
+        alike = all(
+            (column[pairs[:, 0]] == column[pairs[:, 1]]).all()
+            for column in (data.unit, data.point, data.parent)
+        )
+        if not (
+            alike
+            and (parent < inner).all()
+            and np.array_equal(np.unique(parent), split)
+            and (data.sign[pairs] == [1, -1]).all()
+            and (data.root[inner] == data.root[parent]).all()
+            and (data.depth[inner] == data.depth[parent] + 1).all()
+            and not np.isnan(data.lower).any()
+            and self.accounting().balanced
+        ):
+            raise ValueError("the tree's nodes do not add up")
 
     def add_roots(self, lower: Float[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         """Add roots with their bounds; returns their ids."""

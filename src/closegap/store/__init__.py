@@ -5,5 +5,15 @@ from __future__ import annotations
 from closegap.store.keys import query_key
 from closegap.store.records import BracketEvent, Pictures, Record, RunHeader
 from closegap.store.run_store import RunStore
+from closegap.store.snapshots import SnapshotFile, SnapshotFolder
 
-__all__ = ["BracketEvent", "Pictures", "Record", "RunHeader", "RunStore", "query_key"]
+__all__ = [
+    "BracketEvent",
+    "Pictures",
+    "Record",
+    "RunHeader",
+    "RunStore",
+    "SnapshotFile",
+    "SnapshotFolder",
+    "query_key",
+]

@@ -72,7 +72,8 @@ def encode_record(record: Record) -> tuple[object, ...]:
         record.key, record.index, record.name, record.label, record.target, str(record.verdict),
         None if record.reason is None else str(record.reason), record.detail,
         record.lower, record.upper, record.engine, record.seconds,
-        _ordered_json(record.engine_seconds), _ordered_json(record.counts),
+        _encode_seconds(record),
+        _ordered_json(record.counts),
     )  # fmt: skip
 
 
@@ -93,6 +94,7 @@ def decode_record(
         StoreError: a value is not what a record holds.
     """
     try:
+        engine_seconds, part_seconds = _decode_seconds(row["engine_seconds"])
         return Record(
             key=row["key"],
             index=row["position"],
@@ -106,7 +108,8 @@ def decode_record(
             upper=float(row["upper"]),
             engine=row["engine"],
             seconds=float(row["seconds"]),
-            engine_seconds={k: float(v) for k, v in json.loads(row["engine_seconds"]).items()},
+            engine_seconds=engine_seconds,
+            part_seconds=part_seconds,
             history=tuple(
                 BracketEvent(float(e["seconds"]), e["engine"], float(e["lower"]), float(e["upper"]))
                 for e in history
@@ -137,6 +140,18 @@ def decode_pictures(data: bytes) -> Pictures:
             return Pictures(**{f.name: archive[f.name] for f in dataclasses.fields(Pictures)})
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise StoreError(f"pictures of the run store cannot be read: {error}") from None
+
+
+def _encode_seconds(record: Record) -> str:
+    """The engines' seconds; a list of theirs and their parts' where there are any."""
+    whole, parts = record.engine_seconds, record.part_seconds
+    return json.dumps([whole, parts] if parts else whole, allow_nan=False)
+
+
+def _decode_seconds(text: str) -> list[dict[str, float]]:
+    held = json.loads(text)
+    both = held if isinstance(held, list) else [held, {}]
+    return [{name: float(spent) for name, spent in each.items()} for each in both]
 
 
 def _ordered_json(values: dict[str, Any]) -> str:

@@ -64,6 +64,7 @@ class Record:
         history: every improvement of the bracket.
         counts: nodes, leaves, depth, ... by name.
         pictures: for falsified queries.
+        part_seconds: within engines, as `engine.part`.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Record:
     history: tuple[BracketEvent, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
     pictures: Pictures | None = None
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, object]:
         """The JSON row: strict JSON, so infinite ends are `None`; no arrays."""
@@ -98,6 +100,7 @@ class Record:
             "engine": self.engine,
             "seconds": round(self.seconds, 6),
             "engine_seconds": {k: round(v, 6) for k, v in self.engine_seconds.items()},
+            "part_seconds": {k: round(v, 6) for k, v in self.part_seconds.items()},
             "counts": self.counts,
         }
 

@@ -29,6 +29,7 @@ class Result:
         engine_seconds: by engine, in the order they ran.
         history: every improvement of the bracket.
         counts: nodes, leaves, depth and the like, by name.
+        part_seconds: within engines, as `engine.part`.
     """
 
     bracket: Bracket
@@ -41,6 +42,7 @@ class Result:
     engine_seconds: dict[str, float] = field(default_factory=dict)
     history: tuple[BracketEvent, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:

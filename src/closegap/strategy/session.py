@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from closegap.core.verdict import Reason, Verdict
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query
 from closegap.store.records import BracketEvent
+from closegap.strategy.shelf import Shelf
 from closegap.verify.incomplete import LinearVerifier
 
 __all__ = ["Session"]
@@ -43,21 +45,25 @@ class Session:
 
     Attributes:
         query: what to decide.
+        shelf: the query's snapshot, for engines that search long.
         linear: the query's bounds in both precisions.
         pool: candidates of all engines.
         notes: what the user should hear (a solver that was missing, a layer cut short).
         counts: nodes, leaves and the like, summed over engines.
         engine_seconds: by engine, in the order they ran.
         limit: what but the clock stopped an engine early (the node limit, say).
+        part_seconds: within engines, as `engine.part`.
     """
 
     query: Query
+    shelf: Shelf = field(default_factory=Shelf)
     linear: LinearVerifier = field(init=False)
     pool: CandidatePool = field(init=False)
     notes: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     engine_seconds: dict[str, float] = field(default_factory=dict)
     limit: Reason | None = None
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         network = compiled(self.query.network, torch.float32)
@@ -188,6 +194,40 @@ class Session:
             return
         self._bracket = bracket
         self._history.append(BracketEvent(self.seconds, engine, bracket.lower, bracket.upper))
+
+    def remember(
+        self,
+        rows: NDArray[np.float64],
+        clauses: NDArray[np.float64],
+        engine: str,
+        history: Sequence[BracketEvent],
+        seconds: float,
+    ) -> None:
+        """What an earlier run of the same query proved, and the time it took.
+
+        Raises:
+            ValueError: it is about another property.
+        """
+        with self._lock:
+            if rows.shape != self._proofs.rows.shape or clauses.shape != self._proofs.clauses.shape:
+                raise ValueError("what was proved is about another property")
+            self._started = time.monotonic() - seconds
+            self._proofs = _Proofs(rows.astype(np.float64), clauses.astype(np.float64))
+            self._raise(engine)
+            self._history = list(history)
+
+    @property
+    def proofs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Proved lower bounds of rows `[Q]` and clauses `[K]`."""
+        with self._lock:
+            return self._proofs.rows.copy(), self._proofs.clauses.copy()
+
+    def time_parts(self, engine: str, seconds: Mapping[str, float]) -> None:
+        """Add the seconds of an engine's parts."""
+        with self._lock:
+            for part, spent in seconds.items():
+                name = f"{engine}.{part}"
+                self.part_seconds[name] = self.part_seconds.get(name, 0.0) + spent
 
     def count(self, **numbers: int) -> None:
         """Add to the counts."""

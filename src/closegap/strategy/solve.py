@@ -13,11 +13,14 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
 from closegap.core.verdict import Reason, Verdict
 from closegap.specs.query import Query
+from closegap.store.snapshots import SnapshotFile
+from closegap.strategy.continuation import bring_back
 from closegap.strategy.engines import ENGINES, Engine
 from closegap.strategy.failures import describe_failure
 from closegap.strategy.result import Result
 from closegap.strategy.session import Session
 from closegap.strategy.settings import build_engine, check_settings
+from closegap.strategy.shelf import Shelf
 
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
@@ -37,7 +40,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
 _ADVICE = {
     Reason.TIME: "the time ran out; try a longer --timeout",
     Reason.MEMORY: "an engine ran out of memory",
-    Reason.NODES: "the node limit was reached",
+    Reason.NODES: "the node limit was reached; try more --nodes",
     Reason.NUMERICAL: "a bound was not finite",
     Reason.INCOMPLETE: "every engine that was asked for has finished; try more engines",
     Reason.INTERRUPTED: "the run was interrupted",
@@ -66,6 +69,7 @@ def solve(
     engines: Sequence[str] = DEFAULT_ENGINES,
     budget: Budget | None = None,
     settings: Mapping[str, str] | None = None,
+    snapshot: SnapshotFile | None = None,
 ) -> Result:
     """Close the query's bracket as far as the time allows.
 
@@ -75,6 +79,8 @@ def solve(
         engines: names, in the order to run them.
         budget: replaces `timeout` where more than a deadline is to be limited.
         settings: fields of engines' options by key, such as `{"bab.branching": "fsb"}`.
+        snapshot: where a long search is kept now and then; a query that was cut off goes on inside
+            it, and the time it took before counts.
 
     Returns:
         the bracket, the witness if there is one, and how they came about.
@@ -89,9 +95,11 @@ def solve(
     if math.isnan(timeout) or timeout < 0:
         raise OptionError(f"timeout must not be negative, got {timeout}")
     spend = budget or Budget.of_seconds(timeout)
-    session = Session(query)
+    session = Session(query, Shelf(snapshot))
+    spend = spend.within(spend.remaining - bring_back(session))
+    session.note(session.shelf.refusal)
     reason = Reason.INCOMPLETE
-    for name in names:
+    for name in _left(names, session.shelf.engine):
         if session.decided:
             break
         if spend.expired:
@@ -101,6 +109,11 @@ def solve(
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if spend.expired else session.limit or reason
     return _result(session, reason)
+
+
+def _left(names: Sequence[str], searching: str) -> Sequence[str]:
+    """The engines from the one that was searching on; those before it have had their turn."""
+    return names[names.index(searching) :] if searching in names else names
 
 
 def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
@@ -142,6 +155,7 @@ def _result(session: Session, reason: Reason) -> Result:
         engine_seconds=dict(session.engine_seconds),
         history=session.history,
         counts=dict(session.counts),
+        part_seconds=dict(session.part_seconds),
     )
 
 

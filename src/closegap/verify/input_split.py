@@ -105,9 +105,10 @@ class InputSplit:
         open_.put(whole)
         count, pace = self._options.first, Pace(self._options.batch)
         while len(open_) and not self._broken and not budget.expired:
-            taken = min(count, pace.batch(budget.remaining))
-            if budget.nodes is not None:
-                taken = min(taken, budget.nodes - self._bounded)
+            if budget.nodes is None:
+                taken = min(count, pace.batch(budget.remaining))
+            else:  # not by the clock: the same boxes in every run
+                taken = min(count, budget.nodes - self._bounded)
             if taken <= 0:
                 break
             batch = open_.take(taken)

@@ -70,7 +70,10 @@ def _detail(record: Record, options: ReportOptions) -> dict[str, object]:
     kept = record.history[max(0, len(record.history) - options.history) :]
     return {
         "detail": record.detail,
-        "engines": [[name, seconds(spent)] for name, spent in record.engine_seconds.items()],
+        "engines": [
+            [name, seconds(spent)]
+            for name, spent in (record.engine_seconds | record.part_seconds).items()
+        ],
         "counts": [[name, f"{many:,}".replace(",", " ")] for name, many in record.counts.items()],
         "history": [_event(event) for event in kept],
         "earlier": len(record.history) - len(kept),

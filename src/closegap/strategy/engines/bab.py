@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
@@ -15,7 +16,9 @@ from closegap.graph.ops import Max
 from closegap.graph.transform import max_to_relu
 from closegap.specs.query import Query
 from closegap.specs.region import Ball
+from closegap.strategy.continuation import keeper, pack_bounds, unpack_bounds
 from closegap.strategy.session import Session
+from closegap.strategy.shelf import Arrays
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.bab.units import is_hinge
@@ -40,30 +43,84 @@ class BranchEngine:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        clauses = np.sort(session.open_clauses)
-        if not len(clauses):
+        if not len(session.open_clauses):
             return
-        query, bounds = _splittable(session, budget)
-        problem = split_problem(query, bounds, clauses)
-        if problem is None:
+        known = self._resumed(session) or self._known(session, budget)
+        if known.search is None:
             session.note("bab: the network has activations it cannot split")
             return
-        near = [c.point for c in session.pool.best(_NEAR)] if self.options.branching.guided else []
-        search = BranchAndBound(
-            problem,
-            self.options,
-            lambda points: session.offer(points, "bab"),
-            np.stack(near) if near else None,
-        )
-        share = 1.0 if _has_hinges_only(query.network) else self.smooth_share
-        outcome = search.run(budget.within(share * budget.remaining))
-        count = outcome.accounting
+        fixed: Arrays = {"clauses": known.clauses, "near": known.near, **pack_bounds(known.bounds)}
+        session.count(resumed=known.search.size)
+        share = 1.0 if _has_hinges_only(session.query.network) else self.smooth_share
+        spend = budget.within(share * budget.remaining)
+        outcome = known.search.run(spend, keeper(session, "bab", fixed))
+        clauses, count = known.clauses, outcome.accounting
         session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
+        session.time_parts("bab", outcome.seconds)
         session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
+        if outcome.limit is not None:
+            session.limit = outcome.limit
         for clause, lower in zip(clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "bab")
+
+    def _known(self, session: Session, budget: Budget) -> _Prepared:
+        query, bounds = _splittable(session, budget)
+        points = (
+            [c.point for c in session.pool.best(_NEAR)] if self.options.branching.guided else []
+        )
+        shape = session.query.network.input_shape
+        near = np.stack(points) if points else np.zeros((0, *shape), np.float32)
+        return self._prepared(session, query, bounds, np.sort(session.open_clauses), near)
+
+    def _resumed(self, session: Session) -> _Prepared | None:
+        """The search that an earlier run was in; `None` if there is none, or it is refused."""
+        kept = session.shelf.tree("bab")
+        if not kept:
+            return None
+        try:
+            query, bounds = _on_splittable(session.query), unpack_bounds(kept)
+            clauses, near = kept["clauses"].astype(np.int64), kept["near"].astype(np.float32)
+            found = self._prepared(session, query, bounds, clauses, near)
+            if found.search is not None:
+                found.search.resume(kept)
+        except (ValueError, KeyError, IndexError) as error:
+            session.shelf.refuse(f"snapshot: {error}")
+            session.note(session.shelf.refusal)
+            return None
+        if query is session.query:
+            session.learn_bounds(bounds)
+        return found
+
+    def _prepared(
+        self,
+        session: Session,
+        query: Query,
+        bounds: NetworkBounds,
+        clauses: NDArray[np.int64],
+        near: NDArray[np.float32],
+    ) -> _Prepared:
+        problem = split_problem(query, bounds, clauses)
+        search = None
+        if problem is not None:
+            search = BranchAndBound(
+                problem,
+                self.options,
+                lambda points: session.offer(points, "bab"),
+                near if len(near) else None,
+            )
+        return _Prepared(clauses, bounds, near, search)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A search, the clauses it is about, the bounds it rests on, and the points that guide it."""
+
+    clauses: NDArray[np.int64]
+    bounds: NetworkBounds
+    near: NDArray[np.float32]
+    search: BranchAndBound | None
 
 
 @dataclass(frozen=True)
@@ -118,10 +175,8 @@ _PROVED = float(np.finfo(np.float32).tiny)
 
 def _splittable(session: Session, budget: Budget) -> tuple[Query, NetworkBounds]:
     """The query on a network without max pooling, and its activation bounds."""
-    query = session.query
-    network = _without_max(query.network)
-    if network is not query.network:
-        query = replace(query, network=network)
+    query = _on_splittable(session.query)
+    if query is not session.query:
         return query, LinearVerifier(query).activations(budget)
     bounds = session.bounds
     if bounds is None:
@@ -132,6 +187,11 @@ def _splittable(session: Session, budget: Budget) -> tuple[Query, NetworkBounds]
 
 def _has_hinges_only(network: Network) -> bool:
     return all(is_hinge(network.nodes[i].op) for i in network.activations)
+
+
+def _on_splittable(query: Query) -> Query:
+    network = _without_max(query.network)
+    return query if network is query.network else replace(query, network=network)
 
 
 def _without_max(network: Network) -> Network:

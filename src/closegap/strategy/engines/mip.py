@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from closegap.core.budget import Budget
+from closegap.core.verdict import Reason
 from closegap.encode import Bounds
 from closegap.mip.model import Status
 from closegap.strategy.session import Session
@@ -38,6 +39,8 @@ class MipEngine:
         for outcome in outcomes:
             session.prove_clause(outcome.clause, outcome.lower, "mip")
             session.count(mip_nodes=outcome.nodes)
+            if outcome.status is Status.NODES:
+                session.limit = Reason.NODES
             if outcome.status is Status.FAILED:
                 session.note(f"mip: {outcome.detail}")
 

@@ -113,6 +113,17 @@ class DomainBounder:
         """Numbers a payload: slopes and multipliers of every row and unit."""
         return (self._shares + 1) * self._rows * self._problem.units
 
+    @property
+    def scales(self) -> Float[np.ndarray, "layers"]:
+        """The natural size of each layer's multipliers, learned from batch to batch."""
+        return np.array([self._scales[layer.feed] for layer in self._problem.layers])
+
+    @scales.setter
+    def scales(self, known: Float[np.ndarray, "layers"]) -> None:
+        """Go on from sizes that were learned before."""
+        feeds = [layer.feed for layer in self._problem.layers]
+        self._scales = dict(zip(feeds, map(float, known), strict=True))
+
     def bound(self, batch: DomainBatch, budget: Budget) -> DomainResult:
         """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
         problem = self._problem

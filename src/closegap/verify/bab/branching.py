@@ -39,6 +39,9 @@ class Brancher:
         options: how units are chosen.
         candidates: inputs near a counterexample, `[M, *input shape]`, for guidance.
         costs: what a split at each layer costs, `[layers]`; `None` if the same everywhere.
+
+    Attributes:
+        steady: choose by what is asked only, never by the time it takes.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Brancher:
         self._options = options
         self._costs = costs if options.cost_adjusted else None
         self._worth = FilterWorth()
+        self.steady = False
         nodes = problem.exact.network.nodes
         self._nodes = [nodes[layer.activation] for layer in problem.layers]
         self._bias = torch.cat([torch.zeros(0).double(), *(x.bias for x in problem.layers)])
@@ -80,7 +84,7 @@ class Brancher:
         self._worth.begin()
         evidence = self._evidence(result)
         name, auto = self._options.name, self._options.name == "auto"
-        if name not in FILTERS or (auto and not self._worth.filtering):
+        if name not in FILTERS or (auto and not (self.steady or self._worth.filtering)):
             estimate = SCORERS["babsr" if auto else name]
             units = best_of_all([self._table(evidence, estimate(evidence))], self.width)
             ranked = np.asarray(units.numpy())

@@ -17,11 +17,14 @@ class Pace:
 
     Args:
         most: the greatest batch.
+
+    Attributes:
+        each: seconds a domain takes; 0 before the first step.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, each: float = 0.0) -> None:
         self._most = most
-        self._each = 0.0
+        self.each = each
         self._started = 0.0
 
     def begin(self) -> None:
@@ -31,11 +34,11 @@ class Pace:
     def end(self, domains: int) -> None:
         """The step has bounded so many domains; slow steps count at once, fast ones slowly."""
         each = (time.monotonic() - self._started) / max(1, domains)
-        self._each = each if each > self._each else 0.5 * (self._each + each)
+        self.each = each if each > self.each else 0.5 * (self.each + each)
 
     def batch(self, remaining: float) -> int:
         """Domains to split next, when `remaining` seconds are left; each makes two."""
-        if self._each == 0.0:
+        if self.each == 0.0:
             return self._most
         seconds = min(_STEP_SECONDS, _SHARE * remaining)
-        return max(1, min(self._most, int(seconds / (2 * self._each))))
+        return max(1, min(self._most, int(seconds / (2 * self.each))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,10 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
+from closegap.core.stopwatch import Stopwatch
+from closegap.core.verdict import Reason
+from closegap.search.frontier import Frontier
+from closegap.search.keeper import TreeKeeper
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
@@ -26,6 +30,9 @@ __all__ = ["BranchAndBound", "BranchOptions", "BranchOutcome", "Offer"]
 
 #: Roots climb so many times longer than other domains.
 _ROOT_WORK = 3
+
+#: Of the memory, this part (one in so many) is for warm starts, as much for the tree itself.
+_WARM_SHARE = _TREE_SHARE = 4
 
 #: Judges candidates `[M, *input shape]`; True stops the search.
 Offer = Callable[[NDArray[np.float64]], bool]
@@ -73,12 +80,16 @@ class BranchOutcome:
         accounting: where every domain went.
         finished: nothing is open any more.
         broken: a candidate was accepted.
+        limit: the node or memory limit that ended it, if one did.
+        seconds: by part: bounds, branching, candidates, leaves.
     """
 
     lower: NDArray[np.float64]
     accounting: Accounting
     finished: bool
     broken: bool
+    limit: Reason | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class BranchAndBound:
@@ -108,45 +119,122 @@ class BranchAndBound:
         self._brancher = Brancher(problem, self._bounder, options.branching, near, costs)
         self._ranks = SlotStore(self._brancher.width, dtype=np.int32)
         self._points = SlotStore(self._brancher.width, dtype=np.float64)
+        self._root_starts = np.zeros((len(problem.rows), self._bounder.width), np.float32)
+        self._warm_starts = SlotStore(self._bounder.width, 0)
         self._pace = Pace(options.batch)
+        self._frontier = Frontier()
+        self._watch = Stopwatch()
+        self._kept: Mapping[str, NDArray[np.generic]] | None = None
         self._broken = False
 
-    def run(self, budget: Budget) -> BranchOutcome:
-        """Search until nothing is open, a candidate is accepted, or the budget ends."""
-        roots = len(self._problem.rows)
-        self._warm_starts = SlotStore(self._bounder.width, budget.memory // 2)
-        nodes = self._tree.add_roots(np.full(roots, -np.inf))
-        rooted = DomainBounder(self._problem, self._options.root)
-        self._pace.begin()
-        self._visit(nodes, rooted, budget)
-        self._pace.end(_ROOT_WORK * len(nodes))
-        while not (self._broken or budget.expired or self._full()):
-            count = self._pace.batch(budget.remaining)
-            picked = self._pick(count)
-            if not len(picked):
+    def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Continue a search of this problem where `TreeKeeper` was given its state.
+
+        Raises:
+            ValueError: the arrays are damaged, or of another problem.
+        """
+        tree = Tree.of_arrays(arrays)
+        own = self._state()
+        unlike = [n for n, a in own.items() if n not in arrays or _kind(a) != _kind(arrays[n])]
+        units = np.asarray(arrays.get("unit", [0]))
+        if unlike or tree.accounting().roots != len(self._problem.rows):
+            raise ValueError(f"the tree is one of another problem: {', '.join(unlike)}")
+        if len(units) and units.max() >= max(1, self._problem.units):
+            raise ValueError("the tree splits units that this problem has not")
+        self._tree, self._kept = tree, arrays
+
+    @property
+    def size(self) -> int:
+        """Nodes of the tree."""
+        return len(self._tree)
+
+    def run(self, budget: Budget, keeper: TreeKeeper | None = None) -> BranchOutcome:
+        """Search until nothing is open, a candidate is accepted, or the budget ends.
+
+        Args:
+            budget: deadline, nodes, memory. Under a node limit batches do not follow the clock.
+            keeper: is given the search's state now and then.
+        """
+        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        self._brancher.steady = budget.nodes is not None
+        limit = self._limit(budget)
+        if self._kept is not None:
+            self._restore(self._kept)
+        elif limit is None:
+            self._begin(budget)
+        else:
+            self._tree.add_roots(np.full(len(self._problem.rows), -np.inf))
+        while not (self._broken or budget.expired):
+            limit = self._limit(budget)
+            count = self._count(budget)
+            picked = self._frontier.pick(self._tree, count, self._warm_starts.fullness)
+            if limit is not None or not len(picked):
                 break
             self._pace.begin()
             leaves = self._expand(picked, count)
             self._visit(leaves, self._bounder, budget)
             self._pace.end(len(leaves))
+            if keeper is not None and keeper.due:
+                keeper.keep(self._state())
         accounting = self._tree.accounting()
         return BranchOutcome(
             lower=self._tree.least_lower(),
             accounting=accounting,
             finished=accounting.open == 0 and accounting.stuck == 0 and accounting.balanced,
             broken=self._broken,
+            limit=limit if accounting.open else None,
+            seconds=dict(self._watch.seconds),
         )
 
-    def _full(self) -> bool:
-        return self._options.nodes is not None and len(self._tree) >= self._options.nodes
+    def _begin(self, budget: Budget) -> None:
+        """Bound the roots, with more work than other domains get."""
+        nodes = self._tree.add_roots(np.full(len(self._problem.rows), -np.inf))
+        rooted = DomainBounder(self._problem, self._options.root)
+        self._pace.begin()
+        self._visit(nodes, rooted, budget)
+        self._pace.end(_ROOT_WORK * len(nodes))
 
-    def _pick(self, count: int) -> Int[np.ndarray, "B"]:
-        """The open domains with the least bounds."""
-        open_ = self._tree.open_nodes()
-        if len(open_) <= count:
-            return open_
-        lower = self._tree.lower(open_)
-        return np.asarray(open_[np.argpartition(lower, count)[:count]])
+    def _limit(self, budget: Budget) -> Reason | None:
+        """The limit that is reached."""
+        nodes = _fewest(self._options.nodes, budget.nodes)
+        if nodes is not None and len(self._tree) >= nodes:
+            return Reason.NODES
+        held = self._tree.nbytes + self._ranks.nbytes + self._points.nbytes
+        return Reason.MEMORY if held > budget.memory // _TREE_SHARE else None
+
+    def _count(self, budget: Budget) -> int:
+        """Domains of the next batch; as many whatever the clock says under a node limit."""
+        steady = budget.nodes is not None
+        count = self._options.batch if steady else self._pace.batch(budget.remaining)
+        nodes = _fewest(self._options.nodes, budget.nodes)
+        return count if nodes is None else max(1, min(count, (nodes - len(self._tree)) // 2))
+
+    def _state(self) -> dict[str, NDArray[np.generic]]:
+        """What a continued search needs; with `Tree.arrays` of any tree it is complete."""
+        ranked, ranks = self._ranks.held()
+        started, starts = self._warm_starts.held()
+        return {
+            **self._tree.arrays(),
+            "ranked": ranked,
+            "ranks": ranks,
+            "points": self._points.held()[1],
+            "started": started,
+            "starts": starts,
+            "root_starts": self._root_starts,
+            "scales": self._bounder.scales,
+            "pace": np.array([self._pace.each]),
+            "plunging": np.array([self._frontier.plunging]),
+        }
+
+    def _restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        ranked = arrays["ranked"].astype(np.int64)
+        self._ranks.put(ranked, arrays["ranks"])
+        self._points.put(ranked, arrays["points"])
+        self._warm_starts.put(arrays["started"].astype(np.int64), arrays["starts"])
+        self._root_starts = arrays["root_starts"].astype(np.float32)
+        self._bounder.scales = arrays["scales"].astype(np.float64)
+        self._pace = Pace(self._options.batch, each=float(arrays["pace"][0]))
+        self._frontier = Frontier(plunging=bool(arrays["plunging"][0]))
 
     def _expand(self, nodes: Int[np.ndarray, "B"], count: int) -> Int[np.ndarray, "leaves"]:
         """Split each node, at several units while there are few nodes; returns the leaves."""
@@ -165,17 +253,21 @@ class BranchAndBound:
             children = self._tree.split(leaves[can], units[can], points[owner[can], level])
             leaves = np.concatenate([leaves[~can], children])
             owner = np.concatenate([owner[~can], owner[can], owner[can]])
-        self._warm = warm[owner].astype(np.float32)
-        self._has_warm = bool(found.any())
+        start = warm.astype(np.float32)
+        start[~found] = self._root_starts[self._tree.root(nodes[~found])]
+        self._warm = start[owner]
         return leaves
 
     def _visit(self, nodes: Int[np.ndarray, "B"], bounder: DomainBounder, budget: Budget) -> None:
         """Bound nodes, close the proved ones, prepare the others for splitting."""
         path = self._tree.paths(nodes)
         first = bounder is not self._bounder
-        payload = None if first or not self._has_warm else self._warm
-        batch = DomainBatch(self._tree.root(nodes), path.units, path.signs, payload, path.points)
-        result = bounder.bound(batch, budget)
+        warm = None if first else self._warm
+        batch = DomainBatch(self._tree.root(nodes), path.units, path.signs, warm, path.points)
+        with self._watch.part("bounds"):
+            result = bounder.bound(batch, budget)
+        if first:
+            self._root_starts = result.payload
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
         proved = lower > 0
@@ -184,12 +276,15 @@ class BranchAndBound:
         if not len(left):
             return
         order = left[np.argsort(lower[left])][: self._options.offered]
-        self._broken = self._offer(result.candidates[order])
+        with self._watch.part("candidates"):
+            self._broken = self._offer(result.candidates[order])
         if self._broken:
             return
         part = _part(batch, result, left)
-        leaf = self._prepare(nodes[left], part, _select(result, left))
-        self._decide(nodes[left[leaf]], _part(batch, result, left[leaf]), budget)
+        with self._watch.part("branching"):
+            leaf = self._prepare(nodes[left], part, _select(result, left))
+        with self._watch.part("leaves"):
+            self._decide(nodes[left[leaf]], _part(batch, result, left[leaf]), budget)
 
     def _prepare(
         self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult
@@ -218,6 +313,15 @@ class BranchAndBound:
         if len(found.points) and self._offer(found.points):
             self._broken = True
         self._tree.give_up(nodes[found.tried & ~proved])
+
+
+def _kind(array: NDArray[np.generic]) -> tuple[object, ...]:
+    """What arrays of equal meaning share, however many nodes they are about."""
+    return array.dtype, array.shape[1:]
+
+
+def _fewest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _part(batch: DomainBatch, result: DomainResult, rows: NDArray[np.int64]) -> DomainBatch:

@@ -1,0 +1,149 @@
+"""A long search and what its query knew beside it, kept on disk and brought back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from closegap.bounds.intermediate import NetworkBounds
+from closegap.bounds.records import Interval
+from closegap.core.errors import StoreError
+from closegap.store.records import BracketEvent
+from closegap.store.snapshots import Snapshot, SnapshotFile
+from closegap.strategy.session import Session
+from closegap.strategy.shelf import Arrays
+
+__all__ = ["Keeper", "bring_back", "keeper", "pack_bounds", "unpack_bounds"]
+
+
+def bring_back(session: Session) -> float:
+    """Give a new session what its query's snapshot held: proofs, best point, history, times.
+
+    Returns:
+        seconds that were spent on the query before.
+    """
+    shelf = session.shelf
+    if shelf.kept is None:
+        return 0.0
+    facts, arrays = shelf.kept.facts, shelf.kept.arrays
+    try:
+        seconds = float(facts["seconds"])
+        if "session_point" in arrays:
+            session.offer(
+                arrays["session_point"][None].astype(np.float64), str(facts["upper_engine"])
+            )
+        session.remember(
+            arrays["session_rows"].astype(np.float64),
+            arrays["session_clauses"].astype(np.float64),
+            str(facts["lower_engine"]),
+            [_event(**event) for event in facts["history"]],
+            seconds,
+        )
+        session.engine_seconds.update(facts["engine_seconds"])
+        session.count(**facts["counts"])
+        for note in facts["notes"]:
+            session.note(note)
+    except (ValueError, TypeError, KeyError) as error:
+        shelf.refuse(f"snapshot: {error}")
+        return 0.0
+    return seconds
+
+
+def keeper(session: Session, engine: str, fixed: Arrays) -> Keeper | None:
+    """Keeps an engine's search, with arrays that do not change; `None` where nothing is kept."""
+    file = session.shelf.file
+    return None if file is None else Keeper(file, session, engine, fixed)
+
+
+@dataclass(eq=False)
+class Keeper:
+    """Writes one engine's search to disk, with what the query knows beside it.
+
+    A snapshot that cannot be written (a full disk) is a note; the search goes on.
+    """
+
+    file: SnapshotFile
+    session: Session
+    engine: str
+    fixed: Arrays
+
+    @property
+    def due(self) -> bool:
+        """See `TreeKeeper`."""
+        return self.file.due
+
+    def keep(self, arrays: Arrays) -> None:
+        """See `TreeKeeper`."""
+        try:
+            self.file.save(Snapshot(self._facts(), {**arrays, **self.fixed, **self._known()}))
+        except StoreError as error:
+            self.session.note(str(error))
+
+    def _facts(self) -> dict[str, Any]:
+        session = self.session
+        others = {k: v for k, v in session.engine_seconds.items() if k != self.engine}
+        spent = max(0.0, session.seconds - sum(others.values()))
+        return {
+            "engine": self.engine,
+            "seconds": session.seconds,
+            "engine_seconds": {**others, self.engine: spent},
+            "counts": dict(session.counts),
+            "notes": list(session.notes),
+            "history": [_finite(asdict(event)) for event in session.history],
+            "lower_engine": session.bracket.lower_engine,
+            "upper_engine": session.bracket.upper_engine,
+        }
+
+    def _known(self) -> dict[str, NDArray[np.generic]]:
+        rows, clauses = self.session.proofs
+        witness = self.session.bracket.witness
+        point = {} if witness is None else {"session_point": witness.input}
+        return {"session_rows": rows, "session_clauses": clauses, **point}
+
+
+def pack_bounds(bounds: NetworkBounds) -> dict[str, NDArray[np.generic]]:
+    """Bounds of every node, and which of them feed activations."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        "bounded": np.array(sorted(bounds.activations), np.int64),
+        "complete": np.array([bounds.complete]),
+    }
+    for index, interval in bounds.activations.items():
+        arrays[f"feed_lower_{index}"] = np.asarray(interval.lower.numpy())
+        arrays[f"feed_upper_{index}"] = np.asarray(interval.upper.numpy())
+    for index, interval in enumerate(bounds.values):
+        arrays[f"value_lower_{index}"] = np.asarray(interval.lower.numpy())
+        arrays[f"value_upper_{index}"] = np.asarray(interval.upper.numpy())
+    return arrays
+
+
+def unpack_bounds(arrays: Arrays) -> NetworkBounds:
+    """The bounds from `pack_bounds`.
+
+    Raises:
+        ValueError: an array is missing.
+    """
+    try:
+        feeds = {int(i): _interval(arrays, f"feed_{{}}_{i}") for i in arrays["bounded"]}
+        count = sum(name.startswith("value_lower_") for name in arrays)
+        values = [_interval(arrays, f"value_{{}}_{i}") for i in range(count)]
+        return NetworkBounds(feeds, values, complete=bool(arrays["complete"][0]))
+    except KeyError as error:
+        raise ValueError(f"the snapshot lacks {error}") from None
+
+
+def _interval(arrays: Arrays, name: str) -> Interval:
+    lower, upper = (np.array(arrays[name.format(side)]) for side in ("lower", "upper"))
+    return Interval(torch.from_numpy(lower), torch.from_numpy(upper))
+
+
+def _event(seconds: str, engine: str, lower: str, upper: str) -> BracketEvent:
+    return BracketEvent(float(seconds), engine, float(lower), float(upper))
+
+
+def _finite(event: dict[str, Any]) -> dict[str, Any]:
+    """Strict JSON has no infinities: they travel as text, which `float` reads."""
+    return {k: str(v) if isinstance(v, float) else v for k, v in event.items()}
