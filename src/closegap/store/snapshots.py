@@ -55,7 +55,7 @@ class SnapshotFile:
     Args:
         path: of the file.
         key: of the query, see `query_key`; other queries' snapshots are refused.
-        seconds: between two snapshots.
+        seconds: between two snapshots; 0 for one at every step.
     """
 
     def __init__(self, path: Path, key: str, *, seconds: float = _EVERY_SECONDS) -> None:
@@ -118,7 +118,8 @@ class SnapshotFile:
             ) from None
         finally:
             now = time.monotonic()
-            self._next = now + max(self._seconds, _PATIENCE * (now - began))
+            pause = max(self._seconds, _PATIENCE * (now - began)) if self._seconds else 0.0
+            self._next = now + pause
 
     def delete(self) -> None:
         """Forget the snapshot; harmless when there is none."""
