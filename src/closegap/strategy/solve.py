@@ -33,6 +33,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "alpha-crown",
     "strong-pgd",
     "region-walk",
+    "layered",
     "bab",
     "mip",
 )

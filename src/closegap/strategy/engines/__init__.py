@@ -8,6 +8,7 @@ from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.clean import CleanCheck
 from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
+from closegap.strategy.engines.layered import LayeredEngine
 from closegap.strategy.engines.linear import AlphaCrown, Crown
 from closegap.strategy.engines.mip import MipEngine
 from closegap.strategy.engines.region import LippaEngine, RegionWalkEngine
@@ -23,6 +24,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "strong-pgd": StrongAttack,
     "region-walk": RegionWalkEngine,
     "lippa": LippaEngine,
+    "layered": LayeredEngine,
     "bab": BranchEngine,
     "mip": MipEngine,
 }

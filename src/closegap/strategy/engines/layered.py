@@ -1,0 +1,62 @@
+"""Branch and bound that bounds every layer again: for deep networks without convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from closegap.core.budget import Budget
+from closegap.core.errors import SolverError
+from closegap.graph import ops
+from closegap.graph.network import Network
+from closegap.specs.region import Ball
+from closegap.strategy.session import Session
+from closegap.verify.bab.problem import split_problem
+from closegap.verify.layered.search import LayeredOptions, LayeredSearch
+
+__all__ = ["LayeredEngine"]
+
+#: A tree that closed says "positive" without saying how much.
+_PROVED = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class LayeredEngine:
+    """Splits ReLUs of fully connected networks; early layers pay most, and later ones follow.
+
+    Attributes:
+        options: how to search.
+    """
+
+    options: LayeredOptions = field(default_factory=LayeredOptions)
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`; does nothing where the network or the region is of another kind."""
+        query, clauses = session.query, np.sort(session.open_clauses)
+        if not len(clauses) or isinstance(query.region, Ball) or not _is_dense(query.network):
+            return
+        bounds = session.bounds
+        if bounds is None:
+            bounds = session.linear.activations(budget)
+            session.learn_bounds(bounds)
+        problem = split_problem(query, bounds, clauses)
+        if problem is None or not problem.units:
+            return
+        search = LayeredSearch(problem, self.options, lambda p: session.offer(p, "layered"))
+        outcome = search.run(budget)
+        count = outcome.accounting
+        session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
+        session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
+        if not count.balanced:
+            raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
+        for clause in clauses:
+            session.prove_clause(int(clause), float(min(outcome.lower, _PROVED)), "layered")
+
+
+def _is_dense(network: Network) -> bool:
+    """Several ReLU layers with nothing but matrix products between them."""
+    others = ops.Conv | ops.ConvTranspose | ops.Max
+    if any(isinstance(node.op, others) for node in network.nodes):
+        return False
+    return len(network.activations) > 1

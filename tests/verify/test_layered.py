@@ -1,0 +1,143 @@
+"""Layers bounded again under splits: sound on samples, and deciding what enumeration decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+from test_bab import Judge
+
+from branching_cases import RELU_KINDS, cases
+from closegap.bounds.optimise import AscentOptions
+from closegap.core.budget import Budget
+from closegap.graph import ops
+from closegap.runtime.torch_network import forward_node
+from closegap.specs.query import Query
+from closegap.verify.bab.problem import SplitProblem, split_problem
+from closegap.verify.bab.walls import Walls
+from closegap.verify.incomplete import LinearVerifier
+from closegap.verify.layered.bounder import LayeredBounder
+from closegap.verify.layered.chain import LayerChain
+from closegap.verify.layered.halfspaces import HalfSpaces, least_under
+from closegap.verify.layered.search import LayeredOptions, LayeredSearch
+from tiny_networks import dense
+from tiny_networks import query as random_query
+
+LAZY = LayeredOptions(batch=8, climb=AscentOptions(iterations=4, patience=2), steps=3)
+
+
+def problem_of(query: Query) -> SplitProblem:
+    bounds = LinearVerifier(query).activations(Budget())
+    problem = split_problem(query, bounds, np.arange(query.prop.clauses))
+    assert problem is not None
+    return problem
+
+
+def test_least_under_half_spaces_is_below_the_program_and_near_it(
+    rng: np.random.Generator,
+) -> None:
+    size, cuts, rows = 6, 3, 4
+    lower, upper = -rng.random(size), rng.random(size)
+    normals, offsets = rng.normal(size=(2, cuts, size)), 0.2 * rng.normal(size=(2, cuts)) - 0.3
+    targets = rng.normal(size=(2, rows, size))
+    spaces = HalfSpaces(torch.tensor(normals), torch.tensor(offsets))
+    box = torch.tensor(lower), torch.tensor(upper)
+    value, rounding = least_under(spaces, torch.tensor(targets), *box, 60)
+    plain, _ = least_under(spaces, torch.tensor(targets), *box, 1)
+    for domain in range(2):
+        for row in range(rows):
+            program = linprog(
+                targets[domain, row],
+                A_ub=normals[domain],
+                b_ub=-offsets[domain],
+                bounds=np.stack([lower, upper], axis=1),
+            )
+            assert program.status == 0
+            found = float(value[domain, row])
+            assert found - float(rounding[domain, row]) <= program.fun + 1e-9
+            assert found >= program.fun - 0.05
+            assert found >= float(plain[domain, row]) - 1e-9
+
+
+def test_an_empty_cut_has_no_least_value() -> None:
+    spaces = HalfSpaces(torch.tensor([[[1.0]]]).double(), torch.tensor([[3.0]]).double())
+    box = torch.tensor([-1.0]).double(), torch.tensor([1.0]).double()
+    value, _ = least_under(spaces, torch.tensor([[[1.0]]]).double(), *box, 40)
+    assert float(value) > 1  # beyond everything the box holds
+
+
+@pytest.mark.parametrize("kind", ["dense", "leaky", "narrow residual", "convolutional"])
+def test_bounds_hold_wherever_the_splits_do(kind: str, rng: np.random.Generator) -> None:
+    for case in cases(rng, RELU_KINDS[kind], 1):
+        problem = problem_of(case.query)
+        if not problem.units:
+            continue
+        region = problem.exact_region
+        share = torch.rand(2000, *region.lower.shape[1:], dtype=torch.float64)
+        values = every_value(problem, region.lower + share * (region.upper - region.lower))
+        signs = rng.integers(-1, 2, size=(6, problem.units)).astype(np.int8)
+        walls = Walls.at_zero(signs)
+        chain = LayerChain(problem, 3).bound(walls)
+        output = LayeredBounder(problem, AscentOptions(iterations=3), 3).bound(
+            walls, torch.zeros(6, len(problem.rows), dtype=torch.bool), Budget()
+        )
+        for domain in range(6):
+            inside = holds(problem, values, signs[domain])
+            assert not (bool(chain.empty[domain]) and bool(inside.any()))
+            for layer in problem.layers:
+                at = chain.bounds[layer.feed].select(torch.tensor([domain]))
+                assert (values[layer.feed][inside] >= at.lower).all()
+                assert (values[layer.feed][inside] <= at.upper).all()
+            for root, (rows, offsets) in enumerate(zip(problem.rows, problem.offsets, strict=True)):
+                margin = (values[-1][inside].flatten(1) @ rows.T + offsets).amax(1)
+                assert (margin >= output.lower[domain, root]).all()
+
+
+def every_value(problem: SplitProblem, points: torch.Tensor) -> list[torch.Tensor]:
+    network, values = problem.exact, [points]
+    for index, node in enumerate(network.network.nodes[1:], start=1):
+        inputs = [values[p] for p in node.inputs]
+        values.append(forward_node(node, network.weights[index], inputs))
+    return values
+
+
+def holds(problem: SplitProblem, values: list[torch.Tensor], signs: np.ndarray) -> torch.Tensor:
+    inside = torch.ones(len(values[0]), dtype=torch.bool)
+    for layer in problem.layers:
+        units = values[layer.feed].flatten(1)[:, layer.indices]
+        inside &= (units * torch.as_tensor(signs[layer.units]) >= 0).all(dim=1)
+    return inside
+
+
+@pytest.mark.parametrize("kind", ["dense", "leaky", "narrow residual", "convolutional"])
+@pytest.mark.parametrize("clauses", [(1,), (2, 1)])
+def test_verdicts_agree_with_enumeration(
+    kind: str, clauses: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    for case in cases(rng, RELU_KINDS[kind], 1, clauses=clauses):
+        judge = Judge(case.query)
+        search = LayeredSearch(problem_of(case.query), LAZY, judge)
+        outcome = search.run(Budget.of_seconds(30))
+        assert outcome.accounting.balanced
+        if case.margin > 0:
+            assert np.isposinf(outcome.lower)
+            assert not outcome.broken
+        else:
+            assert outcome.broken
+            assert outcome.lower <= case.margin
+
+
+def test_splitting_early_layers_pays_more_than_with_bounds_of_the_root(
+    rng: np.random.Generator,
+) -> None:
+    query = random_query(rng, dense(rng, [4, 8, 8, 8, 2], ops.Relu()), radius=0.4)
+    problem = problem_of(query)
+    first = problem.layers[0]
+    signs = np.zeros((1, problem.units), np.int8)
+    signs[0, first.units] = 1
+    chain = LayerChain(problem, 0).bound(Walls.at_zero(signs))
+    last = problem.layers[-1]
+    width = chain.bounds[last.feed].upper - chain.bounds[last.feed].lower
+    before = problem.bounds[last.feed].upper - problem.bounds[last.feed].lower
+    assert bool(chain.empty[0]) or float(width.mean()) < float(before.mean())
