@@ -56,7 +56,7 @@ class LayeredEngine:
 
 def _is_dense(network: Network) -> bool:
     """Several ReLU layers with nothing but matrix products between them."""
-    others = ops.Conv | ops.ConvTranspose | ops.Max
-    if any(isinstance(node.op, others) for node in network.nodes):
+    if any(isinstance(node.op, ops.Conv | ops.ConvTranspose) for node in network.nodes):
         return False
-    return len(network.activations) > 1
+    hinges = [isinstance(network.nodes[i].op, ops.Relu | ops.LeakyRelu) for i in network.activations]
+    return len(hinges) > 1 and all(hinges)

@@ -16,7 +16,7 @@ from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.walls import Walls
-from closegap.verify.layered.chain import Chain, LayerChain, both_signs
+from closegap.verify.layered.chain import Chain, LayerChain, lost_above
 
 __all__ = ["ClauseBounds", "LayeredBounder"]
 
@@ -128,20 +128,20 @@ class LayeredBounder:
 
     def _weights(
         self, linear: LinearBound, lower: Tensor, closed: Tensor
-    ) -> dict[int, Float[Tensor, "B 2 N"]]:
-        """By activation, the coefficients of the rows that are not proved, summed by sign."""
+    ) -> dict[int, Float[Tensor, "B N"]]:
+        """By activation, the coefficients of the rows that are not proved, summed."""
         open_ = (~closed & (lower <= 0)).double()
-        open_ = open_.repeat_interleave(self._problem.rows.shape[1], dim=1)[:, None]
+        open_ = open_.repeat_interleave(self._problem.rows.shape[1], dim=1)
         weights = {}
         for layer in self._problem.layers:
             part = linear.incoming.get(layer.activation)
             if part is None:
-                size = self._problem.bounds[layer.feed].lower[0].numel()
-                weights[layer.activation] = torch.zeros(len(lower), 2, size, dtype=torch.float64)
+                count = self._problem.bounds[layer.feed].lower[0].numel()
+                weights[layer.activation] = torch.zeros(len(lower), count).double()
                 continue
             size = float(part.abs().mean())
             self._scales[layer.feed] = size if size > 0 else self._scales[layer.feed]
-            weights[layer.activation] = both_signs(open_, part)
+            weights[layer.activation] = lost_above(open_, part)
         return weights
 
     def _gather(self, chain: Chain, *, upper: bool) -> Tensor:

@@ -28,10 +28,7 @@ from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.walls import Walls
 from closegap.verify.layered.halfspaces import HalfSpaces, least_under
 
-__all__ = ["Chain", "LayerChain", "both_signs"]
-
-#: The lower line of a ReLU loses at one end what the chord loses in the middle; slopes move it.
-_FLAT = 0.5
+__all__ = ["Chain", "LayerChain", "lost_above"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +155,16 @@ class LayerChain:
         return HalfSpaces(normals, linear.constant - lost)
 
     def losses(
-        self, chain: Chain, weights: Mapping[int, Float[Tensor, "B 2 N"]]
+        self, chain: Chain, weights: Mapping[int, Float[Tensor, "B N"]]
     ) -> Float[Tensor, "B U"]:
-        """What each open unit's relaxation costs the property's bound, to first order; else 0.
+        """What each open unit's chord costs the property's bound, to first order; else 0.
+
+        Lower lines are left out: their slopes are optimised, and counting what they lose at their
+        ends made trees several times larger.
 
         Args:
             chain: the bounds that the property was bounded with.
-            weights: by activation node, the sizes of the coefficients that meet each relaxation,
-                summed over the property's rows: `[B, 2, N]`, of negative and of positive ones.
+            weights: by activation node, see `lost_above`, of the property's rows.
         """
         problem = self._problem
         count = len(chain.empty)
@@ -175,28 +174,27 @@ class LayerChain:
             interval = chain.bounds[layer.feed]
             low, high = interval.lower.flatten(1), interval.upper.flatten(1)
             wide, open_ = (high - low).clamp(min=TINY), (low < 0) & (high > 0)
-            above, below = (weight[layer.activation] * open_[:, None]).unbind(1)
-            lost = above * -low * high / wide + _FLAT * below * torch.minimum(-low, high)
-            result[:, layer.units] = torch.where(open_, lost + TINY, 0.0)[:, layer.indices]
+            here = weight[layer.activation] * open_
+            lost = here * -low * high / wide + TINY
+            result[:, layer.units] = torch.where(open_, lost, 0.0)[:, layer.indices]
             step = chain.passes.get(layer.feed)
             if step is None or not len(step.units):
                 continue
             places = layer.indices[step.units]
-            sides = [(above * (end / wide) ** 2)[:, places] for end in (high, low)]
-            factor = torch.cat(sides, dim=1)[:, None]
+            sides = [(here * (end / wide) ** 2)[:, places] for end in (high, low)]
             for index, part in step.incoming.items():
-                moved = both_signs(factor, part)
+                moved = lost_above(torch.cat(sides, dim=1), part)
                 weight[index] = weight[index] + moved if index in weight else moved
         return result
 
 
-def both_signs(factor: Tensor, incoming: Tensor) -> Tensor:
-    """`[B, 2, N]`: sizes of the rows' negative and positive coefficients, summed with weights.
+def lost_above(
+    factor: Float[Tensor, "B Q"], incoming: Float[Tensor, "..."]
+) -> Float[Tensor, "B N"]:
+    """How much of each chord's gap rows lose: their negative coefficients, weighted and summed.
 
     Args:
-        factor: weights of the rows, `[B, 1, Q]`.
-        incoming: `[B or 1, Q, *shape]`.
+        factor: weights of the rows.
+        incoming: the coefficients that met the relaxation, `[B or 1, Q, *shape]`.
     """
-    flat = incoming.flatten(2)
-    parts = flat.clamp(max=0).neg(), flat.clamp(min=0)
-    return torch.cat([torch.matmul(factor, part) for part in parts], dim=1)
+    return torch.matmul(factor[:, None], incoming.flatten(2).clamp(max=0).neg())[:, 0]
