@@ -58,5 +58,7 @@ def _is_dense(network: Network) -> bool:
     """Several ReLU layers with nothing but matrix products between them."""
     if any(isinstance(node.op, ops.Conv | ops.ConvTranspose) for node in network.nodes):
         return False
-    hinges = [isinstance(network.nodes[i].op, ops.Relu | ops.LeakyRelu) for i in network.activations]
+    hinges = [
+        isinstance(network.nodes[i].op, ops.Relu | ops.LeakyRelu) for i in network.activations
+    ]
     return len(hinges) > 1 and all(hinges)
