@@ -32,6 +32,7 @@ __all__ = ["Family", "FamilyResult", "judge", "main"]
 
 _COLUMNS = (
     "family", "instances", "sat", "unsat", "decided", "wrong", "unknown", "error", "median s",
+    "boxes a second",
 )  # fmt: skip
 _WORDS = {Verdict.FALSIFIED: "sat", Verdict.VERIFIED: "unsat", Verdict.UNKNOWN: "unknown"}
 _SHORT_FAMILY = 3
@@ -48,11 +49,13 @@ class Family:
 
 @dataclass(frozen=True)
 class FamilyResult:
-    """Counts of one family, its seconds, and a line for everything that is wrong or an error."""
+    """Counts of one family, its seconds, a line for everything that is wrong, boxes bounded."""
 
     counts: Counter[str]
     seconds: tuple[float, ...]
     complaints: tuple[str, ...]
+    boxes: int = 0
+    box_seconds: float = 0.0
 
     def row(self, name: str) -> tuple[str, ...]:
         """Cells of the table."""
@@ -60,7 +63,9 @@ class FamilyResult:
         decided = c["sat"] + c["unsat"]
         numbers = (decided + c["unknown"], c["sat"], c["unsat"], decided, c["wrong"],
                    c["unknown"] - c["error"], c["error"])  # fmt: skip
-        return (name, *map(str, numbers), f"{median(self.seconds):.2f}" if self.seconds else "-")
+        middle = f"{median(self.seconds):.2f}" if self.seconds else "-"
+        speed = f"{self.boxes / self.box_seconds:.0f}" if self.boxes else "-"
+        return (name, *map(str, numbers), middle, speed)
 
 
 def judge(records: Sequence[Record], family: Family) -> FamilyResult:
@@ -78,7 +83,14 @@ def judge(records: Sequence[Record], family: Family) -> FamilyResult:
             counts["wrong"] += 1
             complaints.append(f"{record.name}: {trouble}")
     seconds = tuple(record.seconds for record in records)
-    return FamilyResult(counts, seconds, tuple(complaints))
+    split = [r for r in records if r.counts.get("boxes")]
+    return FamilyResult(
+        counts,
+        seconds,
+        tuple(complaints),
+        sum(r.counts["boxes"] for r in split),
+        sum(r.engine_seconds["input-split"] for r in split),
+    )
 
 
 def _trouble(record: Record, instance: Instance, word: str, published: str) -> str:
@@ -136,7 +148,9 @@ def _total(results: dict[str, FamilyResult]) -> tuple[str, ...]:
     everything = list(results.values())
     counts = sum((result.counts for result in everything), Counter[str]())
     seconds = tuple(s for result in everything for s in result.seconds)
-    return FamilyResult(counts, seconds, ()).row("all")
+    boxes = sum(result.boxes for result in everything)
+    spent = sum(result.box_seconds for result in everything)
+    return FamilyResult(counts, seconds, (), boxes, spent).row("all")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def test_what_counts_as_wrong(files: tuple[Path, Path]) -> None:
     result = judge(records, Family(instances, published))
     wrong = [line.split(":")[0] for line in result.complaints]
     assert wrong == ["p1", "p2", "p4", "p6", "p8"]
-    assert result.row("family") == ("family", "9", "5", "2", "7", "4", "1", "1", "4.00")
+    assert result.row("family") == ("family", "9", "5", "2", "7", "4", "1", "1", "4.00", "-")
 
 
 def _record(index: int, verdict: Verdict, witness: list[float] | None = None) -> Record:

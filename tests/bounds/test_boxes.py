@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from closegap.bounds import boxes
+from closegap.bounds import chain as chain_module
 from closegap.bounds.boxes import BoxChain, BoxPlanes, box_chain
 from closegap.bounds.forward import forward_activations
 from closegap.bounds.intermediate import bound_activations
@@ -92,8 +93,8 @@ def test_planes_hold(sizes: str, fixed: int, rng: np.random.Generator) -> None:
 
 @pytest.fixture
 def sparse_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes, "_SPARSE_ENTRIES", 0)
-    monkeypatch.setattr(boxes, "_SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(chain_module, "_SPARSE_ENTRIES", 0)
+    monkeypatch.setattr(chain_module, "_SPARSE_SHARE", 1.0)
 
 
 def test_sparse_weights_hold_too(sparse_always: None, rng: np.random.Generator) -> None:
@@ -106,8 +107,8 @@ def test_sparse_and_dense_agree(monkeypatch: pytest.MonkeyPatch, rng: np.random.
     lower, upper = some_boxes(rng, 20, 4)
     rows = torch.eye(3, dtype=torch.float64)
     dense = bounded(made(network)[0], lower, upper, rows)
-    monkeypatch.setattr(boxes, "_SPARSE_ENTRIES", 0)
-    monkeypatch.setattr(boxes, "_SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(chain_module, "_SPARSE_ENTRIES", 0)
+    monkeypatch.setattr(chain_module, "_SPARSE_SHARE", 1.0)
     sparse = bounded(made(network)[0], lower, upper, rows)
     for name in ("planes", "constant", "blame"):
         assert torch.allclose(getattr(dense, name), getattr(sparse, name), rtol=0, atol=1e-12)
@@ -177,3 +178,42 @@ def test_other_networks_are_no_chains(
     exact = TorchNetwork(network, dtype=torch.float64)
     ends = torch.ones(network.input_size, dtype=torch.float64)
     assert box_chain(exact, -ends, ends, torch.arange(len(ends))) is None
+
+
+def lattice(rng: np.random.Generator, first: int = 8) -> Network:
+    """The greatest of affine functions, as a tree of maxima written with ReLUs."""
+    weight, bias = rng.normal(size=(first, 2)), rng.normal(size=first)
+    nodes = (Node(ops.Input(), (), (2,), "x"), Node(ops.Linear(weight, bias), (0,), (first,), "f"))
+    pair = np.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    join = np.array([[0.5, 0.5, 0.5, -0.5]])
+    while first > 1:
+        half, last = first // 2, len(nodes) - 1
+        spread = ops.Linear(np.kron(np.eye(half), pair), np.zeros(4 * half))
+        nodes += (Node(spread, (last,), (4 * half,), "s"),)
+        nodes += (Node(ops.Relu(), (last + 1,), (4 * half,), "r"),)
+        gather = ops.Linear(np.kron(np.eye(half), join), np.zeros(half))
+        nodes += (Node(gather, (last + 2,), (half,), "m"),)
+        first = half
+    return Network(nodes, b"", "", None)
+
+
+def test_pairs_that_are_linear_together(rng: np.random.Generator) -> None:
+    network = lattice(rng)
+    kept = [node.op.weight.copy() for node in network.nodes if isinstance(node.op, ops.Linear)]
+    chain, exact, _ = made(network)
+    check(chain, exact, rng, 0)
+    assert [int(mask.sum()) for mask in chain.linear] == [8, 4, 2]
+    points = torch.as_tensor(rng.uniform(-1, 1, (50, 2)))
+    assert torch.allclose(chain.values(points), exact(points), rtol=0, atol=1e-12)
+    after = [node.op.weight for node in network.nodes if isinstance(node.op, ops.Linear)]
+    assert all((a == b).all() for a, b in zip(kept, after, strict=True))
+
+
+def test_pairs_that_are_almost_linear_stay(rng: np.random.Generator) -> None:
+    network = lattice(rng, 2)
+    step = network.nodes[4].op
+    assert isinstance(step, ops.Linear)
+    step.weight[0, 2] += 2.0**-40
+    chain, exact, _ = made(network)
+    assert int(chain.linear[0].sum()) == 0
+    check(chain, exact, rng, 0)

@@ -13,22 +13,18 @@ Source: Zhang et al., CROWN, 2018; Higham, ch. 3, for the rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8
-from scipy.sparse import csr_array
 from torch import Tensor
 
+from closegap.bounds.chain import ChainWeight, affine_steps, make_linear
 from closegap.core.numerics import TINY, gamma
-from closegap.graph import ops
 from closegap.runtime.torch_network import TorchNetwork
 
 __all__ = ["BoxChain", "BoxPlanes", "box_chain"]
 
-#: Weights with fewer entries than this share are kept sparse, if there are enough of them.
-_SPARSE_SHARE = 0.15
-_SPARSE_ENTRIES = 20_000
 #: Entries of the rows taken backward at a time: they stay in a processor's cache.
 _CACHED_ENTRIES = 30_000
 #: Entries of the planes of all layers, of the boxes bounded at a time.
@@ -56,47 +52,6 @@ class BoxPlanes:
     loss: Float[Tensor, "Q"]
     signs: Int8[Tensor, "B signs"]
     blame: Float[Tensor, "B Q F"]
-
-
-class _Weight:
-    """One affine step `W x + b`, dense or sparse; `reach` bounds the terms that made `b`."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, reach: Tensor) -> None:
-        filled = int(torch.count_nonzero(weight))
-        entries = weight.numel()
-        self.dense, self.bias, self.absolute, self.reach = weight, bias, weight.abs(), reach
-        self.entries = entries
-        self.terms = max(weight.shape)
-        self._forward: csr_array | None = None
-        if entries >= _SPARSE_ENTRIES and filled <= _SPARSE_SHARE * entries:
-            matrix = csr_array(weight.numpy())
-            self._forward, self._absolute = matrix, abs(matrix)
-            self._back = csr_array(matrix.T)
-            self.entries = 2 * filled
-            counts = [np.diff(m.indptr).max(initial=0) for m in (self._forward, self._back)]
-            self.terms = int(max(counts))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """`[..., in] -> [..., out]`, without the bias."""
-        return _times(self._forward, rows) if self._forward is not None else rows @ self.dense.T
-
-    def forward_absolute(self, rows: Tensor) -> Tensor:
-        """The same with absolute weights."""
-        if self._forward is not None:
-            return _times(self._absolute, rows)
-        return rows @ self.absolute.T
-
-    def back(self, rows: Tensor) -> Tensor:
-        """`[P, out] -> [P, in]`."""
-        return _times(self._back, rows) if self._forward is not None else rows @ self.dense
-
-
-def _times(matrix: csr_array, rows: Tensor) -> Tensor:
-    """`rows @ matrix^T`; the result lies in memory with the rows as columns, which sparse
-    products like, and elementwise operations keep that order."""
-    columns = rows.reshape(-1, rows.shape[-1]).T.contiguous()
-    found = torch.from_numpy(np.ascontiguousarray(matrix @ columns.numpy()))
-    return found.T.reshape(*rows.shape[:-1], matrix.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +88,7 @@ class _Form:
     middle: Tensor
     half: Tensor
 
-    def through(self, steps: list[_Weight]) -> _Form:
+    def through(self, steps: list[ChainWeight]) -> _Form:
         """Behind affine steps."""
         planes, error, middle, half = self.planes, self.error, self.middle, self.half
         for step in steps:
@@ -143,12 +98,11 @@ class _Form:
         return _Form(planes, error, middle, half)
 
     def across(self, lines: _Lines, low: Tensor, high: Tensor) -> _Form:
-        """Behind a ReLU whose input lies in `[low, high]`: two parallel lines around it."""
+        """Behind a ReLU with values in `[low, high]`: two parallel lines around it."""
         planes = self.planes * lines.chord[:, None]
         planes[:, -1] += lines.intercept / 2
         error = self.error * lines.chord + lines.intercept / 2
-        off, on = low.clamp(min=0), high.clamp(min=0)
-        return _Form(planes, error, (off + on) / 2, (on - off) / 2)
+        return _Form(planes, error, (low + high) / 2, (high - low) / 2)
 
 
 class BoxChain:
@@ -156,12 +110,23 @@ class BoxChain:
 
     Args:
         layers: affine steps between activations: the first ones lead to the first ReLU.
+        linear: by layer but the last, the neurons that have no ReLU, `[N]`.
         reach: greatest absolute values of the free inputs over all boxes, `[F]`.
         extra: terms added to every allowance.
+
+    Attributes:
+        linear: see above.
     """
 
-    def __init__(self, layers: list[list[_Weight]], reach: Float[Tensor, "F"], extra: int) -> None:
+    def __init__(
+        self,
+        layers: list[list[ChainWeight]],
+        linear: list[Tensor],
+        reach: Float[Tensor, "F"],
+        extra: int,
+    ) -> None:
         self._layers = layers
+        self.linear = linear
         self._backward = _backward_pays(layers, len(reach))
         widths = [len(step.bias) for steps in layers for step in steps]
         self._rows_at_once = max(1, _CACHED_ENTRIES // max(widths))
@@ -200,7 +165,8 @@ class BoxChain:
     def values(self, points: Float[Tensor, "M F"]) -> Float[Tensor, "M C"]:
         """Outputs at points of the free inputs: a guide for search."""
         for index, steps in enumerate(self._layers):
-            points = torch.relu(points) if index else points
+            if index:
+                points = torch.where(self.linear[index - 1], points, points.clamp(min=0))
             for step in steps:
                 points = step.forward(points) + step.bias
         return points
@@ -245,11 +211,16 @@ class BoxChain:
                 low = torch.where(own > 0, low.clamp(min=0), low)
                 high = torch.where(own < 0, high.clamp(max=0), high)
                 if index:
-                    self._tighten(boxes, lines, low, high)
+                    open_ = (low < 0) & (high > 0) & ~self.linear[index]
+                    self._tighten(boxes, lines, low, high, open_)
                 own.copy_((low >= 0).to(torch.int8) - (high <= 0).to(torch.int8))
                 place += low.shape[1]
-            lines.append(_lines(low, high, boxes, form))
-            form = form.across(lines[-1], low, high)
+            linear = self.linear[index]
+            lines.append(
+                _lines(low, high, linear, boxes.half[..., None] * form.planes[:, :-1].abs())
+            )
+            off = torch.where(linear, low, low.clamp(min=0))
+            form = form.across(lines[-1], off, torch.where(linear, high, high.clamp(min=0)))
         incoming: list[Tensor] = []
         every = torch.arange(len(lower))
         start = rows[:, None].expand(-1, len(lower), -1)
@@ -270,11 +241,13 @@ class BoxChain:
         high = torch.minimum(middle + half, form.middle + form.half) + loss
         return torch.maximum(low, -most), torch.minimum(high, most)
 
-    def _tighten(self, boxes: _Boxes, lines: list[_Lines], low: Tensor, high: Tensor) -> None:
-        """Bound the undecided neurons of the next layer backward, in place."""
+    def _tighten(
+        self, boxes: _Boxes, lines: list[_Lines], low: Tensor, high: Tensor, open_: Tensor
+    ) -> None:
+        """Bound the open neurons of the next layer backward, in place."""
         index = len(lines)
         last = self._layers[index][-1]
-        places = ((low < 0) & (high > 0)).nonzero()
+        places = open_.nonzero()
         for part in places.split(self._rows_at_once):
             box, neuron = part[:, 0], part[:, 1]
             start = last.dense[neuron]
@@ -332,15 +305,17 @@ def _first_form(boxes: _Boxes) -> _Form:
     return _Form(planes, torch.zeros_like(boxes.middle), boxes.middle, boxes.half)
 
 
-def _lines(low: Tensor, high: Tensor, boxes: _Boxes, form: _Form) -> _Lines:
-    """The chord above; below a line of slope 0 or 1, whichever leaves less area."""
-    open_ = (low < 0) & (high > 0)
+def _lines(low: Tensor, high: Tensor, linear: Tensor, spread: Tensor) -> _Lines:
+    """The chord above; below a line of slope 0 or 1, whichever leaves less area.
+
+    `spread` `[B, F, N]` is half of what each input's width adds to the width of the neuron.
+    """
+    open_ = (low < 0) & (high > 0) & ~linear
     off, on = low.clamp(max=0), high.clamp(min=0)
-    steep = (low >= 0).to(low.dtype)
+    steep = ((low >= 0) | linear).to(low.dtype)
     chord = torch.where(open_, on / torch.where(open_, on - off, 1.0), steep)
     lower = torch.where(open_, (on >= -off).to(low.dtype), steep)
     intercept = torch.where(open_, -chord * off, 0.0)
-    spread = form.planes[:, :-1].abs() * boxes.half[..., None]
     share = spread * (intercept / (on - off).clamp(min=TINY))[:, None]
     return _Lines(lower, chord - lower, intercept, chord, share)
 
@@ -359,36 +334,24 @@ def box_chain(
         upper: likewise; equal to `lower` outside `free`.
         free: flat indices of the inputs that vary.
     """
-    if network.dtype != torch.float64 or network.device.type != "cpu":
+    found = affine_steps(network)
+    if found is None:
         return None
-    layers: list[list[_Weight]] = [[]]
-    for index, node in enumerate(network.network.nodes):
-        if index == 0 or isinstance(node.op, ops.Reshape):
-            continue
-        if tuple(node.inputs) != (index - 1,):
-            return None
-        weights = network.weights[index]
-        if isinstance(node.op, ops.Relu) and layers[-1]:
-            layers.append([])
-        elif isinstance(node.op, ops.Linear) and len(node.shape) == 1:
-            weight, bias = weights["weight"], weights["bias"]
-            size = bias.abs()
-            if layers == [[]]:
-                fixed = lower.clone()
-                fixed[free] = 0
-                bias, size = weight @ fixed + bias, weight.abs() @ fixed.abs() + size
-                weight = weight[:, free].contiguous()
-            layers[-1].append(_Weight(weight, bias, size))
-        else:
-            return None
-    if not layers[-1]:
-        return None
+    linear = [make_linear(steps[-1], following[0]) for steps, following in pairwise(found)]
+    fixed = lower.clone()
+    fixed[free] = 0
+    weight, bias = found[0][0]
+    first = ChainWeight(
+        weight[:, free].contiguous(), weight @ fixed + bias, weight.abs() @ fixed.abs() + bias.abs()
+    )
+    layers = [[ChainWeight(w, b, b.abs()) for w, b in steps] for steps in found]
+    layers[0][0] = first
     reach = torch.maximum(lower.abs(), upper.abs())[free]
-    chain = BoxChain(layers, reach, len(lower))
+    chain = BoxChain(layers, linear, reach, len(lower))
     return chain if chain.is_finite else None
 
 
-def _backward_pays(layers: list[list[_Weight]], free: int) -> bool:
+def _backward_pays(layers: list[list[ChainWeight]], free: int) -> bool:
     """Compare the products both ways need for one box, every neuron undecided."""
     forward, backward = 0, 0
     for steps in layers[:-1]:

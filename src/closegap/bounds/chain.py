@@ -1,0 +1,101 @@
+"""The affine steps of a chain of dense ReLU layers: sparse where that pays, and linear pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from closegap.graph import ops
+from closegap.runtime.torch_network import TorchNetwork
+
+__all__ = ["ChainWeight", "affine_steps", "make_linear"]
+
+#: Weights with fewer entries than this share are kept sparse, if there are enough of them.
+_SPARSE_SHARE = 0.15
+_SPARSE_ENTRIES = 20_000
+
+
+class ChainWeight:
+    """One affine step `W x + b`, dense or sparse; `reach` bounds the terms that made `b`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, reach: Tensor) -> None:
+        filled = int(torch.count_nonzero(weight))
+        entries = weight.numel()
+        self.dense, self.bias, self.absolute, self.reach = weight, bias, weight.abs(), reach
+        self.entries = entries
+        self.terms = max(weight.shape)
+        self._forward: csr_array | None = None
+        if entries >= _SPARSE_ENTRIES and filled <= _SPARSE_SHARE * entries:
+            matrix = csr_array(weight.numpy())
+            self._forward, self._absolute = matrix, abs(matrix)
+            self._back = csr_array(matrix.T)
+            self.entries = 2 * filled
+            counts = [np.diff(m.indptr).max(initial=0) for m in (self._forward, self._back)]
+            self.terms = int(max(counts))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`[..., in] -> [..., out]`, without the bias."""
+        return _times(self._forward, rows) if self._forward is not None else rows @ self.dense.T
+
+    def forward_absolute(self, rows: Tensor) -> Tensor:
+        """The same with absolute weights."""
+        if self._forward is not None:
+            return _times(self._absolute, rows)
+        return rows @ self.absolute.T
+
+    def back(self, rows: Tensor) -> Tensor:
+        """`[P, out] -> [P, in]`."""
+        return _times(self._back, rows) if self._forward is not None else rows @ self.dense
+
+
+def _times(matrix: csr_array, rows: Tensor) -> Tensor:
+    """`rows @ matrix^T`; the result lies in memory with the rows as columns, which sparse
+    products like, and elementwise operations keep that order."""
+    columns = rows.reshape(-1, rows.shape[-1]).T.contiguous()
+    found = torch.from_numpy(np.ascontiguousarray(matrix @ columns.numpy()))
+    return found.T.reshape(*rows.shape[:-1], matrix.shape[0])
+
+
+def affine_steps(network: TorchNetwork) -> list[list[tuple[Tensor, Tensor]]] | None:
+    """Weights and biases between the ReLUs of a chain; `None` where it is none."""
+    if network.dtype != torch.float64 or network.device.type != "cpu":
+        return None
+    layers: list[list[tuple[Tensor, Tensor]]] = [[]]
+    for index, node in enumerate(network.network.nodes[1:], start=1):
+        if tuple(node.inputs) != (index - 1,):
+            return None
+        weights = network.weights[index]
+        if isinstance(node.op, ops.Relu) and layers[-1]:
+            layers.append([])
+        elif isinstance(node.op, ops.Linear) and len(node.shape) == 1:
+            layers[-1].append((weights["weight"].clone(), weights["bias"]))
+        elif not isinstance(node.op, ops.Reshape):
+            return None
+    return layers if layers[-1] else None
+
+
+def make_linear(step: tuple[Tensor, Tensor], reader: tuple[Tensor, Tensor]) -> Bool[Tensor, "N"]:
+    """Which ReLUs may be left out, `[N]`: `relu(z) - relu(-z) = z`, whatever the sign.
+
+    The reader's weight of the second one of each pair becomes zero, in place: callers pass copies.
+    Lattices of maxima, written with ReLUs, are full of such pairs.
+    """
+    weight, bias = step
+    target = reader[0]
+    ramp = torch.linspace(1, 2, weight.shape[1], dtype=weight.dtype)
+    key = (weight * ramp).sum(dim=1) + 3 * bias
+    order = torch.argsort(key.abs())
+    one, two = order[:-1], order[1:]
+    near = (key[one] == -key[two]).nonzero()[:, 0]
+    one, two = one[near], two[near]
+    equal = (weight[one] == -weight[two]).all(dim=1) & (bias[one] == -bias[two])
+    equal &= (target[:, one] == -target[:, two]).all(dim=0)
+    linear = torch.zeros(len(bias), dtype=torch.bool)
+    for first, second in zip(one[equal].tolist(), two[equal].tolist(), strict=True):
+        if not (linear[first] or linear[second]):
+            linear[first] = linear[second] = True
+            target[:, second] = 0
+    return linear
