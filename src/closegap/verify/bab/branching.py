@@ -29,6 +29,9 @@ from closegap.verify.bab.worth import FilterWorth
 
 __all__ = ["Brancher"]
 
+#: The estimate that `auto` goes on with where filtering is not worth it; first of every shortlist.
+_ALONE = "intercept"
+
 
 class Brancher:
     """Ranks the units of subdomains.
@@ -85,7 +88,7 @@ class Brancher:
         evidence = self._evidence(result)
         name, auto = self._options.name, self._options.name == "auto"
         if name not in FILTERS or (auto and not (self.steady or self._worth.filtering)):
-            estimate = SCORERS["babsr" if auto else name]
+            estimate = SCORERS[_ALONE if auto else name]
             units = best_of_all([self._table(evidence, estimate(evidence))], self.width)
             ranked = np.asarray(units.numpy())
         else:
@@ -141,7 +144,7 @@ class Brancher:
         return torch.cat(parts, dim=1)
 
     def _shortlist(self, evidence: Evidence) -> Int[np.ndarray, "B candidates"]:
-        names = ["babsr", "intercept"]
+        names = [_ALONE, "babsr"]
         if evidence.constraint_weights is not None:
             names.append("acs")
         tables = [self._table(evidence, SCORERS[name](evidence)) for name in names]
