@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = [
     "BISECTION_SPAN",
     "CELL_TOLERANCE",
+    "CUT_VIOLATION",
     "DISTANCE_STEP",
     "DISTANCE_TOLERANCE",
     "FINEST_CUT",
@@ -25,6 +26,7 @@ __all__ = [
     "MIP_INTEGRALITY",
     "MIP_RESOLUTION",
     "MIP_ROW_SLACK",
+    "NEGLIGIBLE_SHARE",
     "QP_ROW_SLACK",
     "QP_TOLERANCE",
     "REPLAY_SLACK",
@@ -71,6 +73,10 @@ MIP_INTEGRALITY = 1e-9
 MIP_RESOLUTION = 1e-7
 #: Coefficients below this are what HiGHS may drop (its default is 1e-9, too coarse for us).
 SMALL_COEFFICIENT = 1e-12
+#: Entries that sway a row by less than this share of its range, together, become slack of the row.
+NEGLIGIBLE_SHARE = 3e-5
+#: A cut is added where a solution violates it by more than this.
+CUT_VIOLATION = 1e-4
 #: A row that a solver claims to satisfy may be violated by this times its scale.
 MIP_ROW_SLACK = 1e-6
 #: A dual bound claimed by a solver is lowered by this times the objective's scale before it counts.

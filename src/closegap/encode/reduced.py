@@ -23,7 +23,7 @@ from closegap.encode.expression import Expression, multiply, place, widen
 from closegap.graph import ops
 from closegap.graph.network import Network, Node
 
-__all__ = ["ReducedNetwork", "reduce_network"]
+__all__ = ["ReducedNetwork", "reduce_network", "reduction_pays"]
 
 #: Dense work may exceed the original's by this much: matrix products are that much faster.
 _WORTH = 8.0
@@ -41,12 +41,14 @@ class ReducedNetwork:
             flat indices of its neurons there.
         bounds: by feeding node of the reduced network, lower and upper bounds `[N]`.
         slack: by node, how far its value may be from the original's, `[N]`.
+        reach: the greatest absolute value of each input, then of each unit's output, `[S]`.
     """
 
     network: Network
     origin: Mapping[int, tuple[int, Int[np.ndarray, "N"]]]
     bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]]
     slack: Mapping[int, Float[np.ndarray, "N"]]
+    reach: Float[np.ndarray, "S"]
 
 
 def reduce_network(
@@ -68,7 +70,7 @@ def reduce_network(
     nodes = network.nodes
     if any(not isinstance(nodes[i].op, ops.Relu | ops.LeakyRelu) for i in network.activations):
         return None
-    if not _worth(network, bounds):
+    if not reduction_pays(network, bounds):
         return None
     composer = _Composer(network, bounds, reach)
     for index in range(1, len(nodes)):
@@ -76,7 +78,9 @@ def reduce_network(
     return composer.finish()
 
 
-def _worth(network: Network, bounds: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> bool:
+def reduction_pays(
+    network: Network, bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]]
+) -> bool:
     """Whether the dense products cost less than the network itself, and fit in memory."""
     columns, dense = network.input_size, 0
     for index in network.activations:
@@ -202,4 +206,4 @@ class _Composer:
         network = Network(
             tuple(self._nodes), b"", self._source.digest, None, source=self._source.source
         )
-        return ReducedNetwork(network, self._origin, self._reduced_bounds, self._slack)
+        return ReducedNetwork(network, self._origin, self._reduced_bounds, self._slack, self._reach)

@@ -16,6 +16,7 @@ from closegap.specs.query import Query
 from closegap.store.snapshots import SnapshotFile
 from closegap.strategy.continuation import bring_back
 from closegap.strategy.engines import ENGINES, Engine
+from closegap.strategy.engines.cuts import suits_cuts
 from closegap.strategy.failures import describe_failure
 from closegap.strategy.result import Result
 from closegap.strategy.session import Session
@@ -35,8 +36,13 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "region-walk",
     "layered",
     "bab",
+    "cuts",
     "mip",
 )
+
+#: Where cuts may follow, branch and bound gets this share of the time that is left: what it
+#: closes, it closes early.
+_BEFORE_CUTS = 0.25
 
 _ADVICE = {
     Reason.TIME: "the time ran out; try a longer --timeout",
@@ -100,21 +106,29 @@ def solve(
     spend = spend.within(spend.remaining - bring_back(session))
     session.note(session.shelf.refusal)
     reason = Reason.INCOMPLETE
-    for name in _left(names, session.shelf.engine):
+    names = _left(names, session.shelf.engine)
+    for place, name in enumerate(names):
         if session.decided:
             break
         if spend.expired:
             reason = Reason.TIME
             break
-        reason = _run(name, build_engine(name, chosen), session, spend) or reason
+        share = spend.within(_share(name, names[place + 1 :], session) * spend.remaining)
+        reason = _run(name, build_engine(name, chosen), session, share) or reason
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if spend.expired else session.limit or reason
     return _result(session, reason)
 
 
-def _left(names: Sequence[str], searching: str) -> Sequence[str]:
+def _left(names: tuple[str, ...], searching: str) -> tuple[str, ...]:
     """The engines from the one that was searching on; those before it have had their turn."""
     return names[names.index(searching) :] if searching in names else names
+
+
+def _share(name: str, later: Sequence[str], session: Session) -> float:
+    """How much of the time that is left an engine may use."""
+    cuts_follow = name == "bab" and "cuts" in later and suits_cuts(session)
+    return _BEFORE_CUTS if cuts_follow else 1.0
 
 
 def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.clean import CleanCheck
+from closegap.strategy.engines.cuts import CutEngine
 from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
 from closegap.strategy.engines.layered import LayeredEngine
 from closegap.strategy.engines.linear import AlphaCrown, Crown
@@ -26,5 +27,6 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "lippa": LippaEngine,
     "layered": LayeredEngine,
     "bab": BranchEngine,
+    "cuts": CutEngine,
     "mip": MipEngine,
 }

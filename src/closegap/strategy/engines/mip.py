@@ -13,7 +13,7 @@ from closegap.mip.model import Status
 from closegap.strategy.session import Session
 from closegap.verify.mip import MipOptions, MipVerifier
 
-__all__ = ["MipEngine"]
+__all__ = ["MipEngine", "flat_bounds"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MipEngine:
         best = session.pool.best(1)
         outcomes = MipVerifier(self.options).bound_clauses(
             session.query,
-            _flat(session),
+            flat_bounds(session),
             session.clause_lower,
             budget,
             start_of=lambda clause: best[0].point if best else None,
@@ -45,7 +45,8 @@ class MipEngine:
                 session.note(f"mip: {outcome.detail}")
 
 
-def _flat(session: Session) -> Bounds:
+def flat_bounds(session: Session) -> Bounds:
+    """The session's activation bounds as flat arrays; there must be some."""
     bounds = session.bounds
     assert bounds is not None
     return {

@@ -1,0 +1,93 @@
+"""Branch and cut: linear programs with Anderson cuts, where few neurons are unstable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from closegap.core.budget import Budget
+from closegap.encode.reduced import reduction_pays
+from closegap.graph.ops import Relu
+from closegap.specs.region import Ball
+from closegap.strategy.engines.mip import flat_bounds
+from closegap.strategy.session import Session
+from closegap.verify.cutting.region import RegionPrograms, region_programs
+from closegap.verify.cutting.tree import CutSearch, SearchOptions
+
+__all__ = ["CutEngine", "suits_cuts"]
+
+#: With more unstable neurons the programs are too slow.
+_MOST_UNITS = 600
+#: A tree that closed says "positive" without saying how much.
+_PROVED = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class CutEngine:
+    """Cuts the root of every open clause, then searches those that are left, easy ones first.
+
+    Attributes:
+        options: how to search.
+        root_share: of the time that is left, for all roots together.
+    """
+
+    options: SearchOptions = field(default_factory=SearchOptions)
+    root_share: float = 0.25
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        if session.bounds is None:
+            session.learn_bounds(session.linear.activations(budget))
+        if not len(session.open_clauses) or not suits_cuts(session):
+            return
+        programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
+        if programs is None:
+            return
+        searches = self._roots(session, programs, budget)
+        waiting = sorted(searches, key=lambda clause: -searches[clause].lower)
+        while waiting and not (budget.expired or session.decided):
+            share = budget.within(budget.remaining / len(waiting))
+            clause = waiting.pop(0)
+            searches[clause].run(share)
+            self._report(session, clause, searches[clause])
+        session.count(cut_nodes=sum(search.nodes for search in searches.values()))
+
+    def _roots(
+        self, session: Session, programs: RegionPrograms, budget: Budget
+    ) -> dict[int, CutSearch]:
+        """The searches of the clauses that the cuts of their roots do not prove."""
+        clauses = [int(clause) for clause in session.open_clauses]
+        until = budget.within(self.root_share * budget.remaining)
+        shape = session.query.network.input_shape
+        searches: dict[int, CutSearch] = {}
+        for place, clause in enumerate(clauses):
+            program = programs.program(clause)
+            if program is None or session.decided or until.expired:
+                continue
+            search = CutSearch(
+                program,
+                self.options,
+                lambda point: session.offer(point.reshape(1, *shape), "cuts"),
+                lambda: session.decided,
+            )
+            search.root(until.within(until.remaining / (len(clauses) - place)))
+            self._report(session, clause, search)
+            if not search.finished:
+                searches[clause] = search
+        return searches
+
+    def _report(self, session: Session, clause: int, search: CutSearch) -> None:
+        session.prove_clause(clause, float(min(search.lower, _PROVED)), "cuts")
+
+
+def suits_cuts(session: Session) -> bool:
+    """True iff this engine can do something: ReLUs only, few of them unstable, and a box."""
+    network = session.query.network
+    if session.bounds is None or isinstance(session.query.region, Ball):
+        return False
+    if not all(isinstance(network.nodes[i].op, Relu) for i in network.activations):
+        return False
+    bounds = flat_bounds(session)
+    count = sum(int(((low < 0) & (high > 0)).sum()) for low, high in bounds.values())
+    return count <= _MOST_UNITS and reduction_pays(network, bounds)

@@ -1,0 +1,1 @@
+"""Branch and cut: certified linear programs with Anderson cuts on the reduced network."""

@@ -1,0 +1,65 @@
+"""The programs of all clauses of one query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from closegap.bounds.regions import InputSet
+from closegap.encode import Bounds
+from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.graph import ops
+from closegap.specs.query import Query
+from closegap.verify.cutting.program import CutProgram, cut_program
+
+__all__ = ["RegionPrograms", "region_programs"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionPrograms:
+    """What the clauses of a query share.
+
+    Attributes:
+        query: whose clauses.
+        reduced: its network on the region.
+        lower: of the region's bounding box, `[D]`; a ball inside it is given no rows.
+        upper: likewise.
+    """
+
+    query: Query
+    reduced: ReducedNetwork
+    lower: Float[np.ndarray, "D"]
+    upper: Float[np.ndarray, "D"]
+
+    def program(self, clause: int) -> CutProgram | None:
+        """One clause; `None` where it has several rows."""
+        prop = self.query.prop
+        rows = np.flatnonzero(prop.clause == clause)
+        if len(rows) != 1:
+            return None
+        row, offset = prop.rows[rows[0]], float(prop.offsets[rows[0]])
+        return cut_program(self.reduced, self.lower, self.upper, row, offset)
+
+
+def region_programs(query: Query, region: InputSet, bounds: Bounds) -> RegionPrograms | None:
+    """Prepare a query.
+
+    Args:
+        query: what to decide.
+        region: its inputs, float64, a batch of one.
+        bounds: sound over the region for every pre-activation.
+
+    Returns:
+        `None` where the network has other activations than ReLUs, where its reduced form does not
+        pay, or where it splits nothing.
+    """
+    network = query.network
+    if not all(isinstance(network.nodes[i].op, ops.Relu) for i in network.activations):
+        return None
+    lower, upper = (np.asarray(side.reshape(-1).numpy()) for side in (region.lower, region.upper))
+    reduced = reduce_network(network, bounds, np.maximum(np.abs(lower), np.abs(upper)))
+    if reduced is None or not reduced.origin:
+        return None
+    return RegionPrograms(query, reduced, lower, upper)
