@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.crossing import cross, dot, with_slopes
 from closegap.bounds.layout import arranged_lines
 from closegap.bounds.records import ActivationBounds, Interval, LinearBound, Parameters, Relaxation
@@ -45,6 +46,7 @@ class BackwardPass:
             that were composed in floating point).
         walls: by feeding node, between which values split constraints hold its entries
             `[B or 1, *shape]`, finite; split multipliers push against them. Absent: zeros.
+        constraints: what else holds on the region; each counts where it has multipliers.
     """
 
     network: TorchNetwork
@@ -52,6 +54,7 @@ class BackwardPass:
     values: list[Interval] | None = None
     slack: Mapping[int, Tensor] = field(default_factory=dict)
     walls: Mapping[int, Interval] = field(default_factory=dict)
+    constraints: tuple[ConstraintSet, ...] = ()
     _known_lines: dict[int, Relaxation] = field(default_factory=dict, init=False, repr=False)
     _known_sizes: dict[int, Tensor | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -77,14 +80,15 @@ class BackwardPass:
             a linear function below `rows . value` on the whole region.
 
         Raises:
-            ValueError: windows together with split multipliers, which reach beyond any window.
+            ValueError: windows together with split or other multipliers, which reach beyond any.
         """
         chosen = parameters or Parameters()
-        if windows and chosen.splits:
-            raise ValueError("rows on windows take no split multipliers; pass whole rows")
+        if windows and (chosen.splits or chosen.weights):
+            raise ValueError("rows on windows take no split or other multipliers; pass whole rows")
         state = _State(self.network.network, chosen, rows, windows or {})
         state.pending[start] = rows
-        for index in range(start, 0, -1):
+        self._impose(state)
+        for index in range(max(state.pending), 0, -1):
             if index in state.pending:
                 self._step(index, state, keep_incoming)
         shape = self.network.network.input_shape
@@ -100,7 +104,17 @@ class BackwardPass:
         bounds = {i: b.select(domains) for i, b in self.bounds.items()}
         values = None if self.values is None else [v.select(domains) for v in self.values]
         walls = {i: w.select(domains) for i, w in self.walls.items()}
-        return BackwardPass(self.network, bounds, values, self.slack, walls)
+        constraints = tuple(c.select(domains) for c in self.constraints)
+        return BackwardPass(self.network, bounds, values, self.slack, walls, constraints)
+
+    def _impose(self, state: _State) -> None:
+        """Subtract what the constraints say, all of it or nothing, at the nodes they speak of."""
+        for place, weights in state.parameters.weights.items():
+            terms = self.constraints[place].terms(weights, self.values)
+            for index, part in terms.coefficients.items():
+                state.add(index, -part, None)
+            state.constant = state.constant + terms.constant
+            state.rounding = state.rounding + terms.rounding
 
     def _step(self, index: int, state: _State, keep_incoming: bool) -> None:
         """Move the coefficients of one node to its inputs."""

@@ -86,10 +86,12 @@ class Parameters:
         splits: by feeding node, the signed multipliers of split constraints, `sign * beta`,
             `[B or 1, Q or 1, *shape]`, positive where `z >= low` is assumed, negative where
             `z <= high` is; low and high are the pass's `walls`.
+        weights: by position in the pass's `constraints`, their multipliers `[B or 1, Q, size]`.
     """
 
     slopes: Mapping[int, Tensor] = field(default_factory=dict)
     splits: Mapping[int, Tensor] = field(default_factory=dict)
+    weights: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

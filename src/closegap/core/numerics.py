@@ -34,6 +34,8 @@ __all__ = [
     "SIGN_GAP",
     "SMALL_COEFFICIENT",
     "TINY",
+    "VERTEX_CELL",
+    "VIOLATION",
     "WALK_DECREASE",
     "float32_inward",
     "float32_outward",
@@ -100,6 +102,14 @@ DISTANCE_TOLERANCE = 1e-4
 #: near 0) where a proof is sought, inward where a point must survive rounding. A sign is
 #: discontinuous, so it must dwarf `MIP_FEASIBILITY`.
 SIGN_GAP = 1e-6
+
+
+#: Vertices of a polytope closer than this times its reach stand for one another; what that loses
+#: is taken off every bound.
+VERTEX_CELL = 1e-9
+#: A point is outside a hull when it is farther from it than this times the hull's reach; which
+#: hulls are used is a matter of speed, not of soundness.
+VIOLATION = 1e-4
 
 
 def unit_roundoff(dtype: str) -> float:

@@ -34,7 +34,8 @@ class AscentOptions:
         iterations: at most.
         slope_rate: Adam's step on slopes, in units of their range.
         split_rate: Adam's step on split multipliers, in units of their scale.
-        decay: of both steps, each iteration.
+        weight_rate: on the multipliers of other constraints, likewise.
+        decay: of all steps, each iteration.
         patience: stop after so many iterations in which no row gained.
         goal: rows above it are decided and need no more work.
         any_row: a domain is decided by its first decided row (a clause of several rows).
@@ -43,6 +44,7 @@ class AscentOptions:
     iterations: int = 20
     slope_rate: float = 0.25
     split_rate: float = 0.25
+    weight_rate: float = 0.05
     decay: float = 0.97
     patience: int = 10
     goal: float = 0.0
@@ -88,7 +90,8 @@ class Ascent:
             start: node the rows stand at.
             rows: what to bound from below, `[1 or B, Q, ...]`.
             budget: only its deadline is used here.
-            initial: slopes to start from.
+            initial: slopes, and multipliers of the bounder's constraints (else zero), to start
+                from.
             splits: by feeding node, the ranges of split multipliers and where they start.
             offsets: broadcastable to `[B, Q]`.
 
@@ -96,7 +99,8 @@ class Ascent:
             per row the best bound seen (offsets included), never worse than the first one.
         """
         slopes = self._slopes(bounder, start, rows, initial)
-        climb = Climb(bounder, slopes, splits or {})
+        weights = self._weights(bounder, rows, initial)
+        climb = Climb(bounder, slopes, splits or {}, weights)
         work = _Work(self, bounder, start, rows, offsets)
         stall, done = 0, 0
         for done in range(1, max(1, self.options.iterations) + 1):
@@ -117,10 +121,15 @@ class Ascent:
         best, parameters = climb.result()
         return AscentResult(best, parameters, done)
 
-    def _rates(self, count: int) -> tuple[float, float]:
-        """Adam's steps on slopes and on split multipliers."""
-        decay = self.options.decay**count
-        return self.options.slope_rate * decay, self.options.split_rate * decay
+    def _rates(self, count: int) -> dict[str, float]:
+        """Adam's steps on each kind of parameter."""
+        options = self.options
+        decay = options.decay**count
+        return {
+            "slope": options.slope_rate * decay,
+            "split": options.split_rate * decay,
+            "weight": options.weight_rate * decay,
+        }
 
     def _open(self, best: Tensor) -> Tensor:
         """Rows that still need work, `[B, Q]`."""
@@ -128,6 +137,25 @@ class Ascent:
         if self.options.any_row:
             open_ = open_.all(dim=1, keepdim=True).expand_as(open_)
         return open_
+
+    def _weights(
+        self, bounder: BackwardPass, rows: Tensor, initial: Parameters | None
+    ) -> dict[int, Tensor]:
+        """First multipliers of every set of constraints, `[B, Q, size]`."""
+        given = (initial or Parameters()).weights
+        domains = [
+            len(rows),
+            len(self.region.lower),
+            *(len(b.lower) for b in bounder.bounds.values()),
+        ]
+        weights: dict[int, Tensor] = {}
+        for place, constraints in enumerate(bounder.constraints):
+            first = given.get(place)
+            if first is None:
+                first = rows.new_zeros(1, 1, constraints.size)
+            shape = (max(domains), rows.shape[1], constraints.size)
+            weights[place] = first.to(rows.dtype).expand(shape).clone()
+        return weights
 
     def _slopes(
         self, bounder: BackwardPass, start: int, rows: Tensor, initial: Parameters | None

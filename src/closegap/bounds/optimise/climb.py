@@ -49,11 +49,17 @@ class Climb:
         bounder: whose bounds the slopes are projected to.
         slopes: `[B, Q, ...]` by activation.
         splits: by feeding node.
+        weights: `[B, Q, size]` by position of the bounder's constraints.
     """
 
     def __init__(
-        self, bounder: BackwardPass, slopes: Mapping[int, Tensor], splits: Mapping[int, Splits]
+        self,
+        bounder: BackwardPass,
+        slopes: Mapping[int, Tensor],
+        splits: Mapping[int, Splits],
+        weights: Mapping[int, Tensor],
     ) -> None:
+        self._constraints = bounder.constraints
         self._nodes = bounder.network.network.nodes
         self._bounds: dict[int, Interval] = dict(bounder.bounds)
         self._ranges = {i: (s.least, s.most) for i, s in splits.items()}
@@ -61,6 +67,7 @@ class Climb:
         self._values: dict[Key, Tensor] = {
             **{("slope", i): s.requires_grad_() for i, s in slopes.items()},
             **{("split", i): s.multipliers.clone().requires_grad_() for i, s in splits.items()},
+            **{("weight", i): w.requires_grad_() for i, w in weights.items()},
         }
         self._mean = {k: torch.zeros_like(v) for k, v in self._values.items()}
         self._square = {k: torch.zeros_like(v) for k, v in self._values.items()}
@@ -107,10 +114,10 @@ class Climb:
         self._ranges = {i: (a[kept], b[kept]) for i, (a, b) in self._ranges.items()}
         self._bounds = {i: b.select(kept) for i, b in self._bounds.items()}
 
-    def step(self, lower: Tensor, open_: Tensor, rates: tuple[float, float], count: int) -> None:
+    def step(self, lower: Tensor, open_: Tensor, rates: Mapping[str, float], count: int) -> None:
         """Adam's `count`-th projected step up the sum of the open rows' bounds.
 
-        `rates` are those of slopes and of split multipliers, the latter in units of their scale.
+        `rates` are those of each kind of parameter, of multipliers in units of their scale.
         """
         keys = list(self._values)
         gain = torch.where(open_, lower, torch.zeros_like(lower)).sum()
@@ -118,8 +125,13 @@ class Climb:
         for key, gradient in zip(keys, gradients, strict=True):
             if gradient is None:
                 continue
-            rate = rates[0] if key[0] == "slope" else rates[1] * self._scales[key[1]]
-            self._values[key] = self._moved(key, gradient, rate, count)
+            self._values[key] = self._moved(key, gradient, rates[key[0]] * self._scale(key), count)
+
+    def _scale(self, key: Key) -> float:
+        kind, place = key
+        if kind == "weight":
+            return self._constraints[place].scale
+        return self._scales[place] if kind == "split" else 1.0
 
     def _moved(self, key: Key, gradient: Tensor, rate: float, count: int) -> Tensor:
         mean = self._mean[key].mul_(_MOMENTUM).add_(gradient, alpha=1 - _MOMENTUM)
@@ -133,6 +145,8 @@ class Climb:
     def _project(self, kind: str, index: int, moved: Tensor) -> Tensor:
         if kind == "split":
             return moved.clamp(*self._ranges[index])
+        if kind == "weight":
+            return self._constraints[index].project(moved)
         node = self._nodes[index]
         return activation_rule(node.op).project(node, moved, self._bounds[node.inputs[0]])
 
@@ -140,4 +154,5 @@ class Climb:
 def _pack(values: Mapping[Key, Tensor]) -> Parameters:
     slopes = {i: v for (kind, i), v in values.items() if kind == "slope"}
     splits = {i: v for (kind, i), v in values.items() if kind == "split"}
-    return Parameters(slopes, splits)
+    weights = {i: v for (kind, i), v in values.items() if kind == "weight"}
+    return Parameters(slopes, splits, weights)

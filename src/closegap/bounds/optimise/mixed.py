@@ -74,4 +74,5 @@ def in_dtype(parameters: Parameters, dtype: torch.dtype) -> Parameters:
     return Parameters(
         {i: s.to(dtype) for i, s in parameters.slopes.items()},
         {i: s.to(dtype) for i, s in parameters.splits.items()},
+        {i: w.to(dtype) for i, w in parameters.weights.items()},
     )

@@ -16,6 +16,7 @@ from closegap.bounds.records import Interval, LinearBound, Parameters
 from closegap.bounds.regions import least, minimiser
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
+from closegap.verify.bab.constraints import DomainConstraints, Restricted
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.bab.walls import Walls
@@ -94,10 +95,17 @@ class DomainBounder:
     Args:
         problem: what they share.
         options: how to climb on slopes and split multipliers.
+        constraints: what else holds on the whole region.
     """
 
-    def __init__(self, problem: SplitProblem, options: AscentOptions) -> None:
+    def __init__(
+        self,
+        problem: SplitProblem,
+        options: AscentOptions,
+        constraints: DomainConstraints | None = None,
+    ) -> None:
         self._problem = problem
+        self._constraints = constraints or DomainConstraints()
         self._options = replace(options, any_row=True)
         self._ascent = Ascent(problem.search_region, self._options)
         self._rows = problem.rows.shape[1]
@@ -110,8 +118,8 @@ class DomainBounder:
 
     @property
     def width(self) -> int:
-        """Numbers a payload: slopes and multipliers of every row and unit."""
-        return (self._shares + 1) * self._rows * self._problem.units
+        """Numbers a payload: slopes and multipliers of every row and unit, then of constraints."""
+        return self._rows * ((self._shares + 1) * self._problem.units + self._constraints.width)
 
     @property
     def scales(self) -> Float[np.ndarray, "layers"]:
@@ -128,24 +136,28 @@ class DomainBounder:
         """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
         problem = self._problem
         bounds, splits, walls = self._constrained(batch)
+        held = self._constraints.restricted(problem, unit_walls(batch, problem.units))
         start = problem.search.network.output
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root], problem.offsets[root]
-        search = self._search(bounds, walls)
+        search = self._search(bounds, walls, held)
         result = self._ascent.run(
             search,
             start,
             rows.float(),
             budget,
-            initial=self._slopes(batch),
+            initial=self.parameters(batch),
             splits=splits,
             offsets=offsets.float(),
         )
         parameters = in_dtype(result.parameters, torch.float64)
-        exact = BackwardPass(problem.exact, bounds, problem.values, problem.slack, walls)
+        exact = BackwardPass(
+            problem.exact, bounds, problem.values, problem.slack, walls, held.exact
+        )
         with torch.no_grad():
             linear = exact.run(start, rows, parameters, keep_incoming=True)
             lower = self._proved(linear, offsets)
+            lower[held.empty] = torch.inf
         best = lower.argmax(dim=1)
         points = minimiser(problem.exact_region, linear.coefficients)
         return DomainResult(
@@ -159,6 +171,7 @@ class DomainBounder:
                 .numpy()
             ),
             payload=self._pack(result.parameters, len(root)),
+            constraint_weights=self._constraints.activity(problem, parameters, len(root)),
         )
 
     def glance(self, batch: DomainBatch) -> NDArray[np.float64]:
@@ -167,17 +180,18 @@ class DomainBounder:
         bounds, splits, walls = self._constrained(batch)
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root].float(), problem.offsets[root].float()
-        search = self._search(bounds, walls)
-        given = self._slopes(batch)
+        held = self._constraints.restricted(problem, unit_walls(batch, problem.units))
+        search = self._search(bounds, walls, held)
+        given = self.parameters(batch) or Parameters()
         parameters = Parameters(
-            {} if given is None else given.slopes,
-            {i: s.multipliers for i, s in splits.items()},
+            given.slopes, {i: s.multipliers for i, s in splits.items()}, given.weights
         )
         with torch.no_grad():
             found = lower_bound(
                 search, problem.search_region, search.network.network.output, rows, parameters
             )
-        return np.asarray((found + offsets).amax(dim=1).double().numpy())
+        found = (found + offsets).amax(dim=1)
+        return np.asarray(torch.where(held.empty, torch.inf, found).double().numpy())
 
     def _proved(self, linear: LinearBound, offsets: Tensor) -> Tensor:
         value, rounding = least(self._problem.exact_region, linear.coefficients)
@@ -185,10 +199,13 @@ class DomainBounder:
         total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
         return torch.where(torch.isfinite(total), total, -torch.inf)
 
-    def _search(self, bounds: dict[int, Interval], walls: dict[int, Interval]) -> BackwardPass:
+    def _search(
+        self, bounds: dict[int, Interval], walls: dict[int, Interval], held: Restricted
+    ) -> BackwardPass:
         rough, dtype = self._problem.search, torch.float32
         near = {i: b.to(dtype) for i, b in bounds.items()}
-        return BackwardPass(rough, near, walls={i: w.to(dtype) for i, w in walls.items()})
+        moved = {i: w.to(dtype) for i, w in walls.items()}
+        return BackwardPass(rough, near, walls=moved, constraints=held.search)
 
     def _constrained(
         self, batch: DomainBatch
@@ -234,18 +251,24 @@ class DomainBounder:
     def _multipliers(self, batch: DomainBatch) -> Tensor | None:
         if batch.payload is None:
             return None
-        return self._unpacked(batch.payload)[:, -1]
+        return self._unpacked(batch.payload)[0][:, -1]
 
-    def _unpacked(self, payload: NDArray[np.float32]) -> Tensor:
-        """`[B, parameters of a unit, Q, U]`: slopes (two of a smooth unit), then the multiplier."""
-        every = torch.as_tensor(payload)
-        return every.reshape(-1, self._shares + 1, self._rows, self._problem.units)
+    def _unpacked(self, payload: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Of units, `[B, parameters, Q, U]`: slopes (two of a smooth unit), then the multiplier.
 
-    def _slopes(self, batch: DomainBatch) -> Parameters | None:
+        Second, the multipliers of constraints, `[B, Q, width]`.
+        """
+        rows, units, each = self._rows, self._problem.units, self._shares + 1
+        every, others = torch.as_tensor(payload).tensor_split([each * rows * units], dim=1)
+        shape = (len(payload), rows, self._constraints.width)
+        return every.reshape(-1, each, rows, units), others.reshape(shape)
+
+    def parameters(self, batch: DomainBatch) -> Parameters | None:
+        """Slopes and multipliers of constraints in the warm start, float32; `None` without one."""
         if batch.payload is None:
             return None
         problem, count = self._problem, len(batch.root)
-        every = self._unpacked(batch.payload)
+        every, others = self._unpacked(batch.payload)
         slopes = {}
         for layer in problem.layers:
             shape = problem.bounds[layer.feed].lower.shape[1:]
@@ -254,7 +277,7 @@ class DomainBounder:
             dense[..., layer.indices] = every[:, :shares, :, layer.units].transpose(1, 2)
             dense = dense.reshape(count, self._rows, shares, *shape)
             slopes[layer.activation] = dense[:, :, 0] if self._hinges[layer] else dense
-        return Parameters(slopes)
+        return Parameters(slopes, weights=self._constraints.unpack(others))
 
     def _pack(self, parameters: Parameters, count: int) -> NDArray[np.float32]:
         problem = self._problem
@@ -269,7 +292,8 @@ class DomainBounder:
             split = parameters.splits.get(layer.feed)
             if split is not None:
                 payload[:, -1, :, layer.units] = split.flatten(2)[:, :, layer.indices]
-        return np.asarray(payload.reshape(count, -1).numpy())
+        others = self._constraints.pack(parameters, (count, self._rows)).flatten(1)
+        return np.asarray(torch.cat([payload.reshape(count, -1), others], dim=1).numpy())
 
     def _incoming(self, linear: LinearBound, count: int) -> Tensor:
         found = torch.zeros(count, self._problem.units, dtype=torch.float64)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
 from closegap.bounds.optimise import AscentOptions
+from closegap.bounds.records import Parameters
 from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -21,8 +23,10 @@ from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
 from closegap.verify.bab.branching import Brancher
+from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
 from closegap.verify.bab.leaves import LeafPrograms
+from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_hulls
 from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
 
@@ -49,6 +53,7 @@ class BranchOptions:
         branching: which unit to split.
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
+        multineuron: constraints on groups of neurons, or `None`.
 
     Raises:
         OptionError: the batch is empty.
@@ -64,6 +69,7 @@ class BranchOptions:
     branching: BranchingOptions = field(default_factory=BranchingOptions)
     offered: int = 8
     nodes: int | None = None
+    multineuron: MultiNeuronOptions | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -116,9 +122,13 @@ class BranchAndBound:
         self._bounder = DomainBounder(problem, options.children)
         self._leaves = LeafPrograms(problem)
         costs = measured_costs(problem) if options.branching.cost_adjusted else None
-        self._brancher = Brancher(problem, self._bounder, options.branching, near, costs)
+        self._branching_by = partial(
+            Brancher, problem, options=options.branching, candidates=near, costs=costs
+        )
+        self._brancher = self._branching_by(bounder=self._bounder)
         self._ranks = SlotStore(self._brancher.width, dtype=np.int32)
         self._points = SlotStore(self._brancher.width, dtype=np.float64)
+        self._bare = self._bounder.width
         self._root_starts = np.zeros((len(problem.rows), self._bounder.width), np.float32)
         self._warm_starts = SlotStore(self._bounder.width, 0)
         self._pace = Pace(options.batch)
@@ -126,9 +136,12 @@ class BranchAndBound:
         self._watch = Stopwatch()
         self._kept: Mapping[str, NDArray[np.generic]] | None = None
         self._broken = False
+        self._warm: NDArray[np.float32] | None = None
 
     def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Continue a search of this problem where `TreeKeeper` was given its state.
+
+        What was proved stays; constraints on groups of neurons are not looked for again.
 
         Raises:
             ValueError: the arrays are damaged, or of another problem.
@@ -192,7 +205,33 @@ class BranchAndBound:
         rooted = DomainBounder(self._problem, self._options.root)
         self._pace.begin()
         self._visit(nodes, rooted, budget)
+        self._strengthen(budget)
         self._pace.end(_ROOT_WORK * len(nodes))
+
+    def _strengthen(self, budget: Budget) -> None:
+        """Find constraints that help the roots which are not proved, and climb on with them."""
+        options, nodes = self._options.multineuron, self._tree.open_nodes()
+        if options is None or self._broken or not len(nodes) or not self._problem.units:
+            return
+        roots = self._tree.root(nodes)
+        none = np.zeros((len(nodes), 0), np.int64)
+        batch = DomainBatch(roots, none, none, self._root_starts[roots])
+        slopes = self._bounder.parameters(batch) or Parameters()
+        hulls = multi_neuron_hulls(self._problem, roots, slopes, options, budget)
+        if not hulls:
+            return
+        constraints, steady = DomainConstraints.of(*hulls), self._brancher.steady
+        self._bounder = DomainBounder(self._problem, self._options.children, constraints)
+        self._brancher = self._branching_by(bounder=self._bounder)
+        self._brancher.steady = steady
+        for store in (self._ranks, self._points, self._warm_starts):
+            store.drop(nodes)
+        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        room = self._bounder.width - self._bare
+        self._root_starts = np.pad(self._root_starts, ((0, 0), (0, room)))
+        self._warm = self._root_starts[roots]
+        rooted = DomainBounder(self._problem, options.climb, constraints)
+        self._visit(nodes, rooted, budget)
 
     def _limit(self, budget: Budget) -> Reason | None:
         """The limit that is reached."""
@@ -219,8 +258,8 @@ class BranchAndBound:
             "ranks": ranks,
             "points": self._points.held()[1],
             "started": started,
-            "starts": starts,
-            "root_starts": self._root_starts,
+            "starts": starts[:, : self._bare],
+            "root_starts": self._root_starts[:, : self._bare],
             "scales": self._bounder.scales,
             "pace": np.array([self._pace.each]),
             "plunging": np.array([self._frontier.plunging]),
@@ -261,13 +300,12 @@ class BranchAndBound:
     def _visit(self, nodes: Int[np.ndarray, "B"], bounder: DomainBounder, budget: Budget) -> None:
         """Bound nodes, close the proved ones, prepare the others for splitting."""
         path = self._tree.paths(nodes)
-        first = bounder is not self._bounder
-        warm = None if first else self._warm
-        batch = DomainBatch(self._tree.root(nodes), path.units, path.signs, warm, path.points)
+        roots = self._tree.root(nodes)
+        batch = DomainBatch(roots, path.units, path.signs, self._warm, path.points)
         with self._watch.part("bounds"):
             result = bounder.bound(batch, budget)
-        if first:
-            self._root_starts = result.payload
+        if bounder is not self._bounder:
+            self._root_starts[roots] = result.payload
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
         proved = lower > 0

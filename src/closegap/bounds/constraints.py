@@ -1,0 +1,178 @@
+"""Constraints that hold besides the network's own lines, and how a backward pass takes them in.
+
+A set of constraints is true of every input of the region (or of a domain). With multipliers it says
+`sum over nodes of c_i . v_i >= constant`, `v_i` the value of node `i`. A lower bound may then
+subtract `c_i` from the coefficients that stand at each node and add the constant: what is left is
+bounded as ever, and any multipliers in their range give a sound bound.
+
+Sources: Wang et al., beta-CROWN, 2021 (splits); Zhang et al., General Cutting Planes for
+Bound-Propagation-Based Neural Network Verification, NeurIPS 2022; Ferrari et al., Complete
+Verification via Multi-Neuron Relaxation Guided Branch-and-Bound, ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from closegap.bounds.records import Interval
+from closegap.core.numerics import gamma
+
+__all__ = ["ConstraintSet", "CutPart", "LinearCuts", "Terms", "scattered", "unit_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What multipliers make of a set: `sum over nodes c_i . v_i >= constant - rounding`.
+
+    Attributes:
+        coefficients: by node, `[B or 1, Q, *shape]`.
+        constant: `[B or 1, Q]`.
+        rounding: `[B or 1, Q]`; covers the sums taken here, zero when not asked for.
+    """
+
+    coefficients: Mapping[int, Tensor]
+    constant: Tensor
+    rounding: Tensor
+
+
+@runtime_checkable
+class ConstraintSet(Protocol):
+    """Constraints with one vector of multipliers for each row that is bounded."""
+
+    @property
+    def size(self) -> int:
+        """How many multipliers each row has."""
+
+    @property
+    def scale(self) -> float:
+        """The size of a typical multiplier: the unit of the steps that seek them."""
+
+    def terms(self, multipliers: Tensor, values: Sequence[Interval] | None) -> Terms:
+        """The combined constraint.
+
+        Args:
+            multipliers: `[B or 1, Q, size]`, of any sign: those out of range are moved into it.
+            values: intervals of every node, for the rounding; `None` computes none.
+        """
+
+    def project(self, multipliers: Tensor) -> Tensor:
+        """The nearest multipliers in range."""
+
+    def select(self, domains: Tensor) -> ConstraintSet:
+        """The set of some domains."""
+
+    def restricted(self, signs: Mapping[int, Tensor]) -> tuple[ConstraintSet, Tensor | None]:
+        """The set under splits, and where no input obeys both, bool `[B]` (`None`: nowhere known).
+
+        Args:
+            signs: by feeding node, of every neuron: +1 for `z >= 0`, -1 for `z <= 0`, 0 for
+                neither, `[B, N]`.
+        """
+
+    def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
+        """How much is asked of each neuron: sums of absolute multipliers, by node, `[B, N]`.
+
+        The mean over rows; the active constraint score of Ferrari et al., ICLR 2022.
+        """
+
+    def to(self, dtype: torch.dtype) -> ConstraintSet:
+        """The set in another dtype: for search, not for proof."""
+
+
+@dataclass(frozen=True, eq=False)
+class CutPart:
+    """What linear cuts say about some neurons of one node.
+
+    Attributes:
+        node: where they are.
+        shape: of the node.
+        neurons: flat indices, without repeats, `[N]`.
+        weights: `[rows, N]`.
+    """
+
+    node: int
+    shape: tuple[int, ...]
+    neurons: Int[Tensor, "N"]
+    weights: Float[Tensor, "rows N"]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearCuts:
+    """Rows `sum over parts of weights . value <= limits`, over inputs and outputs of activations.
+
+    Whoever makes them answers for their truth, rounding included: the floats stand for themselves.
+
+    Attributes:
+        parts: a node may have one part.
+        limits: `[rows]`.
+        scale: see `ConstraintSet`.
+    """
+
+    parts: tuple[CutPart, ...]
+    limits: Float[Tensor, "rows"]
+    scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return len(self.limits)
+
+    def terms(self, multipliers: Tensor, values: Sequence[Interval] | None) -> Terms:
+        """See `ConstraintSet`: `-gamma . weights . value >= -gamma . limits`."""
+        held = multipliers.clamp(min=0)
+        coefficients, rounding = {}, held.new_zeros(held.shape[:2])
+        allowance = gamma(self.size + 2, unit_of(held.dtype))
+        for part in self.parts:
+            moved = held @ part.weights
+            coefficients[part.node] = scattered(-moved, part.neurons, part.shape)
+            if values is not None:
+                reach = values[part.node].magnitude.flatten(1)[:, None, part.neurons]
+                rounding = rounding + ((held @ part.weights.abs()) * reach).sum(2)
+        if values is not None:
+            rounding = allowance * (rounding + held @ self.limits.abs())
+        return Terms(coefficients, -(held @ self.limits), rounding)
+
+    def project(self, multipliers: Tensor) -> Tensor:
+        """See `ConstraintSet`."""
+        return multipliers.clamp(min=0)
+
+    def select(self, domains: Tensor) -> LinearCuts:
+        """See `ConstraintSet`: all domains share these."""
+        return self
+
+    def restricted(self, signs: Mapping[int, Tensor]) -> tuple[LinearCuts, None]:
+        """See `ConstraintSet`: splits change nothing."""
+        return self, None
+
+    def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
+        """See `ConstraintSet`."""
+        held = multipliers.clamp(min=0).mean(dim=1, keepdim=True)
+        return {
+            p.node: scattered(held @ p.weights.abs(), p.neurons, (prod(p.shape),))[:, 0]
+            for p in self.parts
+        }
+
+    def to(self, dtype: torch.dtype) -> LinearCuts:
+        """See `ConstraintSet`."""
+        parts = tuple(CutPart(p.node, p.shape, p.neurons, p.weights.to(dtype)) for p in self.parts)
+        return LinearCuts(parts, self.limits.to(dtype), self.scale)
+
+
+def scattered(
+    values: Float[Tensor, "B Q M"], neurons: Int[Tensor, "M"], shape: tuple[int, ...]
+) -> Float[Tensor, "B Q ..."]:
+    """Values summed up at their neurons: `[B, Q, *shape]`."""
+    flat = values.new_zeros(*values.shape[:2], prod(shape)).index_add(2, neurons, values)
+    return flat.reshape(*values.shape[:2], *shape)
+
+
+def unit_of(dtype: torch.dtype) -> float:
+    """Unit roundoff of a dtype."""
+    return float(torch.finfo(dtype).eps) / 2

@@ -1,0 +1,1 @@
+"""Relations between the neurons of a layer that hold of several at once."""

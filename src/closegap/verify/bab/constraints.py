@@ -1,0 +1,102 @@
+"""Constraints that all subdomains of a problem share, and their multipliers in warm starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from closegap.bounds.constraints import ConstraintSet
+from closegap.bounds.records import Parameters
+from closegap.verify.bab.problem import SplitProblem
+from closegap.verify.bab.walls import Walls
+
+__all__ = ["DomainConstraints", "Restricted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Restricted:
+    """The constraints of B domains, and which domains no input belongs to, `[B]`."""
+
+    exact: tuple[ConstraintSet, ...]
+    search: tuple[ConstraintSet, ...]
+    empty: Bool[Tensor, "B"]
+
+
+@dataclass(frozen=True, eq=False)
+class DomainConstraints:
+    """Sets that hold on every root's region.
+
+    Attributes:
+        exact: in float64.
+        search: the same in float32.
+    """
+
+    exact: tuple[ConstraintSet, ...] = ()
+    search: tuple[ConstraintSet, ...] = ()
+
+    @classmethod
+    def of(cls, *sets: ConstraintSet) -> DomainConstraints:
+        """From float64 sets."""
+        return cls(sets, tuple(s.to(torch.float32) for s in sets))
+
+    @property
+    def width(self) -> int:
+        """Multipliers a row."""
+        return sum(s.size for s in self.exact)
+
+    def restricted(self, problem: SplitProblem, walls: Walls) -> Restricted:
+        """The sets under the splits of each domain; only the signs that walls imply count.
+
+        Args:
+            problem: where units are.
+            walls: of all units.
+        """
+        empty = torch.zeros(len(walls), dtype=torch.bool)
+        if not self.exact:
+            return Restricted((), (), empty)
+        signs = (walls.low >= 0).to(torch.int8) - (walls.high <= 0).to(torch.int8)
+        by_node: dict[int, Tensor] = {}
+        for layer in problem.layers:
+            part = signs[:, layer.units]
+            if bool((part != 0).any()):
+                size = problem.exact.network.nodes[layer.feed].size
+                by_node[layer.feed] = torch.zeros(len(signs), size, dtype=signs.dtype)
+                by_node[layer.feed][:, layer.indices] = part
+        exact = []
+        for held in self.exact:
+            left, none = held.restricted(by_node)
+            exact.append(left)
+            if none is not None:
+                empty = empty | none
+        return Restricted(tuple(exact), tuple(s.to(torch.float32) for s in exact), empty)
+
+    def unpack(self, payload: Float[Tensor, "B Q width"]) -> dict[int, Tensor]:
+        """The multipliers of each set, from a warm start."""
+        parts = torch.split(payload, [s.size for s in self.exact], dim=2)
+        return dict(enumerate(parts))
+
+    def pack(self, parameters: Parameters, shape: tuple[int, int]) -> Float[Tensor, "B Q width"]:
+        """The inverse of `unpack`, for B domains and Q rows; zero where there are none."""
+        parts = [torch.zeros(*shape, 0)]
+        for place, held in enumerate(self.exact):
+            weights = parameters.weights.get(place)
+            given = torch.zeros(1, 1, held.size) if weights is None else weights.detach()
+            parts.append(given.to(torch.float32).expand(*shape, held.size))
+        return torch.cat(parts, dim=2)
+
+    def activity(
+        self, problem: SplitProblem, parameters: Parameters, count: int
+    ) -> Float[Tensor, "B U"] | None:
+        """How much the constraints lean on each unit, at its input and its output together."""
+        if not self.exact:
+            return None
+        found = torch.zeros(count, problem.units, dtype=torch.float64)
+        for place, weights in parameters.weights.items():
+            asked = self.exact[place].activity(weights.detach().double())
+            for layer in problem.layers:
+                for node in asked.keys() & {layer.feed, layer.activation}:
+                    found[:, layer.units] += asked[node][:, layer.indices]
+        return found
