@@ -12,13 +12,19 @@ from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.specs.region import Ball
 from closegap.strategy.session import Session
-from closegap.verify.bab.problem import split_problem
+from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.layered.search import LayeredOptions, LayeredSearch
 
 __all__ = ["LayeredEngine"]
 
 #: A tree that closed says "positive" without saying how much.
 _PROVED = float(np.finfo(np.float32).tiny)
+#: Bytes that one coefficient of a row takes, with everything made from it, in a small batch.
+_BYTES = 8 * 32
+#: Float64 multiplications and additions a second of one core, roughly.
+_PRODUCTS_A_SECOND = 1e10
+#: Of the time that is left one domain may take this much.
+_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class LayeredEngine:
         problem = split_problem(query, bounds, clauses)
         if problem is None or not problem.units:
             return
+        if not _affordable(problem, budget):
+            session.note("layered: bounding every layer again takes too much time or memory")
+            return
         search = LayeredSearch(problem, self.options, lambda p: session.offer(p, "layered"))
         outcome = search.run(budget)
         count = outcome.accounting
@@ -52,6 +61,16 @@ class LayeredEngine:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         for clause in clauses:
             session.prove_clause(int(clause), float(min(outcome.lower, _PROVED)), "layered")
+
+
+def _affordable(problem: SplitProblem, budget: Budget) -> bool:
+    """Whether the rows of a layer fit the memory, and one domain a small share of the time."""
+    network = problem.exact.network
+    most = max(len(layer.indices) for layer in problem.layers)
+    room = 2 * most * max(node.size for node in network.nodes) * _BYTES
+    weights = sum(n.op.weight.size for n in network.nodes if isinstance(n.op, ops.Linear))
+    seconds = 4 * problem.units * weights / _PRODUCTS_A_SECOND
+    return room <= budget.memory and seconds <= _SHARE * budget.remaining
 
 
 def _is_dense(network: Network) -> bool:
