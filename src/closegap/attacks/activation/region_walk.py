@@ -77,14 +77,14 @@ class RegionWalkAttack:
     ) -> AttackOutcome:
         """Attack one query.
 
-        Networks that are not piecewise linear, or too large to be written densely, get the
-        gradient runs only.
+        Networks that are not piecewise linear, or too large to be written densely, get a gradient
+        run only.
 
         Args:
             query: what to break.
             budget: deadline and seed.
             bounds: of the activations' inputs over the region, if known.
-            starts: points to walk from first.
+            starts: points to walk from first; without any, a gradient run comes before all else.
             judge: see `Harvest`.
 
         Returns:
@@ -93,7 +93,8 @@ class RegionWalkAttack:
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
             return harvest.outcome(self.name, finished=not budget.expired)
-        harvest.add(_gradient_runs(self.options, query, budget, 0))
+        if not len(starts):
+            harvest.add(_gradient_runs(self.options, query, budget, 0))
         problem = None if harvest.done else region_problem(query, budget, bounds)
         if problem is not None and problem.units.units:
             _Search(self.options, problem, harvest, budget).run(starts)
