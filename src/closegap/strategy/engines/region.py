@@ -27,8 +27,8 @@ class RegionWalkEngine:
     """
 
     attack: RegionWalkAttack = field(default_factory=RegionWalkAttack)
-    share: float = 0.1
-    most: float = 5.0
+    share: float = 0.05
+    most: float = 3.0
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
