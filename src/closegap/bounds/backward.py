@@ -72,7 +72,8 @@ class BackwardPass:
         Args:
             start: index of the node that the rows stand at.
             rows: coefficients `[B, Q, *shape of start]`.
-            parameters: slopes and split multipliers; the rules' defaults where absent.
+            parameters: slopes and split multipliers; the rules' defaults where absent. Splits of
+                nodes behind `start` count too: what they assume bears on every earlier node.
             keep_incoming: also return the coefficients that entered each relaxation.
             windows: from `plan_windows`; `rows` then cover the window of `start`, if it has one.
 
@@ -88,6 +89,9 @@ class BackwardPass:
         state = _State(self.network.network, chosen, rows, windows or {})
         state.pending[start] = rows
         self._impose(state)
+        for later in (i for i in chosen.splits if i > start and i not in state.pending):
+            shape = self.network.network.nodes[later].shape
+            state.pending[later] = rows.new_zeros(*rows.shape[:2], *shape)
         for index in range(max(state.pending), 0, -1):
             if index in state.pending:
                 self._step(index, state, keep_incoming)

@@ -7,7 +7,7 @@ bound, which is sound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -27,7 +27,7 @@ from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 
-__all__ = ["NetworkBounds", "bound_activations", "rows_in_chunks"]
+__all__ = ["NetworkBounds", "bound_activations", "rows_in_chunks", "tighten_activations"]
 
 _MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.Add)
 #: Tensors of a node's size that one backward row holds at a time.
@@ -43,6 +43,11 @@ class NetworkBounds:
     activations: ActivationBounds
     values: list[Interval]
     complete: bool = True
+
+    @property
+    def empty(self) -> bool:
+        """True iff they contradict themselves: nothing satisfies what they were proved under."""
+        return any(bool((b.lower > b.upper).any()) for b in self.activations.values())
 
 
 def bound_activations(
@@ -86,6 +91,37 @@ def bound_activations(
             bounds[index] = value
         values.append(value)
     return NetworkBounds(bounds, values, complete)
+
+
+def tighten_activations(
+    network: TorchNetwork,
+    region: InputSet,
+    known: NetworkBounds,
+    budget: Budget,
+    optimiser: RowOptimiser,
+    nodes: Sequence[int],
+) -> NetworkBounds:
+    """Bound the undecided neurons of some nodes again, each node with all that is known by then.
+
+    Right where the optimiser takes constraints on later nodes into account: these reach earlier
+    neurons through the bounds in between.
+
+    Args:
+        network: in the dtype of the proof (float64).
+        region: one box, in the same dtype.
+        known: bounds of all activations and values, complete or not.
+        budget: what does not fit keeps its bounds.
+        optimiser: chooses the parameters of each row.
+        nodes: feeding nodes behind the input, in the order of the work.
+    """
+    bounds, complete = dict(known.activations), known.complete
+    for index in nodes:
+        job = _Job(BackwardPass(network, bounds, known.values), region, budget, optimiser, False)
+        bounds[index], done = job.tighten(index, bounds[index])
+        complete = complete and done
+        if budget.expired or NetworkBounds(bounds, []).empty:
+            break
+    return NetworkBounds(bounds, known.values, complete)
 
 
 @dataclass(frozen=True, eq=False)

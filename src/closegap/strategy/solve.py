@@ -35,6 +35,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "strong-pgd",
     "region-walk",
     "layered",
+    "cutoff",
     "bab",
     "cuts",
     "mip",

@@ -38,7 +38,11 @@ class AlphaOptions:
     """
 
     final: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=60))
-    inner: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=12, patience=4))
+    inner: AscentOptions = field(
+        default_factory=lambda: AscentOptions(
+            iterations=6, slope_rate=0.5, decay=0.9, patience=4
+        )
+    )
     rounds: int = 1
 
 

@@ -92,13 +92,15 @@ class Ascent:
             budget: only its deadline is used here.
             initial: slopes, and multipliers of the bounder's constraints (else zero), to start
                 from.
-            splits: by feeding node, the ranges of split multipliers and where they start.
+            splits: by node, the ranges of split multipliers and where they start; nodes behind
+                `start` count too.
             offsets: broadcastable to `[B, Q]`.
 
         Returns:
             per row the best bound seen (offsets included), never worse than the first one.
         """
-        slopes = self._slopes(bounder, start, rows, initial)
+        reached = _ancestors(bounder, {start, *(splits or {})})
+        slopes = self._slopes(bounder, reached, rows, initial)
         weights = self._weights(bounder, rows, initial)
         climb = Climb(bounder, slopes, splits or {}, weights)
         work = _Work(self, bounder, start, rows, offsets)
@@ -158,13 +160,12 @@ class Ascent:
         return weights
 
     def _slopes(
-        self, bounder: BackwardPass, start: int, rows: Tensor, initial: Parameters | None
+        self, bounder: BackwardPass, reached: set[int], rows: Tensor, initial: Parameters | None
     ) -> dict[int, Tensor]:
-        """First slopes of every activation between the input and `start` that has any choice."""
+        """First slopes of every activation reached that has any choice."""
         graph = bounder.network.network
         given = (initial or Parameters()).slopes
         slopes: dict[int, Tensor] = {}
-        reached = _ancestors(bounder, start)
         for index in graph.activations:
             bounds = bounder.bounds.get(graph.nodes[index].inputs[0])
             if index not in reached or bounds is None:
@@ -212,9 +213,10 @@ class _Work:
         self._offsets = self._offsets if len(self._offsets) == 1 else self._offsets[kept]
 
 
-def _ancestors(bounder: BackwardPass, start: int) -> set[int]:
+def _ancestors(bounder: BackwardPass, ends: set[int]) -> set[int]:
+    """The nodes that coefficients at `ends` pass on the way back, `ends` included."""
     graph = bounder.network.network
-    found, stack = {start}, [start]
+    found, stack = set(ends), list(ends)
     while stack:
         for parent in graph.nodes[stack.pop()].inputs:
             if parent not in found:

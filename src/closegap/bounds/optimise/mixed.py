@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.optimise.ascent import Ascent, AscentOptions
+from closegap.bounds.optimise.climb import Splits
 from closegap.bounds.records import Parameters
 from closegap.bounds.regions import InputSet
 from closegap.core.budget import Budget
@@ -40,11 +42,14 @@ class MixedPrecision:
         network: the same network, in the dtype of the search.
         region: the same region, in the dtype of the search.
         options: how to climb.
+        splits: by node, constraints that hold on values before or behind the rows,
+            `[1, 1, *shape]`; their scale is meant for a neuron whose interval is one wide.
     """
 
     network: TorchNetwork
     region: InputSet
     options: AscentOptions = field(default_factory=AscentOptions)
+    splits: Mapping[int, Splits] = field(default_factory=dict)
 
     def parameters(
         self, bounder: BackwardPass, start: int, rows: Tensor, budget: Budget
@@ -54,16 +59,33 @@ class MixedPrecision:
         bounds = {i: b.to(dtype) for i, b in bounder.bounds.items()}
         search = BackwardPass(self.network, bounds)
         ascent = Ascent(self.region, self.options)
-        parts = [
-            ascent.run(search, start, part, budget).parameters
-            for part in torch.split(rows.to(dtype), self._rows_at_once(start, budget, rows), dim=1)
-        ]
+        parts = []
+        for part in torch.split(rows.to(dtype), self._rows_at_once(start, budget, rows), dim=1):
+            splits = self._splits(search, start, part)
+            parts.append(ascent.run(search, start, part, budget, splits=splits).parameters)
         slopes = {i: torch.cat([p.slopes[i] for p in parts], dim=1) for i in parts[0].slopes}
-        return in_dtype(Parameters(slopes), bounder.network.dtype)
+        splits = {i: torch.cat([p.splits[i] for p in parts], dim=1) for i in parts[0].splits}
+        return in_dtype(Parameters(slopes, splits), bounder.network.dtype)
+
+    def _splits(self, search: BackwardPass, start: int, rows: Tensor) -> dict[int, Splits]:
+        """The constraints, with a multiplier for every row in units of what the rows bound."""
+        if not self.splits:
+            return {}
+        interval = search.bounds[start]
+        width = float((interval.upper - interval.lower).mean())
+        domains = max(len(rows), len(self.region.lower))
+        return {
+            i: replace(
+                s,
+                multipliers=s.multipliers.expand(domains, rows.shape[1], *s.multipliers.shape[2:]),
+                scale=s.scale * width,
+            )
+            for i, s in self.splits.items()
+        }
 
     def _rows_at_once(self, start: int, budget: Budget, rows: Tensor) -> int:
         graph = self.network.network
-        entries = sum(node.size for node in graph.nodes[: start + 1])
+        entries = sum(node.size for node in graph.nodes[: max((start, *self.splits)) + 1])
         domains = max(len(rows), len(self.region.lower))
         each = entries * domains * torch.finfo(self.network.dtype).bits // 8 * _COPIES
         return max(1, budget.memory // max(1, each))

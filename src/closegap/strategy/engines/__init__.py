@@ -7,6 +7,7 @@ from collections.abc import Callable
 from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.clean import CleanCheck
+from closegap.strategy.engines.cutoff import CutoffEngine
 from closegap.strategy.engines.cuts import CutEngine
 from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
 from closegap.strategy.engines.layered import LayeredEngine
@@ -26,6 +27,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "region-walk": RegionWalkEngine,
     "lippa": LippaEngine,
     "layered": LayeredEngine,
+    "cutoff": CutoffEngine,
     "bab": BranchEngine,
     "cuts": CutEngine,
     "mip": MipEngine,
