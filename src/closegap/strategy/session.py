@@ -50,7 +50,6 @@ class Session:
         pool: candidates of all engines.
         notes: what the user should hear (a solver that was missing, a layer cut short).
         counts: nodes, leaves and the like, summed over engines.
-        clause_bounds: by clause, activation bounds that hold wherever the clause is broken.
         engine_seconds: by engine, in the order they ran.
         limit: what but the clock stopped an engine early (the node limit, say).
         part_seconds: within engines, as `engine.part`.
@@ -62,7 +61,6 @@ class Session:
     pool: CandidatePool = field(init=False)
     notes: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    clause_bounds: dict[int, NetworkBounds] = field(default_factory=dict)
     engine_seconds: dict[str, float] = field(default_factory=dict)
     limit: Reason | None = None
     part_seconds: dict[str, float] = field(default_factory=dict)

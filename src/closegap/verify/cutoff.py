@@ -65,7 +65,7 @@ class CutoffSearch:
     Attributes:
         bounds: of every activation's input at the clause's counterexamples.
         refuted: there are none: the clause's margin is positive on the whole region.
-        guide: a lower bound of the margin at counterexamples; the closer to zero the better.
+        guide: a lower bound of the margin at counterexamples; up to zero it is one everywhere.
     """
 
     def __init__(

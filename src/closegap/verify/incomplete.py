@@ -39,9 +39,7 @@ class AlphaOptions:
 
     final: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=60))
     inner: AscentOptions = field(
-        default_factory=lambda: AscentOptions(
-            iterations=6, slope_rate=0.5, decay=0.9, patience=4
-        )
+        default_factory=lambda: AscentOptions(iterations=6, slope_rate=0.5, decay=0.9, patience=4)
     )
     rounds: int = 1
 

@@ -61,8 +61,8 @@ class MixedPrecision:
         ascent = Ascent(self.region, self.options)
         parts = []
         for part in torch.split(rows.to(dtype), self._rows_at_once(start, budget, rows), dim=1):
-            splits = self._splits(search, start, part)
-            parts.append(ascent.run(search, start, part, budget, splits=splits).parameters)
+            walls = self._splits(search, start, part)
+            parts.append(ascent.run(search, start, part, budget, splits=walls).parameters)
         slopes = {i: torch.cat([p.slopes[i] for p in parts], dim=1) for i in parts[0].slopes}
         splits = {i: torch.cat([p.splits[i] for p in parts], dim=1) for i in parts[0].splits}
         return in_dtype(Parameters(slopes, splits), bounder.network.dtype)

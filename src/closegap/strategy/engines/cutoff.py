@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
+from closegap.core.errors import SolverError
 from closegap.strategy.session import Session
+from closegap.verify.bab.problem import split_problem
+from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.cutoff import CutoffOptions, CutoffSearch
 
 __all__ = ["CutoffEngine"]
@@ -20,15 +24,19 @@ _PROVED = float(np.finfo(np.float32).tiny)
 class CutoffEngine:
     """Tightens every layer for each open clause, the one closest to a proof first.
 
-    What is left open keeps its tightened bounds in the session, for branch and bound.
+    A clause that stays open gets a tree of its own, for its bounds hold for no other clause.
 
     Attributes:
         options: how hard to try one clause.
-        share: of the time that is left, for all clauses together.
+        branching: how to search its tree.
+        share: of the time that is left, for tightening all clauses.
+        tree_share: of the time that is left then, for all trees.
     """
 
     options: CutoffOptions = field(default_factory=CutoffOptions)
-    share: float = 0.6
+    branching: BranchOptions = field(default_factory=BranchOptions)
+    share: float = 0.4
+    tree_share: float = 0.5
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -38,12 +46,32 @@ class CutoffEngine:
             session.learn_bounds(known)
         spend = budget.within(self.share * budget.remaining)
         clauses = session.open_clauses
+        left: dict[int, NetworkBounds] = {}
         for place, clause in enumerate(clauses):
             if session.decided or spend.expired:
-                return
+                break
             search = CutoffSearch(session.query, int(clause), known, self.options)
             search.run(spend.within(spend.remaining / (len(clauses) - place)))
-            if search.refuted:
-                session.prove_clause(int(clause), _PROVED, "cutoff")
-            else:
-                session.clause_bounds[int(clause)] = search.bounds
+            proved = _PROVED if search.refuted else min(search.guide, 0.0)
+            session.prove_clause(int(clause), proved, "cutoff")
+            if not search.refuted:
+                left[int(clause)] = search.bounds
+        spend = budget.within(self.tree_share * budget.remaining)
+        for place, (clause, bounds) in enumerate(left.items()):
+            if session.decided or spend.expired:
+                return
+            each = spend.within(spend.remaining / (len(left) - place))
+            self._branch(session, clause, bounds, each)
+
+    def _branch(self, session: Session, clause: int, bounds: NetworkBounds, budget: Budget) -> None:
+        """A tree under the cutoff; up to zero, what it proves holds on the whole region."""
+        problem = split_problem(session.query, bounds, np.array([clause]))
+        if problem is None:
+            return
+        search = BranchAndBound(problem, self.branching, lambda p: session.offer(p, "cutoff"))
+        outcome = search.run(budget)
+        count = outcome.accounting
+        session.count(nodes=count.created, leaves=count.closed)
+        if not count.balanced:
+            raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
+        session.prove_clause(clause, float(min(outcome.lower[0], _PROVED)), "cutoff")

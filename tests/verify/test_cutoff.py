@@ -1,0 +1,99 @@
+"""Bounds under a cutoff hold at every counterexample; contradictions mean that there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from branching_cases import RELU_KINDS, cases
+from closegap.bounds.optimise import AscentOptions
+from closegap.core.budget import Budget
+from closegap.specs.query import Query
+from closegap.testing.enumeration import clause_margin
+from closegap.verify.bab.problem import split_problem
+from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.cutoff import CutoffOptions, CutoffSearch, margin_query
+from closegap.verify.incomplete import LinearVerifier
+from tiny_networks import FAMILIES, query, samples
+
+QUICK = CutoffOptions(
+    neurons=AscentOptions(iterations=4, slope_rate=0.4, split_rate=0.4),
+    margin=AscentOptions(iterations=4),
+    rounds=1,
+)
+
+
+def searches(query: Query) -> list[CutoffSearch]:
+    """One finished search for every clause."""
+    known = LinearVerifier(query).activations(Budget())
+    found = [CutoffSearch(query, c, known, QUICK) for c in range(query.prop.clauses)]
+    for search in found:
+        search.run(Budget())
+    return found
+
+
+def node_values(query: Query, points: np.ndarray) -> list[torch.Tensor]:
+    return LinearVerifier(query).exact.values(torch.as_tensor(points))
+
+
+@pytest.mark.parametrize("kind", RELU_KINDS)
+@pytest.mark.parametrize("clauses", [(1, 1), (2,)])
+def test_a_refuted_clause_has_a_positive_margin(
+    rng: np.random.Generator, kind: str, clauses: tuple[int, ...]
+) -> None:
+    for case in cases(rng, RELU_KINDS[kind], 1, clauses=clauses):
+        for search, margin in zip(searches(case.query), case.margins, strict=True):
+            assert not search.refuted or margin > 0
+            assert search.refuted or min(search.guide, 0.0) <= margin
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_bounds_hold_at_every_counterexample(rng: np.random.Generator, kind: str) -> None:
+    some = query(rng, FAMILIES[kind](rng))
+    points = samples(rng, some, 4000)
+    margins = clause_margin(some, 0, points)
+    offsets = some.prop.offsets - np.quantile(margins, 0.1)
+    some = replace(some, prop=replace(some.prop, offsets=offsets))
+    (search,) = searches(some)
+    assert not search.refuted
+    bad = torch.as_tensor(clause_margin(some, 0, points) <= 0)
+    values = node_values(some, points)
+    for index, interval in search.bounds.activations.items():
+        assert bool((values[index][bad] >= interval.lower - 1e-12).all())
+        assert bool((values[index][bad] <= interval.upper + 1e-12).all())
+
+
+def test_a_cutoff_refutes_what_bounds_of_the_region_leave_open(rng: np.random.Generator) -> None:
+    gained = 0
+    for case in cases(rng, RELU_KINDS["dense"], 3, clauses=(1,)):
+        linear = LinearVerifier(case.query)
+        plain = linear.rows(linear.activations(Budget()), Budget(), np.array([0]), QUICK.margin)
+        gained += plain.lower[0] <= 0 and searches(case.query)[0].refuted
+    assert gained > 0
+
+
+def test_the_margin_network_computes_the_clause_s_rows(rng: np.random.Generator) -> None:
+    case = next(cases(rng, RELU_KINDS["residual"], 1, clauses=(1, 2)))
+    points = samples(rng, case.query, 50)
+    moved = margin_query(case.query, 1)
+    margins = node_values(moved, points)[-1].numpy()
+    assert margins.shape == (50, 2)
+    np.testing.assert_allclose(margins.max(1), clause_margin(case.query, 1, points), atol=1e-12)
+
+
+def test_branch_and_bound_goes_on_with_the_bounds_of_a_clause(rng: np.random.Generator) -> None:
+    lazy = replace(QUICK, neurons=AscentOptions(iterations=1))
+    for case in cases(rng, RELU_KINDS["dense"], 2, clauses=(1,)):
+        known = LinearVerifier(case.query).activations(Budget())
+        search = CutoffSearch(case.query, 0, known, lazy)
+        search.run(Budget())
+        problem = split_problem(case.query, search.bounds, np.array([0]))
+        if search.refuted or problem is None:
+            continue
+        tree = BranchAndBound(problem, BranchOptions(batch=8), lambda points: False)
+        lower = tree.run(Budget.of_seconds(5)).lower[0]
+        assert min(lower, 0.0) <= case.margin
+        assert case.margin > 0 or lower <= 0
