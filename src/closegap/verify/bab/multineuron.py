@@ -49,7 +49,7 @@ class MultiNeuronOptions:
     octahedra: AscentOptions | None = None
     climb: AscentOptions = field(
         default_factory=lambda: AscentOptions(
-            iterations=120, slope_rate=0.02, weight_rate=0.03, decay=0.98, patience=30
+            iterations=120, slope_rate=0.02, weight_rate=0.03, decay=0.98, patience=120
         )
     )
     share: float = 0.2
