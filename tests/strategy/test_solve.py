@@ -310,3 +310,21 @@ def test_the_deadline_is_kept_on_a_real_network(data_path) -> None:
         result = solve(query, timeout=3, engines=engines)
         assert time.monotonic() - begun < 4
         assert result.verdict is not Verdict.UNKNOWN or result.reason is Reason.TIME
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm", "engines", "first"),
+    [
+        ("dense", math.inf, solve_module.DEFAULT_ENGINES, True),
+        ("dense", math.inf, ("crown", "input-split"), False),
+        ("dense", 1, solve_module.DEFAULT_ENGINES, False),
+        ("conv", math.inf, solve_module.DEFAULT_ENGINES, False),
+    ],
+)
+def test_boxes_go_before_crown_where_they_suit(
+    kind: str, norm: float, engines: tuple[str, ...], first: bool, rng: np.random.Generator
+) -> None:
+    query, _ = next(queries(rng, kind, (0.1,), norm))
+    ran = list(solve(query, timeout=8, engines=engines).engine_seconds)
+    proofs = [name for name in ran if name in ("crown", "input-split")]
+    assert (proofs[0] == "input-split") is first

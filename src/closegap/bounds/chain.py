@@ -9,9 +9,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from closegap.graph import ops
+from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 
-__all__ = ["ChainWeight", "affine_steps", "make_linear"]
+__all__ = ["ChainWeight", "affine_steps", "chain_nodes", "make_linear"]
 
 #: Weights with fewer entries than this share are kept sparse, if there are enough of them.
 _SPARSE_SHARE = 0.15
@@ -59,22 +60,30 @@ def _times(matrix: csr_array, rows: Tensor) -> Tensor:
     return found.T.reshape(*rows.shape[:-1], matrix.shape[0])
 
 
+def chain_nodes(network: Network) -> list[list[int]] | None:
+    """The dense layers between the ReLUs of a chain, by node; `None` where it is none."""
+    layers: list[list[int]] = [[]]
+    for index, node in enumerate(network.nodes[1:], start=1):
+        if tuple(node.inputs) != (index - 1,):
+            return None
+        if isinstance(node.op, ops.Relu) and layers[-1]:
+            layers.append([])
+        elif isinstance(node.op, ops.Linear) and len(node.shape) == 1:
+            layers[-1].append(index)
+        elif not isinstance(node.op, ops.Reshape):
+            return None
+    return layers if layers[-1] else None
+
+
 def affine_steps(network: TorchNetwork) -> list[list[tuple[Tensor, Tensor]]] | None:
     """Weights and biases between the ReLUs of a chain; `None` where it is none."""
     if network.dtype != torch.float64 or network.device.type != "cpu":
         return None
-    layers: list[list[tuple[Tensor, Tensor]]] = [[]]
-    for index, node in enumerate(network.network.nodes[1:], start=1):
-        if tuple(node.inputs) != (index - 1,):
-            return None
-        weights = network.weights[index]
-        if isinstance(node.op, ops.Relu) and layers[-1]:
-            layers.append([])
-        elif isinstance(node.op, ops.Linear) and len(node.shape) == 1:
-            layers[-1].append((weights["weight"].clone(), weights["bias"]))
-        elif not isinstance(node.op, ops.Reshape):
-            return None
-    return layers if layers[-1] else None
+    layers = chain_nodes(network.network)
+    if layers is None:
+        return None
+    weights = network.weights
+    return [[(weights[i]["weight"].clone(), weights[i]["bias"]) for i in nodes] for nodes in layers]
 
 
 def make_linear(step: tuple[Tensor, Tensor], reader: tuple[Tensor, Tensor]) -> Bool[Tensor, "N"]:

@@ -16,6 +16,7 @@ from closegap.specs.query import Query
 from closegap.store.snapshots import SnapshotFile
 from closegap.strategy.continuation import bring_back
 from closegap.strategy.engines import ENGINES, Engine
+from closegap.strategy.engines.bab import suits_boxes
 from closegap.strategy.engines.cuts import suits_cuts
 from closegap.strategy.failures import describe_failure
 from closegap.strategy.result import Result
@@ -25,7 +26,8 @@ from closegap.strategy.shelf import Shelf
 
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
-#: The order in which engines run unless the user says otherwise: cheap ones first.
+#: The order in which engines run unless the user says otherwise: cheap ones first. Where boxes are
+#: cheaper than CROWN of the whole region, they go before it.
 DEFAULT_ENGINES: tuple[str, ...] = (
     "clean",
     "pgd",
@@ -84,7 +86,7 @@ def solve(
     Args:
         query: what to decide.
         timeout: seconds; kept.
-        engines: names, in the order to run them.
+        engines: names, in the order to run them; the default order fits itself to the query.
         budget: replaces `timeout` where more than a deadline is to be limited.
         settings: fields of engines' options by key, such as `{"bab.branching": "fsb"}`.
         snapshot: where a long search is kept now and then; a query that was cut off goes on inside
@@ -107,7 +109,7 @@ def solve(
     spend = spend.within(spend.remaining - bring_back(session))
     session.note(session.shelf.refusal)
     reason = Reason.INCOMPLETE
-    names = _left(names, session.shelf.engine)
+    names = _left(_ordered(names, session), session.shelf.engine)
     for place, name in enumerate(names):
         if session.decided:
             break
@@ -119,6 +121,15 @@ def solve(
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if spend.expired else session.limit or reason
     return _result(session, reason)
+
+
+def _ordered(names: tuple[str, ...], session: Session) -> tuple[str, ...]:
+    """The default order with input splitting before CROWN where that suits; others as they are."""
+    if names != DEFAULT_ENGINES or not suits_boxes(session):
+        return names
+    place = names.index("crown")
+    rest = [name for name in names[place:] if name != "input-split"]
+    return (*names[:place], "input-split", *rest)
 
 
 def _left(names: tuple[str, ...], searching: str) -> tuple[str, ...]:

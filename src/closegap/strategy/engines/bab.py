@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from closegap.bounds.chain import chain_nodes
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
@@ -25,7 +26,7 @@ from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.input_split import InputSplit, InputSplitOptions
 
-__all__ = ["BranchEngine", "InputSplitEngine"]
+__all__ = ["BranchEngine", "InputSplitEngine", "suits_boxes"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,10 @@ class _Prepared:
     search: BranchAndBound | None
 
 
+#: Boxes of so many inputs do not multiply fast.
+_FEW_INPUTS = 6
+
+
 @dataclass(frozen=True)
 class InputSplitEngine:
     """Splits the input box; right where few inputs are free, whatever the activations.
@@ -138,13 +143,12 @@ class InputSplitEngine:
     options: InputSplitOptions = field(default_factory=InputSplitOptions)
     most_inputs: int = 20
     share: float = 0.8
-    few_inputs: int = 6
+    few_inputs: int = _FEW_INPUTS
     crowded_share: float = 0.2
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        region = session.linear.exact_region
-        free = int((region.upper > region.lower).sum())
+        free = _free_inputs(session)
         if not 0 < free <= self.most_inputs:
             return
         clauses = np.sort(session.open_clauses)
@@ -165,6 +169,18 @@ class InputSplitEngine:
         crowded = free > self.few_inputs or isinstance(query.region, Ball)
         helped = _has_hinges_only(_without_max(query.network))
         return self.crowded_share if crowded and helped else self.share
+
+
+def suits_boxes(session: Session) -> bool:
+    """True iff the first boxes cost little and prove what CROWN would: chains, few free inputs."""
+    if isinstance(session.query.region, Ball) or chain_nodes(session.query.network) is None:
+        return False
+    return 0 < _free_inputs(session) <= _FEW_INPUTS
+
+
+def _free_inputs(session: Session) -> int:
+    region = session.linear.exact_region
+    return int((region.upper > region.lower).sum())
 
 
 #: So many of the best candidates guide the choice of units.
