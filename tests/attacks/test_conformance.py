@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
 from closegap.attacks.activation.lippa import LippaAttack, LippaOptions
 from closegap.attacks.activation.query_attack import Attack
 from closegap.attacks.activation.region_walk import RegionWalkAttack, RegionWalkOptions
@@ -38,6 +39,11 @@ class TestRegionWalk(AttackCase):
         return RegionWalkAttack(RegionWalkOptions(rounds=2, steps=6, restarts=3, starts=2))
 
 
+class TestBabAttack(AttackCase):
+    def method(self) -> Attack:
+        return BabAttack(BabAttackOptions(steps=6, restarts=3, walks=1, rounds=1))
+
+
 NEEDS_LABEL = ("pgd-ce", "gama-pgd")
 
 for _name in METHODS:
@@ -52,7 +58,7 @@ def test_an_unknown_attack_is_named_with_those_there_are() -> None:
         make_method("nonsense")
 
 
-@pytest.mark.parametrize("name", ["lippa", "region-walk", "mt-pgd"])
+@pytest.mark.parametrize("name", ["bab-attack", "lippa", "region-walk", "mt-pgd"])
 def test_attacks_of_both_kinds_are_found_by_name(name: str) -> None:
     assert make_attack(name, AttackOptions(steps=3, restarts=2)).name == name
     with pytest.raises(OptionError, match=r"'nonsense'.*lippa"):

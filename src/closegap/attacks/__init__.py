@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from closegap.attacks.activation.bab_attack.attack import BaBAttack
     from closegap.attacks.activation.lippa import LiPPA
     from closegap.attacks.activation.region_walk import RegionWalk
     from closegap.attacks.gradient.cross_entropy import CrossEntropyPGD
@@ -29,6 +30,7 @@ __all__ = [
     "ODSPGD",
     "PGD",
     "AdamPGD",
+    "BaBAttack",
     "CrossEntropyPGD",
     "HopPGD",
     "LiPPA",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOME = {
     "AdamPGD": "gradient.pgd_adam",
+    "BaBAttack": "activation.bab_attack.attack",
     "CrossEntropyPGD": "gradient.cross_entropy",
     "FGSM": "gradient.fgsm",
     "GAMAPGD": "gradient.gama",

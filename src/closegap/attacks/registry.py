@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from closegap.attacks.activation.bab_attack.attack import bab_attack
 from closegap.attacks.activation.lippa import lippa
 from closegap.attacks.activation.query_attack import Attack, QueryAttack
 from closegap.attacks.activation.region_walk import region_walk
@@ -17,6 +18,7 @@ __all__ = ["QUERY_ATTACKS", "make_attack"]
 QueryFactory: TypeAlias = Callable[[AttackOptions], QueryAttack]
 
 QUERY_ATTACKS: dict[str, QueryFactory] = {
+    "bab-attack": bab_attack,
     "lippa": lippa,
     "region-walk": region_walk,
 }

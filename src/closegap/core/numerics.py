@@ -26,6 +26,7 @@ __all__ = [
     "MIP_INTEGRALITY",
     "MIP_RESOLUTION",
     "MIP_ROW_SLACK",
+    "MIP_SEARCH_FEASIBILITY",
     "NEGLIGIBLE_SHARE",
     "QP_ROW_SLACK",
     "QP_TOLERANCE",
@@ -69,6 +70,8 @@ REPLAY_SLACK = 1e-5
 
 #: Feasibility asked of LP and MIP solvers.
 MIP_FEASIBILITY = 1e-9
+#: The same where only points are wanted, and evaluated anew.
+MIP_SEARCH_FEASIBILITY = 1e-6
 #: Integrality asked of MIP solvers.
 MIP_INTEGRALITY = 1e-9
 #: A solver may take a column with a smaller range for a constant: a hundred times its tolerance.

@@ -110,6 +110,16 @@ class UnitNetwork:
         """The cell a point lies in; a unit at zero is active."""
         return np.asarray(self.pre_activations(point) >= 0)
 
+    def phases(self, points: Float[np.ndarray, "M D"]) -> Bool[np.ndarray, "M U"]:
+        """The cells of many flat inputs."""
+        state = points.astype(np.float64)
+        seen = [np.zeros((len(points), 0), dtype=np.bool_)]
+        for layer in self.layers:
+            value = state @ layer.weight.T + layer.bias
+            seen.append(value >= 0)
+            state = np.concatenate([state, np.where(value >= 0, value, layer.slope * value)], 1)
+        return np.concatenate(seen, axis=1)
+
     def slopes(self, phase: Bool[np.ndarray, "U"]) -> Float[np.ndarray, "U"]:
         """Each unit's derivative in the cell."""
         slope = np.zeros(len(phase))

@@ -15,7 +15,7 @@ from closegap.attacks.activation.programs import PROGRAMS, CellProgram, Goal, Gr
 from closegap.attacks.projection import region_norm
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
-from closegap.encode.reduced import reduce_network
+from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph.ops import LeakyRelu, Max, Relu
 from closegap.graph.transform import max_to_relu
 from closegap.specs.property import Property
@@ -31,8 +31,10 @@ class RegionProblem:
     """The query in units and programs.
 
     Attributes:
-        query: what is attacked.
-        units: its reduced network.
+        query: what is attacked, on a network without max pooling.
+        bounds: of that network's activations' inputs.
+        reduced: the network on the region.
+        units: its layers.
         program: optimises over a cell.
         ground: the flat box.
         radius: of the ball around the ground's center; infinity for a box.
@@ -40,6 +42,8 @@ class RegionProblem:
     """
 
     query: Query
+    bounds: NetworkBounds
+    reduced: ReducedNetwork
     units: UnitNetwork
     program: CellProgram
     ground: Ground
@@ -91,8 +95,9 @@ def region_problem(
     network = query.network
     if any(isinstance(network.nodes[i].op, Max) for i in network.activations):
         network, bounds = max_to_relu(network), None
+        query = replace(query, network=network)
     if bounds is None:
-        bounds = LinearVerifier(replace(query, network=network)).activations(budget)
+        bounds = LinearVerifier(query).activations(budget)
     flat = {
         i: (_numpy(interval.lower), _numpy(interval.upper))
         for i, interval in bounds.activations.items()
@@ -105,7 +110,8 @@ def region_problem(
     ground = Ground(lower, upper, _center(query))
     radius = float(query.region.radius) if isinstance(query.region, Ball) else math.inf
     program = PROGRAMS[region_norm(query.region)](ground)
-    return RegionProblem(query, unit_network(reduced), program, ground, radius, _goals(query.prop))
+    units, goals = unit_network(reduced), _goals(query.prop)
+    return RegionProblem(query, bounds, reduced, units, program, ground, radius, goals)
 
 
 def _goals(prop: Property) -> tuple[Goal, ...]:

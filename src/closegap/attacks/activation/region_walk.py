@@ -139,7 +139,7 @@ class _Search:
         if round_ % 3 and self._optima:
             yield from self._disturbed()
             return
-        found = _gradient_runs(self._options, self._problem.query, self._budget, round_)
+        found = _gradient_runs(self._options, self._harvest.query, self._budget, round_)
         self._harvest.add(found.best_of(1))
         for point in found.points[: self._options.starts]:
             yield point.reshape(-1).astype(np.float64)

@@ -1,0 +1,178 @@
+"""BaB-Attack on one query: candidates by gradients, then searches in turn until one succeeds."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.bab_attack.arena import Arena, Polish
+from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch
+from closegap.attacks.activation.harvest import Harvest, OnCandidate
+from closegap.attacks.activation.region import region_problem
+from closegap.attacks.gradient.descent import Descent
+from closegap.attacks.gradient.loop import run
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.images import ImageAttack
+from closegap.attacks.outcome import AttackOutcome
+from closegap.bounds.intermediate import NetworkBounds
+from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
+from closegap.runtime.cache import compiled
+from closegap.specs.query import Query
+
+__all__ = ["BaBAttack", "BabAttack", "BabAttackOptions", "bab_attack"]
+
+Step: TypeAlias = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class BabAttackOptions:
+    """Which searches take part, and their sizes.
+
+    Attributes:
+        steps: gradient steps of the first candidates.
+        restarts: how many there are.
+        capacity: of the pool.
+        walks: of the first candidates, so many of the best walk from cell to cell.
+        polish: what every find goes through.
+        bottom_up: neighbourhoods of candidates; `None` to leave them out.
+        neighbourhoods: in a round.
+        rounds: of all searches.
+        workers: searches at a time, and solvers' processes; the budget's threads allow no more.
+
+    Raises:
+        OptionError: a number is not positive, or no search takes part.
+    """
+
+    steps: int = 100
+    restarts: int = 40
+    capacity: int = 100
+    walks: int = 3
+    polish: Polish = field(default_factory=Polish)
+    bottom_up: BottomUp | None = field(default_factory=BottomUp)
+    neighbourhoods: int = 3
+    rounds: int = 100
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "capacity", "neighbourhoods", "rounds", "workers"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.bottom_up is None:
+            raise OptionError("no search takes part")
+
+
+class BabAttack:
+    """Bottom-up and top-down searches around a pool of candidates.
+
+    Args:
+        options: see `BabAttackOptions`.
+    """
+
+    name = "bab-attack"
+
+    def __init__(self, options: BabAttackOptions | None = None) -> None:
+        self.options = BabAttackOptions() if options is None else options
+
+    def attack_query(
+        self,
+        query: Query,
+        budget: Budget,
+        bounds: NetworkBounds | None = None,
+        starts: Sequence[NDArray[np.floating]] = (),
+        judge: OnCandidate | None = None,
+    ) -> AttackOutcome:
+        """Attack one query.
+
+        Networks that are not piecewise linear, or too large to be written densely, get the
+        gradient runs only.
+
+        Args:
+            query: what to break.
+            budget: deadline, seed, and how many threads may search.
+            bounds: of the activations' inputs over the region, if known.
+            starts: candidates that are known already.
+            judge: see `Harvest`.
+
+        Returns:
+            the best candidates, all inside the region.
+        """
+        harvest = Harvest(query, judge)
+        if budget.expired or not query.prop.clauses:
+            return harvest.outcome(self.name, finished=not budget.expired)
+        first = _first_candidates(self.options, query, budget)
+        harvest.add(first)
+        problem = None if harvest.done else region_problem(query, budget, bounds)
+        if problem is not None and problem.units.units:
+            arena = Arena(problem, harvest, budget, self.options.capacity, self.options.polish)
+            arena.add(first)
+            for point in starts:
+                arena.offer(point.reshape(1, -1).astype(np.float64))
+            _search(self.options, arena)
+        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+
+
+def _first_candidates(options: BabAttackOptions, query: Query, budget: Budget) -> AttackOutcome:
+    """Output-diversified descents: sign steps that shrink."""
+    method = Descent(
+        "ods-pgd", steps=options.steps, restarts=options.restarts, diversify=options.steps // 10
+    )
+    return run(compiled(query.network, torch.float32), [query], method, budget)[0]
+
+
+def _search(options: BabAttackOptions, arena: Arena) -> None:
+    """Walk from the best candidates, then let the workers take steps of the searches in turn."""
+    for start in arena.starts(options.walks):
+        if not arena.done:
+            arena.walk(start.point)
+    steps, lock = _steps(options, arena), threading.Lock()
+
+    def work() -> None:
+        while not arena.done:
+            with lock:
+                step = next(steps, None)
+            if step is None:
+                return
+            step()
+
+    workers = min(options.workers, arena.budget.threads)
+    if workers == 1:
+        work()
+        return
+    with ThreadPoolExecutor(workers) as team:
+        for waiting in [team.submit(work) for _ in range(workers)]:
+            waiting.result()
+
+
+def _steps(options: BabAttackOptions, arena: Arena) -> Iterator[Step]:
+    """The rounds' steps, in order."""
+    round_: list[Step] = []
+    if options.bottom_up is not None:
+        bottom_up = BottomUpSearch(options.bottom_up, arena)
+        round_ += [bottom_up.step] * options.neighbourhoods
+    return itertools.chain.from_iterable(itertools.repeat(round_, options.rounds))
+
+
+def bab_attack(options: AttackOptions | None = None) -> BabAttack:
+    """The attack, with a user's sizes: `steps` and `restarts` of the first candidates."""
+    chosen = options or AttackOptions()
+    sizes = BabAttackOptions()
+    return BabAttack(
+        replace(
+            sizes,
+            steps=chosen.steps or sizes.steps,
+            restarts=chosen.restarts or sizes.restarts,
+        )
+    )
+
+
+#: `BaBAttack(net, eps=0.3)(images, labels)`: adversarial images.
+BaBAttack = ImageAttack(bab_attack)

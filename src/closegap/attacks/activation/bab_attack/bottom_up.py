@@ -1,0 +1,159 @@
+"""Bottom-up search: most of a good candidate's phases stay, a neighbourhood of them is free."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, Int8
+
+from closegap.attacks.activation.bab_attack.arena import Arena, Start
+from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
+from closegap.attacks.activation.bab_attack.subprogram import SubProgram
+from closegap.mip.model import Status
+
+__all__ = ["BottomUp", "BottomUpSearch", "SubSearch", "free_keys"]
+
+#: Free units that are implied are made up for, so many times.
+_REFILLS = 2
+_SOLVED = (Status.OPTIMAL, Status.BOUND_REACHED)
+
+
+@runtime_checkable
+class SubSearch(Protocol):
+    """Searches a part of the region."""
+
+    def search(self, arena: Arena, part: Fixing, bounds: UnitBounds) -> Status:
+        """Lower the clause's margin in the part; finds go to the arena."""
+        ...
+
+
+@dataclass(frozen=True)
+class BottomUp:
+    """Sizes of neighbourhoods.
+
+    Attributes:
+        first: undecided units of the first neighbourhood.
+        least: of any.
+        most: of any.
+        grow: the next one after a solved one is larger by this factor.
+        shrink: the next one after one that took all its time.
+        candidates: of the pool, the centers of neighbourhoods.
+        disagreement: how much the pool's disagreement counts against chance; 0 is chance alone.
+        program: searches a neighbourhood.
+    """
+
+    first: int = 60
+    least: int = 10
+    most: int = 400
+    grow: float = 1.3
+    shrink: float = 0.75
+    candidates: int = 6
+    disagreement: float = 10.0
+    program: SubSearch = field(default_factory=SubProgram)
+
+
+class BottomUpSearch:
+    """Neighbourhoods one after the other, each around one of the best candidates.
+
+    Args:
+        options: see `BottomUp`.
+        arena: of the attack.
+    """
+
+    def __init__(self, options: BottomUp, arena: Arena) -> None:
+        self._options = options
+        self._arena = arena
+        self._known = unit_bounds(arena.problem)
+        self._size = float(options.first)
+        self._turn = 0
+        self._closed: set[int] = set()
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        """Search one neighbourhood."""
+        arena, options = self._arena, self._options
+        starts = arena.starts(options.candidates)
+        if not starts:
+            return
+        with self._lock:
+            start, size = starts[_rank(self._turn) % len(starts)], round(self._size)
+            self._turn += 1
+        start = self._open(start)
+        part, bounds = self._neighbourhood(start, size, arena.random())
+        status = options.program.search(arena, part, bounds)
+        if not arena.done:
+            self._adapt(status)
+            self._close(part, status)
+
+    def _open(self, start: Start) -> Start:
+        """The start, against the nearest clause whose whole region was not searched yet."""
+        if start.clause not in self._closed:
+            return start
+        margins = self._arena.problem.margins(start.point)
+        margins[list(self._closed)] = np.inf
+        clause = int(np.argmin(margins))
+        return replace(start, clause=clause, margin=float(margins[clause]))
+
+    def _close(self, part: Fixing, status: Status) -> None:
+        """A program over the whole region that was solved leaves nothing of its clause."""
+        if part.phase.any() or status not in _SOLVED:
+            return
+        with self._lock:
+            self._closed.add(part.clause)
+            if len(self._closed) == len(self._arena.problem.goals):
+                self._arena.finished = True
+
+    def _neighbourhood(
+        self, start: Start, size: int, random: np.random.Generator
+    ) -> tuple[Fixing, UnitBounds]:
+        """Free units by disagreement and chance, until so many of them are undecided."""
+        order = np.argsort(-free_keys(self._arena, self._options.disagreement, random))
+        own = np.where(start.pattern, 1, -1).astype(np.int8)
+        count = size
+        for _ in range(_REFILLS):
+            phase = self._freed(own, order[:count])
+            bounds = implied(self._arena.problem, self._known, phase)
+            undecided = int((bounds.undecided & (phase == 0)).sum())
+            if undecided >= size or count >= len(order):
+                break
+            count = min(len(order), max(count + 1, count * size // max(1, undecided)))
+        return Fixing(start.clause, phase, start.point), bounds
+
+    def _freed(
+        self, own: Int8[np.ndarray, "U"], free: Int[np.ndarray, "F"]
+    ) -> Int8[np.ndarray, "U"]:
+        phase = own.copy()
+        phase[free] = 0
+        return phase
+
+    def _adapt(self, status: Status) -> None:
+        options = self._options
+        with self._lock:
+            if status in _SOLVED:
+                self._size *= options.grow
+            elif status is Status.TIME:
+                self._size *= options.shrink
+            self._size = min(max(self._size, options.least), options.most)
+
+
+def free_keys(
+    arena: Arena, disagreement: float, random: np.random.Generator
+) -> Float[np.ndarray, "U"]:
+    """Sorting keys: the greatest are a sample without replacement, more often of disputed units.
+
+    A unit's odds are `exp(-disagreement * (commonness - 1/2))`; Gumbel noise on their logarithms
+    draws as many as one likes at once.
+    """
+    commonness = arena.pool.commonness()
+    return np.asarray(random.gumbel(size=len(commonness)) - disagreement * (commonness - 0.5))
+
+
+def _rank(turn: int) -> int:
+    """0, 1, 0, 2, 0, 1, 0, 3, ...: the best candidate every other time."""
+    rank = 0
+    while turn % 2:
+        turn, rank = turn // 2, rank + 1
+    return rank

@@ -1,0 +1,119 @@
+"""A part of the region as a mixed-integer program, in a process that can be killed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.bab_attack.arena import Arena
+from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds
+from closegap.core.errors import EncodingError
+from closegap.core.numerics import MIP_SEARCH_FEASIBILITY
+from closegap.encode import EncodedNetwork, EncodeOptions, Purpose, encode
+from closegap.mip.model import Claim, Emphasis, SolveOptions, Status
+from closegap.specs.query import Query
+from closegap.specs.region import Ball, Box, Region
+from closegap.verify.clause_search import mixed_integer_solvers, solve_in_turn
+
+__all__ = ["SubProgram"]
+
+
+@dataclass(frozen=True)
+class SubProgram:
+    """How a part is searched by a solver.
+
+    Attributes:
+        solver: a backend's name, or `None` for the registry's choice.
+        emphasis: see `SolveOptions`.
+        seconds: for one program.
+        hopeless: a program is left once its optimum is known to be above this share of the
+            start's margin.
+        polished: of the points the solver came through, so many of the last are polished.
+    """
+
+    solver: str | None = None
+    emphasis: Emphasis = "light"
+    seconds: float = 8.0
+    hopeless: float = 0.5
+    polished: int = 2
+
+    def search(self, arena: Arena, part: Fixing, bounds: UnitBounds) -> Status:
+        """Lower the clause's margin within the part; finds go to the arena.
+
+        Args:
+            arena: of the attack.
+            part: where.
+            bounds: that its phases imply.
+
+        Returns:
+            why the solver stopped, `INFEASIBLE` where the part is empty.
+        """
+        if bounds.empty:
+            return Status.INFEASIBLE
+        try:
+            encoded = _encoded(arena, part, bounds)
+        except EncodingError:
+            return Status.FAILED
+        found: list[NDArray[np.float64]] = []
+        claim = self._solve(arena, part, encoded, found)
+        arena.polish(np.stack(found[-self.polished :]) if found else _none(arena))
+        return claim.status
+
+    def _solve(
+        self,
+        arena: Arena,
+        part: Fixing,
+        encoded: EncodedNetwork,
+        found: list[NDArray[np.float64]],
+    ) -> Claim:
+        start, target, least = None, None, np.inf
+        if part.start is not None:
+            start = encoded.start_from(part.start)
+            margin = encoded.objective_at(start)
+            target = self.hopeless * margin if margin > 0 else None
+            least = margin
+
+        def incumbent(values: Float[np.ndarray, "V"], objective: float) -> None:
+            point = encoded.point_of(values)
+            if arena.offer(point[None]) < least:
+                found.append(point)
+
+        options = SolveOptions(
+            time_limit=min(self.seconds, arena.budget.remaining),
+            threads=1,
+            seed=arena.budget.seed,
+            start=start,
+            stop_at_bound=target,
+            on_incumbent=incumbent,
+            interrupted=lambda: arena.done,
+            emphasis=self.emphasis,
+            feasibility=MIP_SEARCH_FEASIBILITY,
+        )
+        solvers, _ = mixed_integer_solvers(self.solver)
+        return solve_in_turn(solvers, encoded, options)[0]
+
+
+def _encoded(arena: Arena, part: Fixing, bounds: UnitBounds) -> EncodedNetwork:
+    """The part on the reduced network; phases that are implied need no row."""
+    problem = arena.problem
+    query = Query(problem.reduced.network, _flat(problem.query.region), problem.query.prop)
+    sides, phases = {}, {}
+    for feed, layer in zip(problem.reduced.bounds, problem.units.layers, strict=True):
+        sides[feed] = (bounds.lower[layer.units], bounds.upper[layer.units])
+        phases[feed] = part.phase[layer.units]
+    settings = EncodeOptions(purpose=Purpose.ATTACK, deadline=arena.budget.deadline)
+    return encode(query, sides, clause=part.clause, options=settings, phases=phases)
+
+
+def _flat(region: Region) -> Region:
+    if isinstance(region, Ball):
+        box = Box(region.box.lower.reshape(-1), region.box.upper.reshape(-1))
+        return replace(region, box=box, center=region.center.reshape(-1))
+    return Box(region.lower.reshape(-1), region.upper.reshape(-1))
+
+
+def _none(arena: Arena) -> Float[np.ndarray, "0 D"]:
+    return np.zeros((0, arena.problem.units.inputs))

@@ -1,0 +1,154 @@
+"""BaB-Attack's searches against enumeration, sampling, hung solvers and the clock."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from closegap.attacks.activation.bab_attack.arena import Arena, Polish
+from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
+from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch, SubSearch
+from closegap.attacks.activation.bab_attack.fixing import Fixing, implied, unit_bounds
+from closegap.attacks.activation.bab_attack.subprogram import SubProgram
+from closegap.attacks.activation.harvest import Harvest
+from closegap.attacks.activation.region import region_problem
+from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
+from closegap.mip import registry
+from closegap.mip.killable import KillableBackend
+from closegap.mip.model import Status
+from closegap.specs.query import Query, robustness
+from closegap.specs.region import contains
+from closegap.testing.enumeration import least_clause_margin
+from closegap.testing.networks import random_leaky, random_mlp
+from mip.failing_solvers import Deaf
+from tiny_networks import pooled, query, residual
+
+BUILDERS = {
+    "mlp": lambda rng: random_mlp(rng, [2, 3, 3, 3]),
+    "leaky": lambda rng: random_leaky(rng, [2, 4, 3]),
+    "pooled": pooled,
+    "residual": residual,
+}
+
+
+def arena_of(asked: Query, budget: Budget | None = None) -> Arena:
+    spend = budget or Budget()
+    problem = region_problem(asked, spend)
+    assert problem is not None
+    arena = Arena(problem, Harvest(asked, lambda _: False), spend, 50, Polish(steps=3, lanes=2))
+    ground = problem.ground
+    size = (5, len(ground.lower))
+    arena.offer(np.random.default_rng(1).uniform(ground.lower, ground.upper, size))
+    return arena
+
+
+def hard(rng: np.random.Generator, count: int = 40) -> Query:
+    """A query that no candidate decides: margins around zero do not occur."""
+    asked = query(rng, random_mlp(rng, [6, count, count, 3]), radius=0.4)
+    offsets = np.full(1, 100.0)
+    return replace(asked, prop=replace(asked.prop, offsets=offsets))
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_implied_bounds_hold_wherever_the_phases_do(rng: np.random.Generator, kind: str) -> None:
+    arena = arena_of(query(rng, BUILDERS[kind](rng), radius=0.8))
+    problem, units = arena.problem, arena.problem.units
+    points = rng.uniform(problem.ground.lower, problem.ground.upper, (400, units.inputs))
+    phases = units.phases(points)
+    for own in phases[:20]:
+        free = rng.random(units.units) < 0.5
+        phase = np.where(free, 0, np.where(own, 1, -1)).astype(np.int8)
+        bounds = implied(problem, unit_bounds(problem), phase)
+        for point in points[(phases == own)[:, ~free].all(axis=1)]:
+            values = units.pre_activations(point)
+            assert (values >= bounds.lower - 1e-9).all()
+            assert (values <= bounds.upper + 1e-9).all()
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_neighbourhood_of_everything_gives_the_least_margin(
+    rng: np.random.Generator, kind: str
+) -> None:
+    asked = query(rng, BUILDERS[kind](rng))
+    arena = arena_of(asked)
+    BottomUpSearch(BottomUp(first=arena.problem.units.units), arena).step()
+    assert arena.finished
+    least = least_clause_margin(asked, 0)
+    assert arena.pool.best(1)[0].margin == pytest.approx(least, abs=1e-5)
+
+
+def test_a_part_is_searched_within_its_phases(rng: np.random.Generator) -> None:
+    arena = arena_of(hard(rng, 10))
+    (start,) = arena.starts(1)
+    phase = np.where(start.pattern, 1, -1).astype(np.int8)
+    phase[rng.random(len(phase)) < 0.3] = 0
+    bounds = implied(arena.problem, unit_bounds(arena.problem), phase)
+    found: list[np.ndarray] = []
+    offer = arena.offer
+    arena.offer = lambda points: found.extend(points) or offer(points)  # type: ignore[method-assign]
+    arena.polish = lambda points: None  # type: ignore[method-assign]
+    status = SubProgram(hopeless=2.0).search(arena, Fixing(0, phase, start.point), bounds)
+    assert status is Status.OPTIMAL
+    assert found
+    for point in found:
+        depth = arena.problem.units.pre_activations(point) * phase
+        assert (depth >= -1e-5).all()
+
+
+def test_an_empty_part_costs_no_solver(rng: np.random.Generator) -> None:
+    arena = arena_of(hard(rng, 10))
+    bounds = unit_bounds(arena.problem)
+    none = replace(bounds, lower=bounds.upper + 1)
+    phase = np.zeros(len(none.lower), dtype=np.int8)
+    assert SubProgram(solver="nothing").search(arena, Fixing(0, phase), none) is Status.INFEASIBLE
+
+
+def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
+    asked = hard(rng, 8)
+    small = BottomUp(first=4, most=8)
+    options = BabAttackOptions(steps=5, restarts=4, rounds=2, bottom_up=small)
+    one, other = (BabAttack(options).attack_query(asked, Budget(seed=3)) for _ in range(2))
+    np.testing.assert_array_equal(one.points, other.points)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_solver_that_hangs_does_not_keep_the_attack(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    hanging = KillableBackend(Deaf(), "deaf")
+    monkeypatch.setitem(registry.BACKENDS, "deaf", lambda: hanging)
+    options = BabAttackOptions(
+        steps=5, restarts=4, walks=0, bottom_up=BottomUp(program=SubProgram(solver="deaf"))
+    )
+    begun = time.monotonic()
+    outcome = BabAttack(options).attack_query(hard(rng), Budget.of_seconds(1.5, threads=threads))
+    assert time.monotonic() - begun < 2.5
+    assert not outcome.finished
+    hanging.close()
+
+
+def test_what_breaks_is_inside_and_strictly_broken(rng: np.random.Generator) -> None:
+    for _ in range(6):
+        asked = robustness(random_mlp(rng, [2, 4, 4, 3]), rng.random(2), 0, 0.3)
+        outcome = BabAttack(BabAttackOptions(steps=2, restarts=1, walks=0, rounds=2)).attack_query(
+            asked, Budget()
+        )
+        assert all(contains(asked.region, point) for point in outcome.points)
+        least = min(least_clause_margin(asked, k) for k in range(asked.prop.clauses))
+        assert outcome.margin == pytest.approx(least, abs=1e-4) or outcome.margin < 0
+        assert (outcome.margin < 0) == (least < 0)
+
+
+def test_sizes_out_of_range_are_refused() -> None:
+    with pytest.raises(OptionError, match="restarts"):
+        BabAttackOptions(restarts=0)
+    with pytest.raises(OptionError, match="no search"):
+        BabAttackOptions(bottom_up=None)
+
+
+def test_both_kinds_of_search_are_one_seam() -> None:
+    assert isinstance(SubProgram(), SubSearch)
