@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from branching_cases import RELU_KINDS, cases
 from closegap.core.budget import Budget
 from closegap.graph import ops
 from closegap.graph.network import Network
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
+from closegap.testing import networks
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.input_split import InputSplit, InputSplitOptions, InputSplitOutcome
@@ -119,3 +123,51 @@ def test_the_general_way_agrees_with_the_chain(
             slow, slow_hit = search(case.query)
         assert fast_hit == slow_hit == (case.margin < 0)
         assert (fast.open == 0) == (slow.open == 0) or fast_hit
+
+
+@pytest.mark.parametrize("kind", ["dense", "pooled"])
+def test_the_same_boxes_in_every_run_with_a_node_limit(kind: str, rng: np.random.Generator) -> None:
+    for case in cases(rng, KINDS[kind], 1, radius=2.0):
+        one, two = ([], [])
+        runs = [search(case.query, nodes=50, offered=points)[0] for points in (one, two)]
+        assert runs[0].boxes == runs[1].boxes
+        assert np.array_equal(runs[0].lower, runs[1].lower)
+        assert len(one) == len(two)
+        assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_lattices_take_fewer_boxes_than_their_relus(
+    side: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = networks.random_lattice(rng, 2, groups=4, pieces=4)
+    points = torch.as_tensor(rng.uniform(-1, 1, (20_000, 2)))
+    least = float((side * TorchNetwork(network, dtype=torch.float64)(points)).min())
+    boxes = {}
+    for gap in (0.02, -0.02):
+        prop = Property(
+            np.array([[side]]), np.array([gap - least]), np.array([0]), True, ("threshold",)
+        )
+        query = Query(network, Box(-np.ones(2), np.ones(2)), prop)
+        fast, fast_hit = judged(query)
+        with monkeypatch.context() as patch:
+            patch.setattr("closegap.verify.box_bounds.lattice", lambda *_: None)
+            slow, slow_hit = judged(query)
+        assert fast_hit == slow_hit == (gap < 0)
+        assert (fast.open == 0) == (slow.open == 0) == (gap > 0)
+        boxes[gap] = (fast.boxes, slow.boxes)
+    assert boxes[0.02][0] <= boxes[0.02][1]
+
+
+def judged(query: Query) -> tuple[InputSplitOutcome, bool]:
+    """Like `search`, with points evaluated instead of enumerated regions."""
+    network = TorchNetwork(query.network, dtype=torch.float64)
+    hits = []
+
+    def judge(points: np.ndarray) -> bool:
+        margins = query.prop.margins(network(torch.as_tensor(points)).numpy())
+        hits.extend(margins[margins < 0])
+        return bool(hits)
+
+    split = InputSplit(LinearVerifier(query), np.arange(1), InputSplitOptions(), judge)
+    return split.run(Budget.of_seconds(30)), bool(hits)

@@ -22,6 +22,7 @@ from closegap.graph.network import Network
 __all__ = [
     "onnx_model",
     "random_conv",
+    "random_lattice",
     "random_leaky",
     "random_maxpool",
     "random_mlp",
@@ -159,6 +160,58 @@ def random_sign(rng: Generator, sizes: Sequence[int]) -> Network:
             nodes.append(helper.make_node("Sign", [f"moved{layer}"], [f"post{layer}"]))
         value = f"post{layer}"
     return _read(nodes, weights, ["N", sizes[0]], f"random binarized network {list(sizes)}")
+
+
+def random_lattice(
+    rng: Generator, inputs: int, *, groups: int = 3, pieces: int = 5, outputs: int = 1
+) -> Network:
+    """The greatest over groups of the least of affine pieces, as trees of two written with ReLUs.
+
+    Args:
+        rng: source of the pieces.
+        inputs: how many.
+        groups: of each output, at least two.
+        pieces: in each group, at least two.
+        outputs: how many, each with pieces of its own.
+    """
+    planes = rng.normal(size=(outputs * groups * pieces, inputs))
+    offsets = rng.normal(size=len(planes))
+    dense: list[NDArray[np.float64]] = []
+    for blocks, width, kind in ((outputs * groups, pieces, -1.0), (outputs, groups, 1.0)):
+        while width > 1:
+            split, joined = _pairwise(width, kind)
+            dense += [_repeated(split, blocks), _repeated(joined, blocks)]
+            width = len(joined)
+    layers = [(matrix, np.zeros(len(matrix))) for matrix in dense]
+    layers[0] = (dense[0] @ planes, dense[0] @ offsets)
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, NDArray[np.float64]] = {}
+    value = "input"
+    for place, (matrix, bias) in enumerate(layers):
+        post = f"value{place}" if place < len(layers) - 1 else "output"
+        pre = f"pre{place}" if place % 2 == 0 else post
+        weights[f"w{place}"], weights[f"b{place}"] = matrix, bias
+        nodes.append(helper.make_node("Gemm", [value, f"w{place}", f"b{place}"], [pre], transB=1))
+        if pre != post:
+            nodes.append(helper.make_node("Relu", [pre], [post]))
+        value = post
+    return _read(nodes, weights, ["N", inputs], f"random lattice of {len(planes)} pieces")
+
+
+def _repeated(matrix: NDArray[np.float64], blocks: int) -> NDArray[np.float64]:
+    return np.asarray(np.kron(np.eye(blocks), matrix), dtype=np.float64)
+
+
+def _pairwise(width: int, kind: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights before and behind the ReLUs that join neighbours by maxima (1) or minima (-1)."""
+    pairs = [(i, i + 1) for i in range(0, width - 1, 2)]
+    pairs += [(width - 2, width - 1)] if width % 2 else []
+    split, joined = np.zeros((4 * len(pairs), width)), np.zeros((len(pairs), 4 * len(pairs)))
+    for row, (one, two) in enumerate(pairs):
+        split[4 * row : 4 * row + 4, one] = [1, -1, -1, 1]
+        split[4 * row : 4 * row + 4, two] = [1, -1, 1, -1]
+        joined[row, 4 * row : 4 * row + 4] = [0.5, -0.5, 0.5 * kind, 0.5 * kind]
+    return split, joined
 
 
 def _chain(rng: Generator, sizes: Sequence[int], activation: str, **attributes: Any) -> Network:

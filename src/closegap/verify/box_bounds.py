@@ -1,7 +1,8 @@
 """Planes below a property's rows over batches of boxes: what input splitting closes and cuts by.
 
-Two ways: a chain of dense ReLU layers goes through `bounds.boxes`; any other network through planes
-forward for all neurons, and backward for those still undecided where that pays.
+Three ways: a lattice of maxima goes through `bounds.lattice`, any other chain of dense ReLU layers
+through `bounds.boxes`, any other network through planes forward for all neurons, and backward for
+those still undecided where that pays.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from closegap.bounds.backward import BackwardPass
 from closegap.bounds.boxes import BoxChain, box_chain
 from closegap.bounds.forward import forward_activations
 from closegap.bounds.intermediate import bound_activations
+from closegap.bounds.lattice import Lattice, lattice
 from closegap.bounds.regions import InputSet, least
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
@@ -88,18 +90,20 @@ def box_bounder(
     coefficients = linear.exact.tensor(prop.rows[rows])
     offsets = linear.exact.tensor(prop.offsets[rows])
     lower, upper = region.lower.flatten(), region.upper.flatten()
-    chain = box_chain(linear.exact, lower, upper, free) if region.center is None else None
-    if chain is not None:
-        return _ChainBounder(chain, coefficients, offsets)
+    if region.center is None:
+        network = linear.query.network
+        found = lattice(network, lower, upper, free) or box_chain(linear.exact, lower, upper, free)
+        if found is not None:
+            return _ChainBounder(found, coefficients, offsets)
     backward = _backward_pays(linear.query.network, len(free))
     return _GraphBounder(linear, free, coefficients, offsets, backward)
 
 
 @dataclass(frozen=True, eq=False)
 class _ChainBounder:
-    """A chain of dense ReLU layers."""
+    """A chain of dense ReLU layers, or the lattice it stands for."""
 
-    chain: BoxChain
+    chain: BoxChain | Lattice
     rows: Tensor
     offsets: Tensor
 
