@@ -10,9 +10,13 @@ import pytest
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Polish
 from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
+from closegap.attacks.activation.bab_attack.beam import BeamSearch
 from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch, SubSearch
-from closegap.attacks.activation.bab_attack.fixing import Fixing, implied, unit_bounds
+from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
+from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
 from closegap.attacks.activation.bab_attack.subprogram import SubProgram
+from closegap.attacks.activation.bab_attack.subtree import SubTree
+from closegap.attacks.activation.bab_attack.tree import TreeOptions, sampling_odds
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
 from closegap.core.budget import Budget
@@ -91,7 +95,9 @@ def test_a_part_is_searched_within_its_phases(rng: np.random.Generator) -> None:
     offer = arena.offer
     arena.offer = lambda points: found.extend(points) or offer(points)  # type: ignore[method-assign]
     arena.polish = lambda points: None  # type: ignore[method-assign]
-    status = SubProgram(hopeless=2.0).search(arena, Fixing(0, phase, start.point), bounds)
+    status = SubProgram(hopeless=2.0).search(
+        arena, Fixing(0, phase, start.margin, start.point), bounds
+    )
     assert status is Status.OPTIMAL
     assert found
     for point in found:
@@ -104,7 +110,10 @@ def test_an_empty_part_costs_no_solver(rng: np.random.Generator) -> None:
     bounds = unit_bounds(arena.problem)
     none = replace(bounds, lower=bounds.upper + 1)
     phase = np.zeros(len(none.lower), dtype=np.int8)
-    assert SubProgram(solver="nothing").search(arena, Fixing(0, phase), none) is Status.INFEASIBLE
+    assert (
+        SubProgram(solver="nothing").search(arena, Fixing(0, phase, np.inf), none)
+        is Status.INFEASIBLE
+    )
 
 
 def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
@@ -131,6 +140,86 @@ def test_a_solver_that_hangs_does_not_keep_the_attack(
     hanging.close()
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_our_own_search_of_everything_gives_the_least_margin(
+    rng: np.random.Generator, kind: str
+) -> None:
+    """Cut at a margin just above the least one, it comes below; just below, it finds nothing."""
+    asked = query(rng, BUILDERS[kind](rng))
+    least = least_clause_margin(asked, 0)
+    arena = arena_of(asked)
+    bounds = unit_bounds(arena.problem)
+    free = np.zeros(arena.problem.units.units, np.int8)
+    search = SubTree(hopeless=1.0)
+    for goal, reached in ((least + 0.01, True), (least - 0.01, False)):
+        shifted = asked.prop.offsets - least + 1.0
+        moved = arena_of(replace(asked, prop=replace(asked.prop, offsets=shifted)))
+        status = search.search(moved, Fixing(0, free, goal - least + 1.0), bounds)
+        assert status is Status.OPTIMAL
+        assert (moved.pool.best(1)[0].margin < goal - least + 1.0) == reached
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_complete_beam_is_enumeration(rng: np.random.Generator, kind: str) -> None:
+    """Every clause is proved iff its least margin is positive, and broken iff it is not."""
+    asked = query(rng, BUILDERS[kind](rng))
+    least = least_clause_margin(asked, 0)
+    for shift in (0.05, -0.05):
+        offsets = asked.prop.offsets - least + shift
+        moved = replace(asked, prop=replace(asked.prop, offsets=offsets))
+        proved, broken = beam_search(moved)
+        assert proved == (shift > 0)
+        assert broken == (shift < 0)
+
+
+def beam_search(asked: Query) -> tuple[bool, bool]:
+    """Whether a beam that runs to its end proves the only clause, and whether it is broken."""
+    harvest, problem = Harvest(asked), region_problem(asked, Budget())
+    assert problem is not None
+    arena = Arena(problem, harvest, Budget(), 50, Polish(steps=3, lanes=2))
+    proved: list[float] = []
+    sizes = TreeOptions(beam=3, levels=2)
+    beam = BeamSearch(sizes, arena, [0], lambda clause, lower: proved.append(lower))
+    while not arena.done:
+        beam.step()
+    return bool(proved) and proved[0] > 0, harvest.done
+
+
+def test_worse_bounds_are_sampled_more_often() -> None:
+    odds = sampling_odds(np.array([-2.0, -1.0, -0.1, -np.inf]), 0.1)
+    assert odds.sum() == pytest.approx(1.0)
+    assert odds[0] > 100 * odds[1] > 100 * odds[2] > 0
+    assert odds[3] == pytest.approx(odds[0])
+
+
+def test_a_dive_fixes_what_the_pool_agrees_on(rng: np.random.Generator) -> None:
+    """Everything fixed is the majority's, or was given; nothing fixed was implied already."""
+    arena = arena_of(hard(rng, 12))
+    parts: list[tuple[Fixing, UnitBounds]] = []
+
+    class Seen:
+        def search(self, arena: Arena, part: Fixing, bounds: UnitBounds) -> Status:
+            parts.append((part, bounds))
+            return Status.INFEASIBLE if len(parts) < 4 else Status.TIME
+
+    units = arena.problem.units.units
+    given = np.zeros(units, np.int8)
+    given[3] = -1
+    search = DiveSearch(Dive(ratio=0.6, change=0.1, program=Seen()), arena, lambda: (0, given))
+    ratios = []
+    for _ in range(5):
+        search.step()
+        ratios.append(search.ratio)
+    np.testing.assert_allclose(ratios, [0.5, 0.4, 0.3, 0.4, 0.5])
+    majority = np.where(arena.pool.majority(), 1, -1)
+    for part, bounds in parts:
+        assert part.phase[3] == -1
+        own = part.phase.copy()
+        own[3] = 0
+        assert (own[own != 0] == majority[own != 0]).all()
+        assert not bounds.exclude(part.phase) or bounds.undecided.any()
+
+
 def test_what_breaks_is_inside_and_strictly_broken(rng: np.random.Generator) -> None:
     for _ in range(6):
         asked = robustness(random_mlp(rng, [2, 4, 4, 3]), rng.random(2), 0, 0.3)
@@ -147,7 +236,7 @@ def test_sizes_out_of_range_are_refused() -> None:
     with pytest.raises(OptionError, match="restarts"):
         BabAttackOptions(restarts=0)
     with pytest.raises(OptionError, match="no search"):
-        BabAttackOptions(bottom_up=None)
+        BabAttackOptions(bottom_up=None, dive=None, beam=None)
 
 
 def test_both_kinds_of_search_are_one_seam() -> None:

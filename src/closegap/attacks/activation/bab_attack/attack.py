@@ -14,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Polish
+from closegap.attacks.activation.bab_attack.beam import BeamSearch, OnProof
 from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch
+from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
+from closegap.attacks.activation.bab_attack.tree import TreeOptions
 from closegap.attacks.activation.harvest import Harvest, OnCandidate
 from closegap.attacks.activation.region import region_problem
 from closegap.attacks.gradient.descent import Descent
@@ -28,9 +31,11 @@ from closegap.core.errors import OptionError
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 
-__all__ = ["BaBAttack", "BabAttack", "BabAttackOptions", "bab_attack"]
+__all__ = ["BaBAttack", "BabAttack", "BabAttackOptions", "Proofs", "bab_attack"]
 
 Step: TypeAlias = Callable[[], None]
+
+_SIZES = ("steps", "restarts", "capacity", "neighbourhoods", "dives", "rounds", "workers")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class BabAttackOptions:
         polish: what every find goes through.
         bottom_up: neighbourhoods of candidates; `None` to leave them out.
         neighbourhoods: in a round.
+        dive: dives from the beam's subdomains, or from the whole region where there is no beam;
+            `None` to leave them out.
+        dives: in a round.
+        beam: the guided tree, one step a round; `None` to leave it out.
         rounds: of all searches.
         workers: searches at a time, and solvers' processes; the budget's threads allow no more.
 
@@ -59,15 +68,31 @@ class BabAttackOptions:
     polish: Polish = field(default_factory=Polish)
     bottom_up: BottomUp | None = field(default_factory=BottomUp)
     neighbourhoods: int = 3
+    dive: Dive | None = field(default_factory=Dive)
+    dives: int = 1
+    beam: TreeOptions | None = field(default_factory=TreeOptions)
     rounds: int = 100
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "capacity", "neighbourhoods", "rounds", "workers"):
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.bottom_up is None:
+        if self.bottom_up is None and self.dive is None and self.beam is None:
             raise OptionError("no search takes part")
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """What the tree may prove on its way.
+
+    Attributes:
+        clauses: that are open.
+        on_proof: told of a clause and a proved lower bound of its margin.
+    """
+
+    clauses: tuple[int, ...]
+    on_proof: OnProof | None = None
 
 
 class BabAttack:
@@ -89,6 +114,7 @@ class BabAttack:
         bounds: NetworkBounds | None = None,
         starts: Sequence[NDArray[np.floating]] = (),
         judge: OnCandidate | None = None,
+        proofs: Proofs | None = None,
     ) -> AttackOutcome:
         """Attack one query.
 
@@ -101,6 +127,7 @@ class BabAttack:
             bounds: of the activations' inputs over the region, if known.
             starts: candidates that are known already.
             judge: see `Harvest`.
+            proofs: which clauses are open, and who hears of those that the tree proves.
 
         Returns:
             the best candidates, all inside the region.
@@ -116,7 +143,7 @@ class BabAttack:
             arena.add(first)
             for point in starts:
                 arena.offer(point.reshape(1, -1).astype(np.float64))
-            _search(self.options, arena)
+            _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
         return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
 
 
@@ -128,12 +155,12 @@ def _first_candidates(options: BabAttackOptions, query: Query, budget: Budget) -
     return run(compiled(query.network, torch.float32), [query], method, budget)[0]
 
 
-def _search(options: BabAttackOptions, arena: Arena) -> None:
+def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
     """Walk from the best candidates, then let the workers take steps of the searches in turn."""
     for start in arena.starts(options.walks):
         if not arena.done:
             arena.walk(start.point)
-    steps, lock = _steps(options, arena), threading.Lock()
+    steps, lock = _steps(options, arena, proofs), threading.Lock()
 
     def work() -> None:
         while not arena.done:
@@ -152,12 +179,20 @@ def _search(options: BabAttackOptions, arena: Arena) -> None:
             waiting.result()
 
 
-def _steps(options: BabAttackOptions, arena: Arena) -> Iterator[Step]:
+def _steps(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> Iterator[Step]:
     """The rounds' steps, in order."""
     round_: list[Step] = []
+    beam = None
+    if options.beam is not None:
+        beam = BeamSearch(options.beam, arena, proofs.clauses, proofs.on_proof)
     if options.bottom_up is not None:
         bottom_up = BottomUpSearch(options.bottom_up, arena)
         round_ += [bottom_up.step] * options.neighbourhoods
+    if beam is not None:
+        round_.append(beam.step)
+    if options.dive is not None:
+        dive = DiveSearch(options.dive, arena, None if beam is None else beam.domain)
+        round_ += [dive.step] * options.dives
     return itertools.chain.from_iterable(itertools.repeat(round_, options.rounds))
 
 

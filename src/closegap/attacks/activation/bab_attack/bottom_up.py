@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Int, Int8
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Start
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
 from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.mip.model import Status
 
-__all__ = ["BottomUp", "BottomUpSearch", "SubSearch", "free_keys"]
+__all__ = ["BottomUp", "BottomUpSearch", "SubSearch", "drawn_order"]
 
 #: Free units that are implied are made up for, so many times.
 _REFILLS = 2
@@ -110,7 +110,7 @@ class BottomUpSearch:
         self, start: Start, size: int, random: np.random.Generator
     ) -> tuple[Fixing, UnitBounds]:
         """Free units by disagreement and chance, until so many of them are undecided."""
-        order = np.argsort(-free_keys(self._arena, self._options.disagreement, random))
+        order = drawn_order(self._arena, -self._options.disagreement, random)
         own = np.where(start.pattern, 1, -1).astype(np.int8)
         count = size
         for _ in range(_REFILLS):
@@ -120,7 +120,7 @@ class BottomUpSearch:
             if undecided >= size or count >= len(order):
                 break
             count = min(len(order), max(count + 1, count * size // max(1, undecided)))
-        return Fixing(start.clause, phase, start.point), bounds
+        return Fixing(start.clause, phase, start.margin, start.point), bounds
 
     def _freed(
         self, own: Int8[np.ndarray, "U"], free: Int[np.ndarray, "F"]
@@ -139,16 +139,17 @@ class BottomUpSearch:
             self._size = min(max(self._size, options.least), options.most)
 
 
-def free_keys(
-    arena: Arena, disagreement: float, random: np.random.Generator
-) -> Float[np.ndarray, "U"]:
-    """Sorting keys: the greatest are a sample without replacement, more often of disputed units.
+def drawn_order(
+    arena: Arena, agreement: float, random: np.random.Generator
+) -> Int[np.ndarray, "U"]:
+    """All units in the order of a draw without replacement.
 
-    A unit's odds are `exp(-disagreement * (commonness - 1/2))`; Gumbel noise on their logarithms
-    draws as many as one likes at once.
+    A unit's odds are `exp(agreement * commonness)`, so those the pool agrees on come early, or
+    late where `agreement` is negative. Gumbel noise on the odds' logarithms sorts them so.
     """
     commonness = arena.pool.commonness()
-    return np.asarray(random.gumbel(size=len(commonness)) - disagreement * (commonness - 0.5))
+    keys = random.gumbel(size=len(commonness)) + agreement * commonness
+    return np.argsort(-keys)
 
 
 def _rank(turn: int) -> int:

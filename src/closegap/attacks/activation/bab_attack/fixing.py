@@ -20,11 +20,13 @@ class Fixing:
     Attributes:
         clause: whose margin is lowered there.
         phase: +1 active, -1 inactive, 0 free.
+        margin: of the clause, to get below.
         start: a flat point of the part, or `None` where none is known.
     """
 
     clause: int
     phase: Int8[np.ndarray, "U"]
+    margin: float
     start: Float[np.ndarray, "D"] | None = None
 
 
@@ -35,21 +37,15 @@ class UnitBounds:
     lower: Float[np.ndarray, "U"]
     upper: Float[np.ndarray, "U"]
 
-    @property
-    def empty(self) -> bool:
-        """True iff no point has these bounds."""
-        return bool((self.lower > self.upper).any())
+    def exclude(self, phase: Int8[np.ndarray, "U"]) -> bool:
+        """True iff no point has these bounds and these phases."""
+        wrong = ((phase > 0) & (self.upper < 0)) | ((phase < 0) & (self.lower > 0))
+        return bool((wrong | (self.lower > self.upper)).any())
 
     @property
     def undecided(self) -> Bool[np.ndarray, "U"]:
         """Units that may be on either side of zero."""
         return (self.lower < 0) & (self.upper > 0)
-
-    @property
-    def decided(self) -> Int8[np.ndarray, "U"]:
-        """+1 where a unit cannot be inactive, -1 where it cannot be active, else 0."""
-        on, off = self.lower >= 0, self.upper <= 0
-        return np.where(on, 1, np.where(off, -1, 0)).astype(np.int8)
 
 
 def unit_bounds(problem: RegionProblem) -> UnitBounds:

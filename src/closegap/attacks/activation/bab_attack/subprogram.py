@@ -30,7 +30,7 @@ class SubProgram:
         emphasis: see `SolveOptions`.
         seconds: for one program.
         hopeless: a program is left once its optimum is known to be above this share of the
-            start's margin.
+            margin to get below.
         polished: of the points the solver came through, so many of the last are polished.
     """
 
@@ -51,7 +51,7 @@ class SubProgram:
         Returns:
             why the solver stopped, `INFEASIBLE` where the part is empty.
         """
-        if bounds.empty:
+        if bounds.exclude(part.phase):
             return Status.INFEASIBLE
         try:
             encoded = _encoded(arena, part, bounds)
@@ -69,16 +69,12 @@ class SubProgram:
         encoded: EncodedNetwork,
         found: list[NDArray[np.float64]],
     ) -> Claim:
-        start, target, least = None, None, np.inf
-        if part.start is not None:
-            start = encoded.start_from(part.start)
-            margin = encoded.objective_at(start)
-            target = self.hopeless * margin if margin > 0 else None
-            least = margin
+        start = None if part.start is None else encoded.start_from(part.start)
+        reachable = 0 < part.margin < np.inf
 
         def incumbent(values: Float[np.ndarray, "V"], objective: float) -> None:
             point = encoded.point_of(values)
-            if arena.offer(point[None]) < least:
+            if arena.offer(point[None]) < part.margin:
                 found.append(point)
 
         options = SolveOptions(
@@ -86,7 +82,7 @@ class SubProgram:
             threads=1,
             seed=arena.budget.seed,
             start=start,
-            stop_at_bound=target,
+            stop_at_bound=self.hopeless * part.margin if reachable else None,
             on_incumbent=incumbent,
             interrupted=lambda: arena.done,
             emphasis=self.emphasis,

@@ -1,0 +1,99 @@
+"""Top-down beam search: one guided tree for each clause, the nearest clause first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.bab_attack.arena import Arena
+from closegap.attacks.activation.bab_attack.dive import Domain
+from closegap.attacks.activation.bab_attack.tree import GuidedTree, TreeOptions
+from closegap.verify.bab.problem import split_problem
+
+__all__ = ["BeamSearch", "OnProof"]
+
+#: Told of a clause that cannot be met, and a proved lower bound of its margin.
+OnProof: TypeAlias = Callable[[int, float], None]
+
+
+class BeamSearch:
+    """Rounds of the tree of the clause that candidates came nearest to breaking.
+
+    A tree that ends without a subdomain that was given up proves its clause.
+
+    Args:
+        options: of every tree.
+        arena: of the attack.
+        clauses: that are open; others get no tree.
+        on_proof: told of every clause that is proved.
+    """
+
+    def __init__(
+        self,
+        options: TreeOptions,
+        arena: Arena,
+        clauses: Sequence[int],
+        on_proof: OnProof | None = None,
+    ) -> None:
+        self._options = options
+        self._arena = arena
+        self._waiting = list(clauses)
+        self._on_proof = on_proof
+        self._clause = -1
+        self._tree: GuidedTree | None = None
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        """One round; nothing where another worker is at it."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._round()
+        finally:
+            self._lock.release()
+
+    def domain(self) -> Domain | None:
+        """A subdomain of the present beam, with its clause."""
+        if self._tree is None or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            found = self._tree.domain()
+        finally:
+            self._lock.release()
+        return None if found is None else (self._clause, found[1])
+
+    def _round(self) -> None:
+        arena = self._arena
+        if self._tree is None:
+            if not self._waiting:
+                arena.finished = True
+                return
+            self._tree = self._planted()
+        self._tree.step(arena.budget)
+        if self._tree.exhausted:
+            self._harvest(self._tree)
+            self._tree = None
+
+    def _planted(self) -> GuidedTree:
+        """The tree of the nearest clause that has none yet."""
+        arena = self._arena
+        starts = arena.starts(1)
+        margins = arena.problem.margins(starts[0].point if starts else arena.problem.ground.center)
+        self._clause = min(self._waiting, key=lambda clause: float(margins[clause]))
+        self._waiting.remove(self._clause)
+        problem = split_problem(arena.problem.query, arena.problem.bounds, np.array([self._clause]))
+        assert problem is not None  # its network is piecewise linear
+        majority = arena.pool.majority
+        return GuidedTree(problem, self._options, self._offer, majority, arena.random())
+
+    def _offer(self, points: NDArray[np.float64]) -> None:
+        self._arena.polish(points.reshape(len(points), -1))
+
+    def _harvest(self, tree: GuidedTree) -> None:
+        count = tree.accounting
+        if self._on_proof is not None and count.balanced and not count.stuck:
+            self._on_proof(self._clause, float(tree.lower[0]))
