@@ -1,0 +1,1 @@
+"""Binarized networks in exact form: signs, weights of one size, integer thresholds."""

@@ -1,0 +1,239 @@
+"""The exact form of binarized networks against float64 evaluation and rational arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from closegap.frontend import load
+from closegap.graph import ops
+from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
+from closegap.graph.binarized.forward import BinarizedForward
+from closegap.graph.binarized.recognise import binarized_form, recognise
+from closegap.graph.network import Network, Node
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.testing.networks import random_sign
+from tiny_networks import network
+
+
+def outputs(net: Network, inputs: np.ndarray) -> np.ndarray:
+    twin = TorchNetwork(net, dtype=torch.float64)
+    with torch.no_grad():
+        return twin(twin.tensor(inputs)).numpy()
+
+
+def signs(rng: np.random.Generator, *shape: int, zeros: float = 0.0) -> np.ndarray:
+    weight = rng.choice([-1.0, 1.0], size=shape)
+    return np.where(rng.random(shape) < zeros, 0.0, weight)
+
+
+def dense_net(rng: np.random.Generator, *, zeros: float = 0.0, scaled: bool = False) -> Network:
+    """Eight inputs, two sign layers of seven, batch normalisation of either direction."""
+    nodes = [Node(ops.Input(), (), (8,))]
+    for width in (7, 7):
+        size = nodes[-1].shape[0]
+        weight, bias = signs(rng, width, size, zeros=zeros), np.zeros(width)
+        if scaled and len(nodes) > 1:
+            weight = weight * rng.uniform(0.1, 2, size=(width, 1))
+            bias = rng.normal(size=width)
+        factor = rng.choice([-0.5, 0.25, 1.0, 0.0], size=width, p=[0.4, 0.3, 0.2, 0.1])
+        offset = factor * rng.integers(-3, 4, size=width)
+        for op in (ops.Linear(weight, bias), ops.Scale(factor), ops.Shift(offset), ops.Sign(1)):
+            nodes.append(Node(op, (len(nodes) - 1,), (width,)))
+    last = ops.Linear(rng.normal(size=(3, 7)), rng.normal(size=3))
+    return network(*nodes, Node(last, (len(nodes) - 1,), (3,)))
+
+
+def conv_net(rng: np.random.Generator) -> Network:
+    """Padding on signs, pooling before scales of both directions, a transposed end."""
+    windows = np.array(
+        [
+            c * 36 + (2 * i + a) * 6 + 2 * j + b
+            for c in range(4)
+            for i in range(3)
+            for j in range(3)
+            for a in (0, 1)
+            for b in (0, 1)
+        ]
+    )
+    scale = np.array([0.5, -0.5, -1.0, 0.25]).reshape(4, 1, 1)
+    shift = np.array([0.5, 1.0, 3.0, -0.5]).reshape(4, 1, 1)
+    first = ops.Conv(signs(rng, 3, 2, 3, 3), np.zeros(3), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    second = ops.Conv(signs(rng, 4, 3, 3, 3), np.zeros(4), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+    return network(
+        Node(ops.Input(), (), (6, 6, 2)),
+        Node(ops.Transpose((2, 0, 1)), (0,), (2, 6, 6)),
+        Node(first, (1,), (3, 6, 6)),
+        Node(ops.Sign(1), (2,), (3, 6, 6)),
+        Node(second, (3,), (4, 6, 6)),
+        Node(ops.Take(windows), (4,), (144,)),
+        Node(ops.Reshape(), (5,), (4, 3, 3, 4)),
+        Node(ops.Max(), (6,), (4, 3, 3)),
+        Node(ops.Scale(scale), (7,), (4, 3, 3)),
+        Node(ops.Shift(shift), (8,), (4, 3, 3)),
+        Node(ops.Transpose((1, 2, 0)), (9,), (3, 3, 4)),
+        Node(ops.Reshape(), (10,), (36,)),
+        Node(ops.Sign(1), (11,), (36,)),
+        Node(ops.Linear(signs(rng, 5, 36), np.zeros(5)), (12,), (5,)),
+    )
+
+
+@pytest.mark.parametrize("make", [
+    dense_net,
+    lambda rng: dense_net(rng, zeros=0.3),
+    lambda rng: dense_net(rng, scaled=True),
+    conv_net,
+    lambda rng: random_sign(rng, [6, 5, 9, 4, 3]),
+])  # fmt: skip
+def test_equals_floating_point(
+    rng: np.random.Generator, make: Callable[[np.random.Generator], Network]
+) -> None:
+    for _ in range(5):
+        net = make(rng)
+        form = binarized_form(net)
+        # Small integers tie often, and float64 adds them exactly.
+        grid = rng.integers(-2, 3, size=(300, *net.input_shape)).astype(float)
+        inputs = np.concatenate([grid, rng.normal(size=(200, *net.input_shape))])
+        np.testing.assert_allclose(BinarizedForward(form)(inputs), outputs(net, inputs), atol=1e-12)
+
+
+def test_ties_are_hit_and_count_as_plus_one() -> None:
+    weight = np.array([[1.0, 1.0], [1.0, -1.0]])
+    net = network(
+        Node(ops.Input(), (), (2,)),
+        Node(ops.Linear(weight, np.zeros(2)), (0,), (2,)),
+        Node(ops.Sign(1), (1,), (2,)),
+        Node(ops.Linear(weight, np.zeros(2)), (2,), (2,)),
+        Node(ops.Scale(np.array([1.0, -0.5])), (3,), (2,)),
+        Node(ops.Shift(np.array([-2.0, 0.0])), (4,), (2,)),
+        Node(ops.Sign(1), (5,), (2,)),
+        Node(ops.Linear(np.eye(2), np.zeros(2)), (6,), (2,)),
+    )
+    form = binarized_form(net)
+    np.testing.assert_array_equal(form.hidden[0].thresholds.low, [[2], [0]])
+    np.testing.assert_array_equal(form.hidden[0].thresholds.sense, [[1], [-1]])
+    got = BinarizedForward(form)(np.array([[0.0, 0.0], [0.0, -0.0], [1.0, 2.0]]))
+    # 0 and 0 tie in the first layer, a sum of 2 and one of 0 in the second.
+    np.testing.assert_array_equal(got, [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+
+
+def test_a_tie_that_float64_cannot_see_is_decided_exactly() -> None:
+    # 1e16 + 1 - 1e16 is 1, which float64 loses in every order but one.
+    weight = np.array([[1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
+    net = network(
+        Node(ops.Input(), (), (3,)),
+        Node(ops.Linear(weight, np.zeros(2)), (0,), (2,)),
+        Node(ops.Sign(1), (1,), (2,)),
+        Node(ops.Linear(np.eye(2), np.zeros(2)), (2,), (2,)),
+    )
+    layer = binarized_form(net).first
+    got = first_signs(layer, np.array([[1e16, 0.3, 1e16], [1e16, -0.3, 1e16], [1e16, 0.0, 1e16]]))
+    np.testing.assert_array_equal(got, [[True, False], [False, True], [True, True]])
+
+
+def test_thresholds_have_the_parity_of_the_fan_in(rng: np.random.Generator) -> None:
+    layer = binarized_form(dense_net(rng, zeros=0.4)).hidden[0]
+    finite = np.isfinite(layer.thresholds.low)
+    excess = layer.thresholds.low[finite] - layer.fan_in[layer.thresholds.taken][finite]
+    assert (excess % 2 == 0).all()
+
+
+def test_a_threshold_is_the_exact_quotient(rng: np.random.Generator) -> None:
+    factor, offset = 0.1, 0.7
+    net = network(
+        Node(ops.Input(), (), (2,)),
+        Node(ops.Scale(np.array([factor])), (0,), (2,)),
+        Node(ops.Shift(np.array([offset])), (1,), (2,)),
+        Node(ops.Sign(1), (2,), (2,)),
+        Node(ops.Linear(np.eye(2), np.zeros(2)), (3,), (2,)),
+    )
+    thresholds = binarized_form(net).first.thresholds
+    exact = -Fraction(offset) / Fraction(factor)
+    assert thresholds.exact == (exact,)
+    assert Fraction(thresholds.low[0, 0]) < exact < Fraction(thresholds.high[0, 0])
+
+
+def refusals(rng: np.random.Generator) -> dict[str, Network]:
+    start = (
+        Node(ops.Input(), (), (3,)),
+        Node(ops.Linear(signs(rng, 3, 3), np.zeros(3)), (0,), (3,)),
+    )
+    sign, last = Node(ops.Sign(1), (1,), (3,)), ops.Linear(np.eye(3), np.zeros(3))
+    several = ops.Linear(np.array([[1.0, 2.0, 1.0]] * 3), np.zeros(3))
+    # At a sum of 1 the margin is 1e-17, which 0.1 * 1 - 0.1 does not show.
+    near = ops.Shift(np.full(3, -np.nextafter(0.3, 1)))
+    return {
+        "no signs": network(*start),
+        "is a Relu": network(*start, sign, Node(ops.Relu(), (2,), (3,))),
+        "not all of one size": network(
+            *start,
+            sign,
+            Node(several, (2,), (3,)),
+            Node(ops.Sign(1), (3,), (3,)),
+            Node(last, (4,), (3,)),
+        ),
+        "real": network(*start, Node(ops.Sign(0), (1,), (3,)), Node(last, (2,), (3,))),
+        "two layers": network(*start, Node(last, (1,), (3,)), sign),
+        "does not end": network(*start, sign),
+        "one chain": network(*start, sign, Node(last, (2,), (3,)), Node(ops.Add(), (3, 2), (3,))),
+        "rounding decides": network(
+            *start,
+            sign,
+            Node(ops.Linear(0.1 * np.ones((3, 3)), np.zeros(3)), (2,), (3,)),
+            Node(near, (3,), (3,)),
+            Node(ops.Sign(1), (4,), (3,)),
+            Node(last, (5,), (3,)),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["no signs", "is a Relu", "not all of one size", "real", "two layers", "does not end",
+     "one chain", "rounding decides"],
+)  # fmt: skip
+def test_refused_with_the_reason(rng: np.random.Generator, reason: str) -> None:
+    got = recognise(refusals(rng)[reason])
+    assert isinstance(got, str) and reason in got
+
+
+def test_bounds_and_fixed_signs_hold_at_samples(rng: np.random.Generator) -> None:
+    for make in (dense_net, conv_net):
+        layer = binarized_form(make(rng)).first
+        size = int(layer.source.max()) + 1
+        center = rng.normal(size=size)
+        bounds = sum_bounds(layer, center - 0.2, center + 0.2)
+        fixed = fixed_signs(layer, bounds)
+        points = center + rng.choice([-0.2, 0.2, 0.1], size=(200, size))
+        got = first_signs(layer, points)
+        assert (fixed == 0).any() and (fixed != 0).any()
+        assert (got[:, fixed == 1]).all() and not got[:, fixed == -1].any()
+
+
+@pytest.mark.parametrize("name", ["mnist_bnn", "small_bnn"])
+def test_real_dense_networks(
+    data_path: Callable[[str], Path], rng: np.random.Generator, name: str
+) -> None:
+    net = load(data_path(f"models/bnn/{name}.onnx"))
+    inputs = rng.random(size=(5000, *net.input_shape)).astype(np.float32)
+    inputs[::2] = np.rint(4 * inputs[::2]) / 4
+    np.testing.assert_allclose(
+        BinarizedForward(binarized_form(net))(inputs), outputs(net, inputs), atol=1e-9
+    )
+
+
+def test_real_convolutional_networks(
+    data_path: Callable[[str], Path], rng: np.random.Generator
+) -> None:
+    folder = data_path("vnncomp/traffic_signs_recognition/onnx")
+    for path in sorted(folder.glob("*.onnx.gz")):
+        net = load(path)
+        inputs = np.rint(255 * rng.random(size=(4, *net.input_shape)))
+        np.testing.assert_allclose(
+            BinarizedForward(binarized_form(net))(inputs), outputs(net, inputs), atol=1e-9
+        )
