@@ -39,6 +39,11 @@ class TestRegionWalk(AttackCase):
         return RegionWalkAttack(RegionWalkOptions(rounds=2, steps=6, restarts=3, starts=2))
 
 
+class TestStraightThrough(AttackCase):
+    def method(self) -> Attack:
+        return make_attack("ste-pgd", AttackOptions(steps=6, restarts=2))
+
+
 class TestBabAttack(AttackCase):
     def method(self) -> Attack:
         return BabAttack(BabAttackOptions(steps=6, restarts=3, walks=1, rounds=1))

@@ -9,6 +9,8 @@ from closegap.attacks.activation.bab_attack.attack import bab_attack
 from closegap.attacks.activation.lippa import lippa
 from closegap.attacks.activation.query_attack import Attack, QueryAttack
 from closegap.attacks.activation.region_walk import region_walk
+from closegap.attacks.binarized.bit_search import bit_search
+from closegap.attacks.binarized.straight_through import straight_through_attack
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
 from closegap.core.errors import OptionError
@@ -19,8 +21,10 @@ QueryFactory: TypeAlias = Callable[[AttackOptions], QueryAttack]
 
 QUERY_ATTACKS: dict[str, QueryFactory] = {
     "bab-attack": bab_attack,
+    "bit-search": bit_search,
     "lippa": lippa,
     "region-walk": region_walk,
+    "ste-pgd": straight_through_attack,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 __all__ = ["BinarizedNetwork", "FirstLayer", "LastLayer", "Patches", "SignLayer", "Thresholds"]
 
@@ -65,6 +65,11 @@ class Thresholds:
     def units(self) -> int:
         """Number of units (U)."""
         return len(self.any_of)
+
+    def slack(self, sums: Num[np.ndarray, "B S"]) -> Float[np.ndarray, "B U"]:
+        """How far each unit is from its threshold: +1 iff not negative, up to rounding."""
+        each = self.sense * sums[:, self.taken] - self.high
+        return np.asarray(np.where(self.any_of, each.max(axis=2), each.min(axis=2)))
 
     def pooled(self, met: Bool[np.ndarray, "B U k"]) -> Bool[np.ndarray, "B U"]:
         """The units' signs (True is +1), from which of their conditions are met."""

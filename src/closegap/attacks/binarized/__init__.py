@@ -1,0 +1,1 @@
+"""Attacks on binarized networks: search among signs, target propagation, integer programs."""

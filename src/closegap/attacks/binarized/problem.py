@@ -1,0 +1,108 @@
+"""What attacks on one query of a binarized network share: the box, the sums, the margins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from closegap.core.errors import OptionError
+from closegap.core.numerics import SIGN_GAP, float32_inward
+from closegap.graph.binarized.first_layer import fixed_signs, sum_bounds
+from closegap.graph.binarized.forward import BinarizedForward
+from closegap.graph.binarized.linear_form import LinearSums, linear_sums
+from closegap.graph.binarized.packed import PackedLayer
+from closegap.runtime.cache import binarized
+from closegap.specs.query import Query
+from closegap.specs.region import Ball, bounding_box
+
+__all__ = ["BinarizedProblem", "binarized_problem"]
+
+#: How much of a clause's score is the margin of softened signs.
+_SOFT_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class BinarizedProblem:
+    """A query about a binarized network on a box.
+
+    Attributes:
+        query: what to break.
+        forward: the network in exact form.
+        sums: of the first layer, as a matrix.
+        lower, upper: the float32 box, flat.
+        free: units of the first layer that may have either sign.
+        gap: how far searches keep each first sum from its threshold, so that rounding to float32
+            seldom takes a sign back.
+    """
+
+    query: Query
+    forward: BinarizedForward
+    sums: LinearSums
+    lower: Float[np.ndarray, "D"]
+    upper: Float[np.ndarray, "D"]
+    free: Int[np.ndarray, "free"]
+    gap: Float[np.ndarray, "S"]
+
+    def bits(self, sums: Float[np.ndarray, "B S"]) -> NDArray[np.bool_]:
+        """Signs of the first layer `[B, U]`, as float64 sees them."""
+        return self.forward.network.first.thresholds.slack(sums) >= 0
+
+    def scores(
+        self, bits: Bool[np.ndarray, "B U"]
+    ) -> tuple[Float[np.ndarray, "B K"], Float[np.ndarray, "B K"]]:
+        """The clauses' margins, and their scores: margins mixed with those of softened signs.
+
+        A margin of signs changes in steps and mostly not at all; softened signs of the last layer
+        tell which of two equal patterns is nearer to the next step.
+        """
+        layers, prop = self.forward.layers, self.query.prop
+        for layer in layers[:-1]:
+            bits = layer.signs(bits)
+        last = self.forward.network.last
+        soft = np.where(bits, 1.0, -1.0)
+        if layers:
+            bits, soft = _last_signs(layers[-1], bits)
+        margins = prop.clause_values(prop.row_margins(self.forward.from_last(bits)))
+        outputs = last.factor * (soft @ last.weight.T + last.bias) + last.offset
+        softened = prop.clause_values(prop.row_margins(outputs))
+        return margins, (1 - _SOFT_SHARE) * margins + _SOFT_SHARE * softened
+
+
+def _last_signs(
+    layer: PackedLayer, bits: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    thresholds = layer.layer.thresholds
+    slack = thresholds.slack(layer.sums(bits))
+    # Sums are two apart: +1 puts the threshold halfway between on and off.
+    width = np.sqrt(max(1.0, float(layer.layer.fan_in.mean())))
+    return slack >= 0, np.tanh((slack + 1) / width)
+
+
+def binarized_problem(query: Query, method: str) -> BinarizedProblem | None:
+    """The query as such a problem; `None` where its region is no box.
+
+    Raises:
+        OptionError: the network is not binarized; says why.
+    """
+    forward = binarized(query.network)
+    if isinstance(forward, str):
+        raise OptionError(f"{method} attacks binarized networks only: {forward}")
+    if isinstance(query.region, Ball):
+        return None
+    box = bounding_box(query.region)
+    low, high = (end.reshape(-1).astype(np.float64) for end in float32_inward(box.lower, box.upper))
+    first = forward.network.first
+    bounds = sum_bounds(first, low, high)
+    reach = np.maximum(np.abs(bounds.lower), np.abs(bounds.upper))
+    return BinarizedProblem(
+        query=query,
+        forward=forward,
+        sums=linear_sums(first, len(low)),
+        lower=low,
+        upper=high,
+        free=np.flatnonzero(fixed_signs(first, bounds) == 0),
+        gap=SIGN_GAP * np.maximum(1.0, reach),
+    )

@@ -1,0 +1,85 @@
+"""Gradient attacks through signs: iterated FGSM and PGD with straight-through derivatives.
+
+The forward pass always has the true signs; only the derivative is that of a hard tanh, in several
+widths, for no single one is best on every network. Sources: Hubara et al., Binarized Neural
+Networks (2016); Khalil, Gupta, Dilkina, Combinatorial Attacks on Binarized Neural Networks (2019).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from closegap.attacks.activation.harvest import Harvest
+from closegap.attacks.cascade import SIGN_WIDTHS, Stage, run_stages
+from closegap.attacks.gradient.descent import Descent
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.gradient.starts import CenterStart, UniformStart
+from closegap.attacks.outcome import AttackOutcome
+from closegap.core.budget import Budget
+from closegap.runtime.cache import compiled
+from closegap.specs.query import Query
+
+__all__ = ["StraightThroughAttack", "StraightThroughOptions", "straight_through_attack"]
+
+
+@dataclass(frozen=True)
+class StraightThroughOptions:
+    """Sizes of the search.
+
+    Attributes:
+        steps: of every run.
+        restarts: of PGD, for each width.
+        step_size: of the first step, as a share of the region's half-width.
+        rounds: how often all widths are gone through.
+        widths: of the surrogate, see `runtime.surrogate`.
+    """
+
+    steps: int = 100
+    restarts: int = 4
+    step_size: float = 0.25
+    rounds: int = 2
+    widths: tuple[float, ...] = SIGN_WIDTHS
+
+
+@dataclass(frozen=True)
+class StraightThroughAttack:
+    """Iterated FGSM from the center, then PGD from random points, width by width."""
+
+    options: StraightThroughOptions = field(default_factory=StraightThroughOptions)
+    name: str = "ste-pgd"
+
+    def attack_query(self, query: Query, budget: Budget) -> AttackOutcome:
+        """See `QueryAttack`; works on any network, but only signs need it."""
+        harvest = Harvest(query)
+        if budget.expired or not query.prop.clauses:
+            return harvest.outcome(self.name, finished=not budget.expired)
+        network = compiled(query.network, torch.float32)
+        found = run_stages(network, query, self.stages(), budget, rounds=self.options.rounds)
+        harvest.add(found)
+        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+
+    def stages(self) -> list[Stage]:
+        """The runs of one round, in order."""
+        options = self.options
+        fgsm = Descent(
+            "iterated-fgsm",
+            start=CenterStart(),
+            steps=options.steps,
+            step_size=options.step_size,
+        )
+        pgd = replace(fgsm, name="pgd", start=UniformStart(), restarts=options.restarts, targets=1)
+        return [Stage(run, width) for run in (fgsm, pgd) for width in options.widths]
+
+
+def straight_through_attack(options: AttackOptions) -> StraightThroughAttack:
+    """The attack with a user's sizes."""
+    sizes = StraightThroughOptions()
+    return StraightThroughAttack(
+        StraightThroughOptions(
+            steps=options.steps or sizes.steps,
+            restarts=options.restarts or sizes.restarts,
+            step_size=options.step_size or sizes.step_size,
+        )
+    )
