@@ -30,7 +30,7 @@ from closegap.specs.query import Query, robustness
 from closegap.specs.vnnlib import load_instances, load_vnnlib, queries
 from common import data_root, print_table
 
-__all__ = ["CASES", "Case", "main"]
+__all__ = ["CASES", "Case", "case_query", "main"]
 
 _COLUMNS = (
     "network", "rows", "unstable", "seconds", "rows a second", "whole rows, s", "tiles",
@@ -70,11 +70,12 @@ def main(**options: Any) -> None:
     for name in options["only"].split(","):
         if name not in CASES:
             raise click.BadParameter(f"'{name}' is none of {', '.join(CASES)}")
-        rows.append((name, *_measure(_query(CASES[name]), options["repeats"])))
+        rows.append((name, *_measure(case_query(CASES[name]), options["repeats"])))
     print_table("Bounds on every activation, one thread", _COLUMNS, rows)
 
 
-def _query(case: Case) -> Query:
+def case_query(case: Case) -> Query:
+    """The query of a case."""
     place = data_root() / case.place
     if place.suffix == ".onnx":
         network = load(place)

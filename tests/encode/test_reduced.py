@@ -10,7 +10,6 @@ import torch
 
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
-from closegap.encode import reduced as reduced_module
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
@@ -45,15 +44,9 @@ def reduce(
     query = Query(network, region, robustness_property(0, 3))
     bounds = flat(LinearVerifier(query).activations(Budget()))
     reach = np.maximum(np.abs(region.lower), np.abs(region.upper)).reshape(-1)
-    found = reduce_network(network, bounds, reach)
+    found = reduce_network(network, bounds, reach, worth=np.inf)
     assert found is not None
     return query, bounds, found
-
-
-@pytest.fixture(autouse=True)
-def always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny networks are not worth reducing, but must come out right all the same."""
-    monkeypatch.setattr(reduced_module, "_WORTH", np.inf)
 
 
 @pytest.mark.parametrize("radius", [0.001, 0.05, 0.3])
@@ -114,19 +107,20 @@ def test_a_bound_that_is_not_finite_never_hides_a_neuron(
     feed = next(iter(bounds))
     lower, upper = (side.copy() for side in bounds[feed])
     lower[2], upper[2] = -bad, bad
-    found = reduce_network(network, {feed: (lower, upper)}, np.ones(3))
+    found = reduce_network(network, {feed: (lower, upper)}, np.ones(3), worth=np.inf)
     assert found is not None
     kept = 2 in {int(i) for _, places in found.origin.values() for i in places}
     assert kept or not np.isfinite(found.slack[found.network.output]).all()
 
 
 def test_other_activations_and_costly_reductions_are_left_alone(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    rng: np.random.Generator,
 ) -> None:
     sigmoid = networks.random_sigmoid(rng, [3, 4, 3])
     bounds = {i: (np.full(4, -1.0), np.full(4, 1.0)) for i in sigmoid.pre_activations}
-    assert reduce_network(sigmoid, bounds, np.ones(3)) is None
-    monkeypatch.setattr(reduced_module, "_WORTH", 0.1)
+    assert reduce_network(sigmoid, bounds, np.ones(3), worth=np.inf) is None
     dense = networks.random_mlp(rng, [3, 4, 3])
     bounds = {i: (np.full(4, -1.0), np.full(4, 1.0)) for i in dense.pre_activations}
-    assert reduce_network(dense, bounds, np.ones(3)) is None
+    assert reduce_network(dense, bounds, np.ones(3), worth=0.1) is None
+    out_of_time = Budget.of_seconds(0)
+    assert reduce_network(dense, bounds, np.ones(3), worth=np.inf, budget=out_of_time) is None

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array, eye_array
 
+from closegap.core.budget import Budget
 from closegap.core.numerics import gamma
 from closegap.encode.affine import affine_entries, affine_map
 from closegap.encode.expression import Expression, multiply, place, widen
@@ -25,7 +26,7 @@ from closegap.graph.network import Network, Node
 
 __all__ = ["ReducedNetwork", "reduce_network", "reduction_pays"]
 
-#: Dense work may exceed the original's by this much: matrix products are that much faster.
+#: Dense work may exceed the original's by this much where a dense network is what is needed.
 _WORTH = 8.0
 #: Entries of all composed matrices together.
 _MOST_ENTRIES = 120_000_000
@@ -55,6 +56,9 @@ def reduce_network(
     network: Network,
     bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
     reach: Float[np.ndarray, "D"],
+    *,
+    worth: float = _WORTH,
+    budget: Budget | None = None,
 ) -> ReducedNetwork | None:
     """Compose the affine parts between unstable neurons.
 
@@ -62,26 +66,32 @@ def reduce_network(
         network: with ReLU and leaky ReLU activations only.
         bounds: by feeding node, flat lower and upper bounds that hold on the region.
         reach: the greatest absolute value of each input on the region.
+        worth: how many times the original's products the dense ones may take.
+        budget: composing is given up when it ends.
 
     Returns:
-        the reduced network, or `None` where it would not be cheaper, or the network has other
-        activations.
+        the reduced network, or `None` where it would not be cheaper, the network has other
+        activations, or the budget ended.
     """
     nodes = network.nodes
     if any(not isinstance(nodes[i].op, ops.Relu | ops.LeakyRelu) for i in network.activations):
         return None
-    if not reduction_pays(network, bounds):
+    if not reduction_pays(network, bounds, worth):
         return None
     composer = _Composer(network, bounds, reach)
     for index in range(1, len(nodes)):
+        if budget is not None and budget.expired:
+            return None
         composer.visit(index)
     return composer.finish()
 
 
 def reduction_pays(
-    network: Network, bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]]
+    network: Network,
+    bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
+    worth: float = _WORTH,
 ) -> bool:
-    """Whether the dense products cost less than the network itself, and fit in memory."""
+    """Whether dense products take at most `worth` times the network's own, and fit in memory."""
     columns, dense = network.input_size, 0
     for index in network.activations:
         lower, upper = bounds[network.nodes[index].inputs[0]]
@@ -95,7 +105,7 @@ def reduction_pays(
         for n in network.nodes[1:]
         if not n.is_activation
     )
-    return dense <= _WORTH * original and largest * columns <= _MOST_ENTRIES
+    return dense <= worth * original and largest * columns <= _MOST_ENTRIES
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,11 +84,12 @@ def region_problem(
 
     Args:
         query: any norm, any property.
-        budget: for bounds on the activations, where none are known.
+        budget: for bounds on the activations, where none are known, and for composing.
         bounds: of the activations' inputs over the region, in float64.
 
     Returns:
-        `None` where the network is not piecewise linear, or too large to be written densely.
+        `None` where the network is not piecewise linear, too large to be written densely, or the
+        budget ended before it was.
     """
     if not piecewise_linear(query):
         return None
@@ -104,7 +105,8 @@ def region_problem(
     }
     box = bounding_box(query.region)
     lower, upper = box.lower.reshape(-1), box.upper.reshape(-1)
-    reduced = reduce_network(network, flat, np.maximum(np.abs(lower), np.abs(upper)))
+    reach = np.maximum(np.abs(lower), np.abs(upper))
+    reduced = reduce_network(network, flat, reach, budget=budget)
     if reduced is None:
         return None
     ground = Ground(lower, upper, _center(query))

@@ -26,6 +26,9 @@ from closegap.verify.bab.walls import Walls
 
 __all__ = ["Layer", "SplitProblem", "split_problem"]
 
+#: Dense products may exceed the original's by this much before domains are bounded slower.
+_WORTH = 2.0
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -106,7 +109,7 @@ class SplitProblem:
 
 
 def split_problem(
-    query: Query, known: NetworkBounds, clauses: NDArray[np.int64]
+    query: Query, known: NetworkBounds, clauses: NDArray[np.int64], *, worth: float = _WORTH
 ) -> SplitProblem | None:
     """Prepare the open clauses of a query.
 
@@ -114,6 +117,7 @@ def split_problem(
         query: what to decide.
         known: float64 bounds of every activation's input.
         clauses: the roots.
+        worth: see `reduce_network`.
 
     Returns:
         `None` where the network has activations that cannot be split yet.
@@ -125,7 +129,7 @@ def split_problem(
     original = TorchNetwork(source, dtype=torch.float64)
     region = input_set(original, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
-    reduced = reduce_network(source, flat, reach)
+    reduced = reduce_network(source, flat, reach, worth=worth)
     if reduced is None:
         network, bounds, slack = source, dict(known.activations), {}
     else:
