@@ -25,9 +25,16 @@ class Crown:
 
 @dataclass(frozen=True)
 class AlphaCrown:
-    """Optimises the rows' slopes; where that is not enough, the inner neurons' slopes too."""
+    """Optimises the rows' slopes; where that is not enough, the inner neurons' slopes too.
+
+    Attributes:
+        options: how hard to try.
+        inner_share: of the time that is left, for each climb on inner neurons: on large networks
+            it takes minutes, and the engines after it get the rest.
+    """
 
     options: AlphaOptions = field(default_factory=AlphaOptions)
+    inner_share: float = 0.35
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -37,7 +44,8 @@ class AlphaCrown:
         for _ in range(self.options.rounds):
             if session.decided or budget.expired:
                 return
-            inner = session.linear.activations(budget, session.bounds, self.options.inner)
+            spend = budget.within(self.inner_share * budget.remaining)
+            inner = session.linear.activations(spend, session.bounds, self.options.inner)
             session.learn_bounds(inner)
             _rows(session, budget, self.options.final, "alpha-crown")
 
