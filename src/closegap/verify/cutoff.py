@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from closegap.bounds.intermediate import NetworkBounds, tighten_activations
 from closegap.bounds.interval import propagate
-from closegap.bounds.optimise import AscentOptions, MixedPrecision, Splits
+from closegap.bounds.optimise import AscentOptions, MixedPrecision, Splits, WarmStarts
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 from closegap.graph.network import Network, Node
@@ -36,7 +36,7 @@ class CutoffOptions:
     """How hard to try one clause.
 
     Attributes:
-        neurons: climbing on the bounds of undecided neurons.
+        neurons: climbing on the bounds of undecided neurons; each sweep goes on from the last one.
         margin: climbing on the clause's rows between rounds.
         rounds: at most so many; each sweeps over the last layer, the last two, four, ... all.
         least_gain: a round that raises the margin's bound by less than this share of its distance
@@ -45,12 +45,16 @@ class CutoffOptions:
 
     neurons: AscentOptions = field(
         default_factory=lambda: AscentOptions(
-            iterations=15, slope_rate=0.25, split_rate=0.25, decay=0.95, patience=5
+            iterations=10, slope_rate=0.25, split_rate=0.25, decay=0.95, patience=5
         )
     )
     margin: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=40))
     rounds: int = 12
     least_gain: float = 0.1
+
+
+#: Of the memory, this part (one in so many) is for parameters between sweeps.
+_WARM_SHARE = 4
 
 
 class CutoffSearch:
@@ -79,9 +83,11 @@ class CutoffSearch:
         self.bounds = NetworkBounds(known.activations, values, known.complete)
         self.refuted = False
         self.guide = -np.inf
+        self._warm: WarmStarts | None = None
 
     def run(self, budget: Budget) -> None:
         """Sweep until the clause is refuted, little is gained, or the budget ends."""
+        self._warm = WarmStarts(budget.memory // _WARM_SHARE)
         self._check(budget)
         depth = len(self.bounds.activations)
         for _ in range(self._options.rounds):
@@ -103,7 +109,7 @@ class CutoffSearch:
         scale = 1.0 / max(abs(self.guide), TINY) if np.isfinite(self.guide) else 1.0
         cutoff = {linear.query.network.output: Splits(least, zeros, zeros, scale)}
         optimiser = MixedPrecision(
-            linear.search, linear.search_region, self._options.neurons, cutoff
+            linear.search, linear.search_region, self._options.neurons, cutoff, self._warm
         )
         self.bounds = tighten_activations(
             linear.exact, linear.exact_region, self.bounds, budget, optimiser, nodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from closegap.bounds.optimise.ascent import Ascent, AscentOptions, AscentResult
 from closegap.bounds.optimise.climb import Splits
 from closegap.bounds.optimise.mixed import MixedPrecision, RowOptimiser, in_dtype
+from closegap.bounds.optimise.warm import WarmStarts
 
 __all__ = [
     "Ascent",
@@ -13,5 +14,6 @@ __all__ = [
     "MixedPrecision",
     "RowOptimiser",
     "Splits",
+    "WarmStarts",
     "in_dtype",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.optimise.ascent import Ascent, AscentOptions
 from closegap.bounds.optimise.climb import Splits
+from closegap.bounds.optimise.warm import WarmStarts
 from closegap.bounds.records import Parameters
 from closegap.bounds.regions import InputSet
 from closegap.core.budget import Budget
@@ -44,12 +45,14 @@ class MixedPrecision:
         options: how to climb.
         splits: by node, constraints that hold on values before or behind the rows,
             `[1, 1, *shape]`; their scale is meant for a neuron whose interval is one wide.
+        warm: where rows begin that were climbed on before; of one domain.
     """
 
     network: TorchNetwork
     region: InputSet
     options: AscentOptions = field(default_factory=AscentOptions)
     splits: Mapping[int, Splits] = field(default_factory=dict)
+    warm: WarmStarts | None = None
 
     def parameters(
         self, bounder: BackwardPass, start: int, rows: Tensor, budget: Budget
@@ -61,23 +64,31 @@ class MixedPrecision:
         ascent = Ascent(self.region, self.options)
         parts = []
         for part in torch.split(rows.to(dtype), self._rows_at_once(start, budget, rows), dim=1):
-            walls = self._splits(search, start, part)
-            parts.append(ascent.run(search, start, part, budget, splits=walls).parameters)
+            first = None if self.warm is None else self.warm.find(start, part)
+            walls = self._splits(search, start, part, first)
+            found = ascent.run(search, start, part, budget, initial=first, splits=walls)
+            if self.warm is not None:
+                self.warm.keep(start, part, found.parameters)
+            parts.append(found.parameters)
         slopes = {i: torch.cat([p.slopes[i] for p in parts], dim=1) for i in parts[0].slopes}
         splits = {i: torch.cat([p.splits[i] for p in parts], dim=1) for i in parts[0].splits}
         return in_dtype(Parameters(slopes, splits), bounder.network.dtype)
 
-    def _splits(self, search: BackwardPass, start: int, rows: Tensor) -> dict[int, Splits]:
+    def _splits(
+        self, search: BackwardPass, start: int, rows: Tensor, first: Parameters | None
+    ) -> dict[int, Splits]:
         """The constraints, with a multiplier for every row in units of what the rows bound."""
         if not self.splits:
             return {}
         interval = search.bounds[start]
         width = float((interval.upper - interval.lower).mean())
-        domains = max(len(rows), len(self.region.lower))
+        count = (max(len(rows), len(self.region.lower)), rows.shape[1])
+        cold = {i: s.multipliers for i, s in self.splits.items()}
+        begin = cold if first is None else first.splits
         return {
             i: replace(
                 s,
-                multipliers=s.multipliers.expand(domains, rows.shape[1], *s.multipliers.shape[2:]),
+                multipliers=begin[i].expand(*count, *s.multipliers.shape[2:]),
                 scale=s.scale * width,
             )
             for i, s in self.splits.items()

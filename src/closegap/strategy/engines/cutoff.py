@@ -36,7 +36,7 @@ class CutoffEngine:
     options: CutoffOptions = field(default_factory=CutoffOptions)
     branching: BranchOptions = field(default_factory=BranchOptions)
     share: float = 0.4
-    tree_share: float = 0.5
+    tree_share: float = 0.85
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
