@@ -218,6 +218,16 @@ def test_a_case_that_stays_open_keeps_the_property_open() -> None:
     ]
 
 
+def test_counts_add_up_and_the_deepest_level_does_not() -> None:
+    results = [
+        replace(_result(0.5), counts={"nodes": nodes, "depth": depth})
+        for nodes, depth in ((3, 1), (15, 4), (7, 2))
+    ]
+    task = PropertyTask("key", 0, "boxes", 10.0, "model", "digest", "spec")
+    record = joined_record(task, results, cases=3, seconds=1.0, pictures=None)
+    assert record.counts == {"nodes": 25, "depth": 4}
+
+
 def test_cases_not_reached_prove_nothing() -> None:
     task = PropertyTask("k", 0, "p", 9.0, "m", "d", "s")
     record = joined_record(task, [_result(0.5)], cases=2, seconds=1.0, pictures=None)

@@ -100,6 +100,21 @@ def test_time_spent_before_counts(query: Query, tmp_path: Path) -> None:
     assert result.seconds > 100
 
 
+def test_the_parts_of_the_time_are_kept(query: Query, tmp_path: Path) -> None:
+    path = tmp_path / "tree.npz"
+    cut_off(query, path)
+    file = SnapshotFile(path, "key", seconds=0.0)
+    kept = file.load()
+    assert kept is not None
+    assert kept.arrays["seconds"][0] > 0
+    kept.arrays["seconds"][:] = 70.0
+    kept.facts["part_seconds"] = {"other.part": 3.0}
+    file.save(kept)
+    result = ask(query, SnapshotFile(path, "key"))
+    assert result.part_seconds["other.part"] == 3.0
+    assert all(70 < result.part_seconds[f"bab.{part}"] < 90 for part in ("bounds", "branching"))
+
+
 def damaged(path: Path) -> SnapshotFile:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF

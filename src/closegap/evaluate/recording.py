@@ -71,7 +71,9 @@ def joined_record(
     for result in results:
         spent.update(result.engine_seconds)
         parts.update(result.part_seconds)
-        counts.update(result.counts)
+        counts.update({name: n for name, n in result.counts.items() if name != "depth"})
+    if any("depth" in result.counts for result in results):
+        counts["depth"] = max(result.counts.get("depth", 0) for result in results)
     return Record(
         key=task.key,
         index=task.index,

@@ -44,6 +44,7 @@ def bring_back(session: Session) -> float:
             seconds,
         )
         session.engine_seconds.update(facts["engine_seconds"])
+        session.part_seconds.update(facts["part_seconds"])
         session.count(**facts["counts"])
         for note in facts["notes"]:
             session.note(note)
@@ -91,6 +92,7 @@ class Keeper:
             "engine": self.engine,
             "seconds": session.seconds,
             "engine_seconds": {**others, self.engine: spent},
+            "part_seconds": dict(session.part_seconds),
             "counts": dict(session.counts),
             "notes": list(session.notes),
             "history": [_finite(asdict(event)) for event in session.history],

@@ -175,7 +175,7 @@ class Session:
             order = np.argsort(margins, kind="stable")[:_REPLAYED]
             for place in order:
                 if margins[place] < self.bracket.upper or self._may_break(margins[place]):
-                    self._replay(batch[place], engine)
+                    self.replay(batch[place], engine)
                 if self.decided:
                     break
         return self.bracket.verdict is Verdict.FALSIFIED
@@ -183,7 +183,8 @@ class Session:
     def _may_break(self, margin: float) -> bool:
         return bool(margin <= 0) and not self.decided
 
-    def _replay(self, point: NDArray[np.float32], engine: str) -> None:
+    def replay(self, point: NDArray[np.float32], engine: str) -> None:
+        """Let the ONNX file judge a point; the bracket's upper end is the least it attained."""
         witness = replayer(self.query.network).witness(self.query, point)
         if witness is not None:
             with self._lock:
@@ -234,6 +235,30 @@ class Session:
         with self._lock:
             for name, number in numbers.items():
                 self.counts[name] = self.counts.get(name, 0) + number
+
+    def spend(self, engine: str, seconds: float) -> None:
+        """Add to an engine's time."""
+        with self._lock:
+            self.engine_seconds[engine] = self.engine_seconds.get(engine, 0.0) + seconds
+
+    def absorb(self, other: Session) -> None:
+        """Add what another session about the same network counted, timed and said."""
+        depth = other.counts.get("depth")
+        self.count(**{name: n for name, n in other.counts.items() if name != "depth"})
+        if depth is not None:
+            self.deepest(depth)
+        for engine, seconds in other.engine_seconds.items():
+            self.spend(engine, seconds)
+        for name, seconds in other.part_seconds.items():
+            engine, _, part = name.partition(".")
+            self.time_parts(engine, {part: seconds})
+        for text in other.notes:
+            self.note(text)
+
+    def deepest(self, depth: int) -> None:
+        """Raise the count of the deepest level of any tree."""
+        with self._lock:
+            self.counts["depth"] = max(self.counts.get("depth", 0), depth)
 
     def note(self, text: str) -> None:
         """Say something to the user, once."""

@@ -52,13 +52,13 @@ class BranchEngine:
             return
         fixed: Arrays = {"clauses": known.clauses, "near": known.near, **pack_bounds(known.bounds)}
         session.count(resumed=known.search.size)
-        share = 1.0 if _has_hinges_only(session.query.network) else self.smooth_share
+        share = 1.0 if _has_hinges_only(known.query.network) else self.smooth_share
         spend = budget.within(share * budget.remaining)
         outcome = known.search.run(spend, keeper(session, "bab", fixed))
         clauses, count = known.clauses, outcome.accounting
         session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
         session.time_parts("bab", outcome.seconds)
-        session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
+        session.deepest(count.depth)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         if outcome.limit is not None:
@@ -111,13 +111,14 @@ class BranchEngine:
                 lambda points: session.offer(points, "bab"),
                 near if len(near) else None,
             )
-        return _Prepared(clauses, bounds, near, search)
+        return _Prepared(query, clauses, bounds, near, search)
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A search, the clauses it is about, the bounds it rests on, and the points that guide it."""
+    """A search, the query without maxima, its clauses, the bounds, and the points that guide it."""
 
+    query: Query
     clauses: NDArray[np.int64]
     bounds: NetworkBounds
     near: NDArray[np.float32]
@@ -159,7 +160,7 @@ class InputSplitEngine:
         )
         outcome = search.run(budget.within(self._share(session.query, free) * budget.remaining))
         session.count(nodes=outcome.boxes, boxes=outcome.boxes, open=outcome.open)
-        session.counts["depth"] = max(session.counts.get("depth", 0), outcome.depth)
+        session.deepest(outcome.depth)
         if outcome.full:
             session.limit = Reason.NODES
         for clause, lower in zip(clauses, outcome.lower, strict=True):

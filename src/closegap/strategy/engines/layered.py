@@ -56,7 +56,7 @@ class LayeredEngine:
         outcome = search.run(budget)
         count = outcome.accounting
         session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
-        session.counts["depth"] = max(session.counts.get("depth", 0), count.depth)
+        session.deepest(count.depth)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         for clause in clauses:

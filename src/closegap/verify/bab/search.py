@@ -38,6 +38,9 @@ _ROOT_WORK = 3
 #: Of the memory, this part (one in so many) is for warm starts, as much for the tree itself.
 _WARM_SHARE = _TREE_SHARE = 4
 
+#: What is timed.
+_PARTS = ("bounds", "candidates", "branching", "leaves")
+
 #: Judges candidates `[M, *input shape]`; True stops the search.
 Offer = Callable[[NDArray[np.float64]], bool]
 
@@ -263,6 +266,7 @@ class BranchAndBound:
             "scales": self._bounder.scales,
             "pace": np.array([self._pace.each]),
             "plunging": np.array([self._frontier.plunging]),
+            "seconds": np.array([self._watch.seconds.get(part, 0.0) for part in _PARTS]),
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -274,6 +278,7 @@ class BranchAndBound:
         self._bounder.scales = arrays["scales"].astype(np.float64)
         self._pace = Pace(self._options.batch, each=float(arrays["pace"][0]))
         self._frontier = Frontier(plunging=bool(arrays["plunging"][0]))
+        self._watch.seconds.update(zip(_PARTS, arrays["seconds"].tolist(), strict=True))
 
     def _expand(self, nodes: Int[np.ndarray, "B"], count: int) -> Int[np.ndarray, "leaves"]:
         """Split each node, at several units while there are few nodes; returns the leaves."""
