@@ -55,6 +55,17 @@ def test_json_is_one_row(call: Call, difference: Path, spec: Write) -> None:
     assert said.err == ""
 
 
+@pytest.mark.parametrize(("text", "least"), [(HOLDS, 0.25), (SPEC, -0.75)])
+def test_the_least_margin_itself(
+    call: Call, difference: Path, spec: Write, text: str, least: float
+) -> None:
+    said = call("verify", difference, spec(text=text), "--json", "--optimum", *QUICK)
+    (row,) = said.rows
+    assert row["verdict"] == ("verified" if least > 0 else "falsified")
+    assert row["lower"] <= least + 1e-12
+    assert (row["lower"], row["upper"]) == (pytest.approx(least, abs=2e-6),) * 2
+
+
 def test_no_time_is_timeout_with_exit_code_zero(
     call: Call, difference: Path, spec: Write, tmp_path: Path
 ) -> None:

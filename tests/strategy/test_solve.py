@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from onnx import helper
 
 import closegap as cg
 from closegap.core.budget import Budget
@@ -24,33 +23,12 @@ from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains, lp_ball
 from closegap.strategy import solve as solve_module
 from closegap.strategy.engines import ENGINES
+from closegap.strategy.engines.bab import BranchEngine
 from closegap.strategy.failures import EngineWarning
 from closegap.strategy.session import Session
 from closegap.strategy.solve import solve
 from closegap.testing import networks
 from closegap.testing.enumeration import least_clause_margin
-
-
-def pooled(rng: np.random.Generator) -> Network:
-    """A convolution of two channels, a max pool of each, two dense layers."""
-    weights = {
-        "w": rng.normal(size=(2, 1, 2, 2)),
-        "b": rng.normal(size=2),
-        "w0": rng.normal(size=(3, 2)),
-        "b0": rng.normal(size=3),
-        "w1": rng.normal(size=(3, 3)),
-        "b1": rng.normal(size=3),
-    }
-    nodes = [
-        helper.make_node("Conv", ["input", "w", "b"], ["c"]),
-        helper.make_node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "w0", "b0"], ["h"], transB=1),
-        helper.make_node("Relu", ["h"], ["a"]),
-        helper.make_node("Gemm", ["a", "w1", "b1"], ["output"], transB=1),
-    ]
-    return loads(networks.onnx_model(nodes, weights, ["N", 1, 3, 3]), "pooled")
-
 
 Make = Callable[[np.random.Generator], Network]
 
@@ -59,7 +37,7 @@ KINDS: dict[str, Make] = {
     "leaky": lambda rng: networks.random_leaky(rng, [2, 4, 3, 3]),
     "conv": lambda rng: networks.random_conv(rng, side=3),
     "residual": lambda rng: networks.random_residual(rng, side=2),
-    "maxpool": pooled,
+    "maxpool": networks.random_pooled,
 }
 PROOFS = ("crown", "bab")
 
@@ -113,6 +91,14 @@ def check_witness(query: Query, result, least: float) -> None:
     margin = float(query.prop.margins(outputs.double().numpy())[0])
     assert margin == pytest.approx(witness.margin_float64, abs=1e-9)
     assert margin >= least - 1e-7
+
+
+@pytest.mark.parametrize("kind", ["dense", "maxpool"])
+def test_a_tree_over_hinges_has_all_the_time(kind: str, rng: np.random.Generator) -> None:
+    query, _ = next(queries(rng, kind, (0.01,)))
+    session = Session(query)
+    BranchEngine(smooth_share=0.0).run(session, Budget.of_seconds(30))
+    assert session.decided
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])

@@ -116,6 +116,8 @@ def run_options(function: F) -> F:
             "--set", "settings", multiple=True, metavar="KEY=VALUE",
             help="An engine's setting, such as bab.branching=fsb; may be repeated.",
         ),
+        click.option("--optimum", is_flag=True,
+                     help="Do not stop at the verdict: bracket the least margin itself."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                      help="Of every random choice."),
         click.option("--nodes", type=click.IntRange(min=0),
@@ -155,6 +157,7 @@ def work_options(engines: tuple[str, ...], threads: int, options: dict[str, Any]
         settings=_settings(options.get("settings") or ()),
         nodes=options["nodes"],
         memory=DEFAULT_MEMORY_BYTES if memory is None else memory,
+        optimum=options["optimum"],
         trees=None if store is None else SnapshotFolder.beside(store, options["snapshot"]),
     )
 

@@ -89,7 +89,7 @@ def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
         print_row(record.row())
         return
     click.echo(result_word(record.verdict, record.reason))
-    click.echo(_explanation(record), err=True)
+    click.echo(_explanation(record, 9 if options["optimum"] else 6), err=True)
 
 
 def _result_text(record: Record) -> str:
@@ -110,8 +110,9 @@ def _result_text(record: Record) -> str:
     return write_result(result_word(record.verdict, record.reason), witness)
 
 
-def _explanation(record: Record) -> str:
-    parts = [f"margin in [{record.lower:g}, {record.upper:g}]", f"{record.seconds:.2f} s"]
+def _explanation(record: Record, digits: int) -> str:
+    ends = ", ".join(f"{end:.{digits}g}" for end in (record.lower, record.upper))
+    parts = [f"margin in [{ends}]", f"{record.seconds:.2f} s"]
     parts += [f"by {record.engine}"] * bool(record.engine)
     return ", ".join([*parts, *[record.detail] * bool(record.detail)])
 

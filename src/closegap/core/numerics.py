@@ -28,6 +28,7 @@ __all__ = [
     "MIP_ROW_SLACK",
     "MIP_SEARCH_FEASIBILITY",
     "NEGLIGIBLE_SHARE",
+    "OPTIMUM_TOLERANCE",
     "QP_ROW_SLACK",
     "QP_TOLERANCE",
     "REPLAY_SLACK",
@@ -100,6 +101,10 @@ WALK_DECREASE = 1e-7
 DISTANCE_STEP = 1e-6
 #: A bracket of a least distance this narrow is closed.
 DISTANCE_TOLERANCE = 1e-4
+
+#: A least margin known to this is known, relative to 1 or to itself, whichever is larger. Points
+#: are float32, so the attained end lies above the optimum by about as much.
+OPTIMUM_TOLERANCE = 1e-6
 
 #: A sign's threshold is moved by this times the scale of its input: outward (both signs allowed
 #: near 0) where a proof is sought, inward where a point must survive rounding. A sign is

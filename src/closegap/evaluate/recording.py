@@ -122,11 +122,13 @@ def center_of(query: Query) -> NDArray[np.float32]:
 
 
 def _deciding(results: Sequence[Result]) -> Result:
-    """The falsified case, else the first that stayed unknown, else the last verified one."""
-    for verdict in (Verdict.FALSIFIED, Verdict.UNKNOWN):
-        for result in results:
-            if result.verdict is verdict:
-                return result
+    """The case falsified by most, else the first that stayed unknown, else the least proved."""
+    falsified = [r for r in results if r.verdict is Verdict.FALSIFIED]
+    if falsified:
+        return min(falsified, key=lambda r: r.bracket.upper)
+    for result in results:
+        if result.verdict is Verdict.UNKNOWN:
+            return result
     return min(results, key=lambda r: r.bracket.lower)
 
 

@@ -36,13 +36,20 @@ def default_solver(
     budget: Budget,
     settings: Mapping[str, str] | None = None,
     snapshot: SnapshotFile | None = None,
+    optimum: bool = False,
 ) -> Result:
     """The strategy's own `solve`."""
     from closegap.strategy.solve import DEFAULT_ENGINES, solve  # heavy: every engine
 
     names = engines or DEFAULT_ENGINES
     return solve(
-        query, timeout=timeout, engines=names, budget=budget, settings=settings, snapshot=snapshot
+        query,
+        timeout=timeout,
+        engines=names,
+        budget=budget,
+        settings=settings,
+        snapshot=snapshot,
+        optimum=optimum,
     )
 
 
@@ -60,6 +67,7 @@ class WorkOptions:
         solver: what answers a query; a function of a module, so that it pickles.
         settings: fields of engines' options by key; handed to the solver as `settings` where there
             are any.
+        optimum: ask for the least margin itself, not only for its sign.
     """
 
     engines: tuple[str, ...] = ()
@@ -70,13 +78,15 @@ class WorkOptions:
     trees: SnapshotFolder | None = None
     solver: Solver = default_solver
     settings: Mapping[str, str] = field(default_factory=dict)
+    optimum: bool = False
 
     @property
     def limits(self) -> dict[str, object]:
         """Settings and limits besides time: part of a run's identity."""
         nodes = {} if self.nodes is None else {"nodes": self.nodes}
         memory = {} if self.memory == DEFAULT_MEMORY_BYTES else {"memory": self.memory}
-        return {**self.settings, **nodes, **memory}
+        optimum = {"optimum": True} if self.optimum else {}
+        return {**self.settings, **nodes, **memory, **optimum}
 
     def ask(self, query: Query, seconds: float, key: str, case: int = 0) -> Result:
         """Answer one query within `seconds`.
@@ -91,6 +101,8 @@ class WorkOptions:
             seconds, nodes=self.nodes, memory=self.memory, seed=self.seed, threads=self.threads
         )
         more: dict[str, Any] = {"settings": self.settings} if self.settings else {}
+        if self.optimum:
+            more["optimum"] = True
         if self.trees is not None:
             more["snapshot"] = self.trees.file(key, case)
         return partial(self.solver, **more)(query, seconds, self.engines, budget)
@@ -149,6 +161,8 @@ class PropertyWork:
     def __call__(self, task: Task) -> Record:
         """The record of one property: its cases in order, until one is falsified.
 
+        Where the least margin is asked for, all of them.
+
         Reading the file counts as part of the time. A case gets an equal share of what is left, so
         that one hard case does not keep the others from being falsified.
         """
@@ -165,8 +179,10 @@ class PropertyWork:
             share = left / (len(cases) - number)
             results.append(self.options.ask(query, share, task.key, number))
             if results[-1].verdict is Verdict.FALSIFIED:
-                pictures = _pictures(model, center_of(query), results[-1])
-                break
+                if results[-1].bracket.upper == min(r.bracket.upper for r in results):
+                    pictures = _pictures(model, center_of(query), results[-1])
+                if not self.options.optimum:
+                    break
         seconds = max(time.monotonic() - began, sum(r.seconds for r in results))
         return joined_record(task, results, cases=len(cases), seconds=seconds, pictures=pictures)
 

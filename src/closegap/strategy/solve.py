@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,13 +14,13 @@ from closegap.core.verdict import Reason, Verdict
 from closegap.specs.query import Query
 from closegap.store.snapshots import SnapshotFile
 from closegap.strategy.continuation import bring_back
-from closegap.strategy.engines import ENGINES, Engine
+from closegap.strategy.engines import ENGINES
 from closegap.strategy.engines.bab import suits_boxes
-from closegap.strategy.engines.cuts import suits_cuts
-from closegap.strategy.failures import describe_failure
+from closegap.strategy.optimum import check_optimum, close_bracket, is_closed
 from closegap.strategy.result import Result
+from closegap.strategy.sequence import run_engines
 from closegap.strategy.session import Session
-from closegap.strategy.settings import build_engine, check_settings
+from closegap.strategy.settings import check_settings
 from closegap.strategy.shelf import Shelf
 
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
@@ -42,10 +41,6 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "cuts",
     "mip",
 )
-
-#: Where cuts may follow, branch and bound gets this share of the time that is left: what it
-#: closes, it closes early.
-_BEFORE_CUTS = 0.25
 
 _ADVICE = {
     Reason.TIME: "the time ran out; try a longer --timeout",
@@ -80,6 +75,7 @@ def solve(
     budget: Budget | None = None,
     settings: Mapping[str, str] | None = None,
     snapshot: SnapshotFile | None = None,
+    optimum: bool = False,
 ) -> Result:
     """Close the query's bracket as far as the time allows.
 
@@ -90,14 +86,16 @@ def solve(
         budget: replaces `timeout` where more than a deadline is to be limited.
         settings: fields of engines' options by key, such as `{"bab.branching": "fsb"}`.
         snapshot: where a long search is kept now and then; a query that was cut off goes on inside
-            it, and the time it took before counts.
+            it, and the time it took before counts. Not while `optimum` is asked for.
+        optimum: do not stop at the verdict: go on until the least margin itself is known, to
+            `OPTIMUM_TOLERANCE`.
 
     Returns:
         the bracket, the witness if there is one, and how they came about.
 
     Raises:
         OptionError: an engine's name or a setting is unknown, a setting's value does not fit, or
-            the timeout is negative or NaN.
+            the timeout is negative or NaN, or the query has no optimum to ask for.
         SoundnessError: a proof and a replayed witness exclude each other.
     """
     names, chosen = check_engines(engines), dict(settings or {})
@@ -105,22 +103,15 @@ def solve(
     if math.isnan(timeout) or timeout < 0:
         raise OptionError(f"timeout must not be negative, got {timeout}")
     spend = budget or Budget.of_seconds(timeout)
-    session = Session(query, Shelf(snapshot))
+    if optimum:
+        check_optimum(query)
+    session = Session(query, Shelf(None if optimum else snapshot))
     spend = spend.within(spend.remaining - bring_back(session))
     session.note(session.shelf.refusal)
-    reason = Reason.INCOMPLETE
     names = _left(_ordered(names, session), session.shelf.engine)
-    for place, name in enumerate(names):
-        if session.decided:
-            break
-        if spend.expired:
-            reason = Reason.TIME
-            break
-        share = spend.within(_share(name, names[place + 1 :], session) * spend.remaining)
-        reason = _run(name, build_engine(name, chosen), session, share) or reason
-    if reason is Reason.INCOMPLETE:
-        reason = Reason.TIME if spend.expired else session.limit or reason
-    return _result(session, reason)
+    run = close_bracket if optimum else run_engines
+    reason = run(session, names, chosen, spend)
+    return _result(session, reason, optimum=optimum)
 
 
 def _ordered(names: tuple[str, ...], session: Session) -> tuple[str, ...]:
@@ -137,29 +128,7 @@ def _left(names: tuple[str, ...], searching: str) -> tuple[str, ...]:
     return names[names.index(searching) :] if searching in names else names
 
 
-def _share(name: str, later: Sequence[str], session: Session) -> float:
-    """How much of the time that is left an engine may use."""
-    cuts_follow = name == "bab" and "cuts" in later and suits_cuts(session)
-    return _BEFORE_CUTS if cuts_follow else 1.0
-
-
-def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
-    """Run one engine; a failure is a note and a reason, and the next engine goes on."""
-    started = time.monotonic()
-    try:
-        engine.run(session, budget)
-    except Exception as error:  # whatever one engine does, the others' verdicts stand
-        reason, note = describe_failure(name, error)
-        session.note(note)
-        return reason
-    finally:
-        session.engine_seconds[name] = (
-            session.engine_seconds.get(name, 0.0) + time.monotonic() - started
-        )
-    return None
-
-
-def _result(session: Session, reason: Reason) -> Result:
+def _result(session: Session, reason: Reason, *, optimum: bool) -> Result:
     bracket = session.bracket
     if bracket.contradicts_itself:
         raise SoundnessError(
@@ -171,6 +140,8 @@ def _result(session: Session, reason: Reason) -> Result:
         reason = Reason.NUMERICAL
     why = None if verdict is not Verdict.UNKNOWN else reason
     words = [] if why is None else [_ADVICE[why]]
+    if optimum and why is None and not is_closed(bracket):
+        words = [f"the least margin is not known exactly: {_ADVICE[reason]}"]
     return Result(
         bracket=bracket,
         reason=why,

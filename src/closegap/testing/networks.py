@@ -26,6 +26,7 @@ __all__ = [
     "random_leaky",
     "random_maxpool",
     "random_mlp",
+    "random_pooled",
     "random_residual",
     "random_sigmoid",
     "random_sign",
@@ -122,6 +123,27 @@ def random_maxpool(rng: Generator, *, side: int = 6) -> Network:
     pooled = (side - 2) // 2 + 1
     weights = _kernel(rng, "0", (2, 1, 2, 2))
     return _with_head(rng, nodes, weights, 2 * pooled * pooled, ["N", 1, side, side])
+
+
+def random_pooled(rng: Generator, *, hidden: int = 3) -> Network:
+    """A convolution of two channels over 3 x 3 inputs, a max pool of each, two dense layers."""
+    weights = {
+        "w": rng.normal(size=(2, 1, 2, 2)),
+        "b": rng.normal(size=2),
+        "w0": rng.normal(size=(hidden, 2)),
+        "b0": rng.normal(size=hidden),
+        "w1": rng.normal(size=(_OUTPUTS, hidden)),
+        "b1": rng.normal(size=_OUTPUTS),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "w", "b"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w0", "b0"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Gemm", ["a", "w1", "b1"], ["output"], transB=1),
+    ]
+    return _read(nodes, weights, ["N", 1, 3, 3], "random pooled network")
 
 
 def random_leaky(rng: Generator, sizes: Sequence[int], *, slope: float = 0.1) -> Network:

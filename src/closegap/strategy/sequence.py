@@ -1,0 +1,68 @@
+"""Engines in order over one session, until it is decided or the budget ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from closegap.core.budget import Budget
+from closegap.core.verdict import Reason
+from closegap.strategy.engines import Engine
+from closegap.strategy.engines.cuts import suits_cuts
+from closegap.strategy.failures import describe_failure
+from closegap.strategy.session import Session
+from closegap.strategy.settings import build_engine
+
+__all__ = ["run_engines"]
+
+#: Where cuts may follow, branch and bound gets this share of the time that is left: what it
+#: closes, it closes early.
+_BEFORE_CUTS = 0.25
+
+
+def run_engines(
+    session: Session, names: Sequence[str], settings: Mapping[str, str], budget: Budget
+) -> Reason:
+    """Run engines on a session.
+
+    Args:
+        session: what they share.
+        names: in the order to run them.
+        settings: fields of their options by key.
+        budget: for all of them together.
+
+    Returns:
+        why the session is open, should it be.
+    """
+    reason = Reason.INCOMPLETE
+    for place, name in enumerate(names):
+        if session.decided:
+            break
+        if budget.expired:
+            reason = Reason.TIME
+            break
+        share = budget.within(_share(name, names[place + 1 :], session) * budget.remaining)
+        reason = _run(name, build_engine(name, settings), session, share) or reason
+    if reason is Reason.INCOMPLETE:
+        reason = Reason.TIME if budget.expired else session.limit or reason
+    return reason
+
+
+def _share(name: str, later: Sequence[str], session: Session) -> float:
+    """How much of the time that is left an engine may use."""
+    cuts_follow = name == "bab" and "cuts" in later and suits_cuts(session)
+    return _BEFORE_CUTS if cuts_follow else 1.0
+
+
+def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
+    """Run one engine; a failure is a note and a reason, and the next engine goes on."""
+    started = time.monotonic()
+    try:
+        engine.run(session, budget)
+    except Exception as error:  # whatever one engine does, the others' verdicts stand
+        reason, note = describe_failure(name, error)
+        session.note(note)
+        return reason
+    finally:
+        session.spend(name, time.monotonic() - started)
+    return None
