@@ -19,6 +19,8 @@ from closegap.attacks.activation.bab_attack.subtree import SubTree
 from closegap.attacks.activation.bab_attack.tree import TreeOptions, sampling_odds
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
+from closegap.attacks.gradient.hopping import hop_pgd
+from closegap.attacks.gradient.options import AttackOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.mip import registry
@@ -31,6 +33,7 @@ from closegap.testing.networks import random_leaky, random_mlp
 from mip.failing_solvers import Deaf
 from tiny_networks import pooled, query, residual
 
+QUICK = replace(hop_pgd(AttackOptions(steps=2, restarts=2)), hops=1)
 BUILDERS = {
     "mlp": lambda rng: random_mlp(rng, [2, 3, 3, 3]),
     "leaky": lambda rng: random_leaky(rng, [2, 4, 3]),
@@ -79,8 +82,9 @@ def test_a_neighbourhood_of_everything_gives_the_least_margin(
 ) -> None:
     asked = query(rng, BUILDERS[kind](rng))
     arena = arena_of(asked)
-    BottomUpSearch(BottomUp(first=arena.problem.units.units), arena).step()
-    assert arena.finished
+    search = BottomUpSearch(BottomUp(first=arena.problem.units.units), arena)
+    search.step()
+    assert search.exhausted
     least = least_clause_margin(asked, 0)
     assert arena.pool.best(1)[0].margin == pytest.approx(least, abs=1e-5)
 
@@ -119,7 +123,7 @@ def test_an_empty_part_costs_no_solver(rng: np.random.Generator) -> None:
 def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
     asked = hard(rng, 8)
     small = BottomUp(first=4, most=8)
-    options = BabAttackOptions(steps=5, restarts=4, rounds=2, bottom_up=small)
+    options = BabAttackOptions(hopping=QUICK, rounds=2, bottom_up=small)
     one, other = (BabAttack(options).attack_query(asked, Budget(seed=3)) for _ in range(2))
     np.testing.assert_array_equal(one.points, other.points)
 
@@ -131,7 +135,7 @@ def test_a_solver_that_hangs_does_not_keep_the_attack(
     hanging = KillableBackend(Deaf(), "deaf")
     monkeypatch.setitem(registry.BACKENDS, "deaf", lambda: hanging)
     options = BabAttackOptions(
-        steps=5, restarts=4, walks=0, bottom_up=BottomUp(program=SubProgram(solver="deaf"))
+        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver="deaf"))
     )
     begun = time.monotonic()
     outcome = BabAttack(options).attack_query(hard(rng), Budget.of_seconds(1.5, threads=threads))
@@ -223,7 +227,7 @@ def test_a_dive_fixes_what_the_pool_agrees_on(rng: np.random.Generator) -> None:
 def test_what_breaks_is_inside_and_strictly_broken(rng: np.random.Generator) -> None:
     for _ in range(6):
         asked = robustness(random_mlp(rng, [2, 4, 4, 3]), rng.random(2), 0, 0.3)
-        outcome = BabAttack(BabAttackOptions(steps=2, restarts=1, walks=0, rounds=2)).attack_query(
+        outcome = BabAttack(BabAttackOptions(hopping=QUICK, walks=0, rounds=2)).attack_query(
             asked, Budget()
         )
         assert all(contains(asked.region, point) for point in outcome.points)
@@ -233,10 +237,10 @@ def test_what_breaks_is_inside_and_strictly_broken(rng: np.random.Generator) -> 
 
 
 def test_sizes_out_of_range_are_refused() -> None:
-    with pytest.raises(OptionError, match="restarts"):
-        BabAttackOptions(restarts=0)
+    with pytest.raises(OptionError, match="workers"):
+        BabAttackOptions(workers=0)
     with pytest.raises(OptionError, match="no search"):
-        BabAttackOptions(bottom_up=None, dive=None, beam=None)
+        BabAttackOptions(hops=0, bottom_up=None, dive=None, beam=None)
 
 
 def test_both_kinds_of_search_are_one_seam() -> None:

@@ -11,7 +11,7 @@ from closegap.attacks.activation.lippa import LippaAttack, LippaOptions
 from closegap.attacks.activation.query_attack import Attack
 from closegap.attacks.activation.region_walk import RegionWalkAttack, RegionWalkOptions
 from closegap.attacks.gradient.descent import Descent
-from closegap.attacks.gradient.hopping import Hopping
+from closegap.attacks.gradient.hopping import Hopping, hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
 from closegap.attacks.registry import make_attack
@@ -46,7 +46,9 @@ class TestStraightThrough(AttackCase):
 
 class TestBabAttack(AttackCase):
     def method(self) -> Attack:
-        return BabAttack(BabAttackOptions(steps=6, restarts=3, walks=1, rounds=1))
+        return BabAttack(
+            BabAttackOptions(hopping=hop_pgd(AttackOptions(steps=3, restarts=3)), walks=1, rounds=1)
+        )
 
 
 NEEDS_LABEL = ("pgd-ce", "gama-pgd")
@@ -63,7 +65,9 @@ def test_an_unknown_attack_is_named_with_those_there_are() -> None:
         make_method("nonsense")
 
 
-@pytest.mark.parametrize("name", ["bab-attack", "lippa", "region-walk", "mt-pgd"])
+@pytest.mark.parametrize(
+    "name", ["bab-attack", "lns", "dive", "beam", "lippa", "region-walk", "mt-pgd"]
+)
 def test_attacks_of_both_kinds_are_found_by_name(name: str) -> None:
     assert make_attack(name, AttackOptions(steps=3, restarts=2)).name == name
     with pytest.raises(OptionError, match=r"'nonsense'.*lippa"):

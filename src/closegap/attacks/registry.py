@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from closegap.attacks.activation.bab_attack.attack import bab_attack
+from closegap.attacks.activation.bab_attack.attack import bab_attack, beam, dive, lns
 from closegap.attacks.activation.lippa import lippa
 from closegap.attacks.activation.query_attack import Attack, QueryAttack
 from closegap.attacks.activation.region_walk import region_walk
@@ -22,6 +22,9 @@ QueryFactory: TypeAlias = Callable[[AttackOptions], QueryAttack]
 QUERY_ATTACKS: dict[str, QueryFactory] = {
     "bab-attack": bab_attack,
     "bit-search": bit_search,
+    "lns": lns,
+    "dive": dive,
+    "beam": beam,
     "lippa": lippa,
     "region-walk": region_walk,
     "ste-pgd": straight_through_attack,

@@ -19,7 +19,7 @@ __all__ = ["attack_command"]
 @click.command("attack")
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options
-@click.option("--method", help="Which attack, such as pgd, mt-pgd or region-walk.")
+@click.option("--method", help="Which attack, such as pgd, region-walk or bab-attack.")
 @click.option("--eps", type=number, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
 @click.option("--minimise", type=norm, help="linf, l2 or l1: how near is a counterexample?")

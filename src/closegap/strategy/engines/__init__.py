@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
+from closegap.strategy.engines.bab_attack import BabAttackEngine
 from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.clean import CleanCheck
 from closegap.strategy.engines.cutoff import CutoffEngine
@@ -26,6 +27,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "strong-pgd": StrongAttack,
     "region-walk": RegionWalkEngine,
     "lippa": LippaEngine,
+    "bab-attack": BabAttackEngine,
     "layered": LayeredEngine,
     "cutoff": CutoffEngine,
     "bab": BranchEngine,

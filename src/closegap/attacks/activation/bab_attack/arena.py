@@ -20,6 +20,7 @@ from closegap.attacks.outcome import AttackOutcome
 from closegap.attacks.pool import Candidate, CandidatePool
 from closegap.core.budget import Budget
 from closegap.runtime.cache import compiled
+from closegap.specs.query import Query
 
 __all__ = ["Arena", "Polish", "Start"]
 
@@ -92,6 +93,11 @@ class Arena:
         self._draws = 0
 
     @property
+    def query(self) -> Query:
+        """What is attacked, on the original network."""
+        return self._harvest.query
+
+    @property
     def done(self) -> bool:
         """True iff there is nothing left to do, or no time."""
         return self._harvest.done or self.finished or self.budget.expired
@@ -136,7 +142,7 @@ class Arena:
         if not len(points) or self.done:
             return
         self.offer(points)
-        shape = self._harvest.query.network.input_shape
+        shape = self.query.network.input_shape
         given = points.astype(np.float32).reshape(-1, *shape)
         descent = Descent(
             "polish",
@@ -146,7 +152,7 @@ class Arena:
             step_size=self._polish.step_size,
             last_step=self._polish.step_size / 30,
         )
-        outcome = run(self._network, [self._harvest.query], descent, self._seeded())[0]
+        outcome = run(self._network, [self.query], descent, self._seeded())[0]
         self.add(outcome)
         if len(outcome.points):
             self.walk(outcome.points[0].reshape(-1).astype(np.float64))

@@ -10,32 +10,39 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Polish
 from closegap.attacks.activation.bab_attack.beam import BeamSearch, OnProof
 from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch
 from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
+from closegap.attacks.activation.bab_attack.hops import HopSearch, hopped
 from closegap.attacks.activation.bab_attack.tree import TreeOptions
 from closegap.attacks.activation.harvest import Harvest, OnCandidate
 from closegap.attacks.activation.region import region_problem
-from closegap.attacks.gradient.descent import Descent
-from closegap.attacks.gradient.loop import run
+from closegap.attacks.gradient.hopping import Hopping, hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.images import ImageAttack
 from closegap.attacks.outcome import AttackOutcome
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
-from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 
-__all__ = ["BaBAttack", "BabAttack", "BabAttackOptions", "Proofs", "bab_attack"]
+__all__ = [
+    "BaBAttack",
+    "BabAttack",
+    "BabAttackOptions",
+    "Proofs",
+    "bab_attack",
+    "beam",
+    "dive",
+    "lns",
+]
 
 Step: TypeAlias = Callable[[], None]
 
-_SIZES = ("steps", "restarts", "capacity", "neighbourhoods", "dives", "rounds", "workers")
+_SIZES = ("capacity", "neighbourhoods", "dives", "rounds", "workers")
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,8 @@ class BabAttackOptions:
     """Which searches take part, and their sizes.
 
     Attributes:
-        steps: gradient steps of the first candidates.
-        restarts: how many there are.
+        hopping: how first candidates are found by gradients, and more of them later.
+        hops: hoppings in a round.
         capacity: of the pool.
         walks: of the first candidates, so many of the best walk from cell to cell.
         polish: what every find goes through.
@@ -61,8 +68,8 @@ class BabAttackOptions:
         OptionError: a number is not positive, or no search takes part.
     """
 
-    steps: int = 100
-    restarts: int = 40
+    hopping: Hopping = field(default_factory=Hopping)
+    hops: int = 1
     capacity: int = 100
     walks: int = 3
     polish: Polish = field(default_factory=Polish)
@@ -78,7 +85,7 @@ class BabAttackOptions:
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.bottom_up is None and self.dive is None and self.beam is None:
+        if not self.hops and self.bottom_up is None and self.dive is None and self.beam is None:
             raise OptionError("no search takes part")
 
 
@@ -100,12 +107,12 @@ class BabAttack:
 
     Args:
         options: see `BabAttackOptions`.
+        name: as users write it.
     """
 
-    name = "bab-attack"
-
-    def __init__(self, options: BabAttackOptions | None = None) -> None:
+    def __init__(self, options: BabAttackOptions | None = None, name: str = "bab-attack") -> None:
         self.options = BabAttackOptions() if options is None else options
+        self.name = name
 
     def attack_query(
         self,
@@ -135,7 +142,7 @@ class BabAttack:
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
             return harvest.outcome(self.name, finished=not budget.expired)
-        first = _first_candidates(self.options, query, budget)
+        first = hopped(self.options.hopping, query, budget)
         harvest.add(first)
         problem = None if harvest.done else region_problem(query, budget, bounds)
         if problem is not None and problem.units.units:
@@ -145,14 +152,6 @@ class BabAttack:
                 arena.offer(point.reshape(1, -1).astype(np.float64))
             _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
         return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
-
-
-def _first_candidates(options: BabAttackOptions, query: Query, budget: Budget) -> AttackOutcome:
-    """Output-diversified descents: sign steps that shrink."""
-    method = Descent(
-        "ods-pgd", steps=options.steps, restarts=options.restarts, diversify=options.steps // 10
-    )
-    return run(compiled(query.network, torch.float32), [query], method, budget)[0]
 
 
 def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
@@ -181,32 +180,43 @@ def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
 
 def _steps(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> Iterator[Step]:
     """The rounds' steps, in order."""
-    round_: list[Step] = []
-    beam = None
+    round_: list[Step] = [HopSearch(options.hopping, arena).step] * options.hops
+    top_down = None
     if options.beam is not None:
-        beam = BeamSearch(options.beam, arena, proofs.clauses, proofs.on_proof)
+        top_down = BeamSearch(options.beam, arena, proofs.clauses, proofs.on_proof)
     if options.bottom_up is not None:
         bottom_up = BottomUpSearch(options.bottom_up, arena)
         round_ += [bottom_up.step] * options.neighbourhoods
-    if beam is not None:
-        round_.append(beam.step)
+    if top_down is not None:
+        round_.append(top_down.step)
     if options.dive is not None:
-        dive = DiveSearch(options.dive, arena, None if beam is None else beam.domain)
-        round_ += [dive.step] * options.dives
+        dives = DiveSearch(options.dive, arena, None if top_down is None else top_down.domain)
+        round_ += [dives.step] * options.dives
     return itertools.chain.from_iterable(itertools.repeat(round_, options.rounds))
 
 
-def bab_attack(options: AttackOptions | None = None) -> BabAttack:
-    """The attack, with a user's sizes: `steps` and `restarts` of the first candidates."""
-    chosen = options or AttackOptions()
-    sizes = BabAttackOptions()
-    return BabAttack(
-        replace(
-            sizes,
-            steps=chosen.steps or sizes.steps,
-            restarts=chosen.restarts or sizes.restarts,
-        )
-    )
+def bab_attack(options: AttackOptions) -> BabAttack:
+    """The attack, with a user's sizes: `steps` and `restarts` of the hopping."""
+    return BabAttack(BabAttackOptions(hopping=hop_pgd(options)))
+
+
+def lns(options: AttackOptions) -> BabAttack:
+    """Neighbourhoods only."""
+    return _variant("lns", BabAttackOptions(dive=None, beam=None, hopping=hop_pgd(options)))
+
+
+def dive(options: AttackOptions) -> BabAttack:
+    """Dives from the whole region only."""
+    return _variant("dive", BabAttackOptions(bottom_up=None, beam=None, hopping=hop_pgd(options)))
+
+
+def beam(options: AttackOptions) -> BabAttack:
+    """The guided tree only; complete, if it is given the time."""
+    return _variant("beam", BabAttackOptions(bottom_up=None, dive=None, hopping=hop_pgd(options)))
+
+
+def _variant(name: str, options: BabAttackOptions) -> BabAttack:
+    return BabAttack(replace(options, hops=0), name)
 
 
 #: `BaBAttack(net, eps=0.3)(images, labels)`: adversarial images.

@@ -72,11 +72,16 @@ class BottomUpSearch:
         self._closed: set[int] = set()
         self._lock = threading.Lock()
 
+    @property
+    def exhausted(self) -> bool:
+        """True iff the whole region was searched for every clause, in the solver's belief."""
+        return len(self._closed) == len(self._arena.problem.goals)
+
     def step(self) -> None:
         """Search one neighbourhood."""
         arena, options = self._arena, self._options
         starts = arena.starts(options.candidates)
-        if not starts:
+        if not starts or self.exhausted:
             return
         with self._lock:
             start, size = starts[_rank(self._turn) % len(starts)], round(self._size)
@@ -103,8 +108,6 @@ class BottomUpSearch:
             return
         with self._lock:
             self._closed.add(part.clause)
-            if len(self._closed) == len(self._arena.problem.goals):
-                self._arena.finished = True
 
     def _neighbourhood(
         self, start: Start, size: int, random: np.random.Generator

@@ -30,6 +30,7 @@ class Dive:
 
     Attributes:
         ratio: of the units, fixed in the first dive.
+        most: units that a dive leaves undecided, whatever the ratio.
         change: of the ratio: less after an empty part, more after one that took all its time.
         agreement: how much the pool's agreement counts against chance in choosing units.
         chunks: what is fixed is propagated so many times on the way down.
@@ -37,6 +38,7 @@ class Dive:
     """
 
     ratio: float = 0.5
+    most: int = 150
     change: float = 0.1
     agreement: float = 10.0
     chunks: int = 4
@@ -85,7 +87,7 @@ class DiveSearch:
         problem, options = self._arena.problem, self._options
         majority = np.where(self._arena.pool.majority(), 1, -1).astype(np.int8)
         order = drawn_order(self._arena, options.agreement, random)
-        count = round(self._ratio * len(phase))
+        count = max(round(self._ratio * len(phase)), len(phase) - options.most)
         bounds = implied(problem, self._known, phase)
         for chunk in range(options.chunks):
             wanted = count * (chunk + 1) // options.chunks
