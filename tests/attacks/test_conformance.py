@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,9 +47,8 @@ class TestStraightThrough(AttackCase):
 
 class TestBabAttack(AttackCase):
     def method(self) -> Attack:
-        return BabAttack(
-            BabAttackOptions(hopping=hop_pgd(AttackOptions(steps=3, restarts=3)), walks=1, rounds=1)
-        )
+        quick = replace(hop_pgd(AttackOptions(steps=3, restarts=3)), hops=1)
+        return BabAttack(BabAttackOptions(hopping=quick, walks=1, rounds=1))
 
 
 NEEDS_LABEL = ("pgd-ce", "gama-pgd")
