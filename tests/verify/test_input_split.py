@@ -171,3 +171,25 @@ def judged(query: Query) -> tuple[InputSplitOutcome, bool]:
 
     split = InputSplit(LinearVerifier(query), np.arange(1), InputSplitOptions(), judge)
     return split.run(Budget.of_seconds(30)), bool(hits)
+
+
+def test_attacks_come_when_the_boxes_have_doubled(rng: np.random.Generator) -> None:
+    case = next(c for c in cases(rng, KINDS["dense"], 1, radius=2.0) if c.margin > 0)
+    options = InputSplitOptions(batch=4, first=4, attacked=4)
+    for hit in (10, 1):
+        bounded: list[int] = []
+
+        def attack(number: int, hit: int = hit, bounded: list[int] = bounded) -> bool:
+            bounded.append(number)
+            return number == hit
+
+        linear = LinearVerifier(case.query)
+        clauses = np.arange(case.query.prop.clauses)
+        split = InputSplit(linear, clauses, options, lambda _: False, attack)
+        outcome = split.run(Budget(nodes=200))
+        assert bounded == list(range(len(bounded)))
+        assert outcome.broken == (bounded[-1:] == [hit])
+        if outcome.broken:
+            assert 8 <= outcome.boxes < 16
+        else:
+            assert 4 << (len(bounded) - 1) <= max(4, outcome.boxes) < 4 << len(bounded)

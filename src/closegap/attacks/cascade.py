@@ -25,7 +25,7 @@ from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query
 from closegap.specs.region import bounding_box
 
-__all__ = ["Stage", "free_inputs", "quick_stages", "run_stages", "thorough_stages"]
+__all__ = ["Stage", "free_inputs", "quick_stages", "run_stages", "short_stages", "thorough_stages"]
 
 #: Up to so many inputs that are not fixed, random points find what gradients miss.
 FEW_INPUTS = 20
@@ -83,6 +83,11 @@ def quick_stages(query: Query) -> tuple[Stage, ...]:
     )
 
 
+def short_stages(query: Query) -> tuple[Stage, ...]:
+    """What is worth its time again and again where few inputs are free: another random search."""
+    return (Stage(Sampling(steps=50, restarts=_affordable(query, 1024))),)
+
+
 def thorough_stages(query: Query) -> tuple[Stage, ...]:
     """One round of stronger stages; run rounds for as long as the time allows."""
     if _has_signs(query):
@@ -101,7 +106,7 @@ def thorough_stages(query: Query) -> tuple[Stage, ...]:
         gama = Descent("gama-pgd", loss=GamaLoss(), steps=60, restarts=20, diversify=5)
         stages.insert(1, Stage(gama))
     if free_inputs(query) <= FEW_INPUTS:
-        stages.insert(0, Stage(Sampling(steps=50, restarts=_affordable(query, 1024))))
+        stages = [*short_stages(query), *stages]
     return tuple(stages)
 
 

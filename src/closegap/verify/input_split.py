@@ -37,11 +37,13 @@ class InputSplitOptions:
         batch: boxes bounded at a time.
         first: boxes bounded at a time in the beginning, doubled until `batch`.
         offered: candidates offered from each batch.
+        attacked: boxes bounded before the first attack; doubled for each that follows.
     """
 
     batch: int = 1024
     first: int = 16
     offered: int = 16
+    attacked: int = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class InputSplit:
         clauses: to prove.
         options: how to search.
         offer: judges candidates `[M, *input shape]`; True stops the search.
+        attack: tries something else now and then, given how often before; True likewise.
     """
 
     def __init__(
@@ -81,10 +84,13 @@ class InputSplit:
         clauses: NDArray[np.int64],
         options: InputSplitOptions,
         offer: Callable[[NDArray[np.float64]], bool],
+        attack: Callable[[int], bool] | None = None,
     ) -> None:
         self._linear = linear
         self._options = options
         self._offer = offer
+        self._attack = attack
+        self._attacks = 0
         prop = linear.query.prop
         self._rows = np.flatnonzero(np.isin(prop.clause, clauses))
         member = prop.membership[np.ix_(clauses, self._rows)]
@@ -115,6 +121,7 @@ class InputSplit:
             pace.begin()
             left, gain = self._bound(batch, budget)
             pace.end(len(batch))
+            self._try_attack()
             if budget.expired or self._broken:
                 open_.put(left)
                 break
@@ -141,6 +148,13 @@ class InputSplit:
             torch.zeros(1, dtype=torch.int64),
         )
 
+    def _try_attack(self) -> None:
+        """Attack when the boxes have doubled: many open boxes often mean a counterexample."""
+        due = self._bounded >= self._options.attacked << self._attacks
+        if self._attack is not None and due and not self._broken:
+            self._broken = self._attack(self._attacks)
+            self._attacks += 1
+
     def _bound(self, boxes: Boxes, budget: Budget) -> tuple[Boxes, Tensor]:
         """Bound a batch.
 
@@ -156,14 +170,19 @@ class InputSplit:
         alive = (~(proved > 0).all(dim=1)).nonzero()[:, 0]
         left = replace(boxes, proved=proved, signs=found.signs).pick(alive)
         planes = found.planes[alive]
-        least_at = torch.where(planes > 0, left.lower[:, None], left.upper[:, None])
-        self._judge(least_at, left.proved)
         width = (left.upper - left.lower)[:, None]
         gain = _RANGE_SHARE * planes.abs() * width + found.blame[alive]
         gain = (gain * self._relevant(left.proved)[..., None]).sum(dim=1)
         left = self._clip(left, planes, found.constant[alive], found.slack[alive])
         filled = ~(left.lower > left.upper).any(dim=1)  # a NaN keeps its box
-        return left.pick(filled), gain[filled]
+        left = left.pick(filled)
+        self._judge(self._candidates(left, planes[filled]), left.proved)
+        return left, gain[filled]
+
+    def _candidates(self, boxes: Boxes, planes: Tensor) -> Tensor:
+        """Of each box the middle, and where each row's plane is least, `[B, 1 + Q, F]`."""
+        lower, upper = boxes.lower[:, None], boxes.upper[:, None]
+        return torch.cat([(lower + upper) / 2, torch.where(planes > 0, lower, upper)], dim=1)
 
     def _relevant(self, proved: Tensor) -> Tensor:
         """Rows of clauses that are still open, `[B, Q]`."""

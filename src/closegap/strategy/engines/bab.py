@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from closegap.attacks.cascade import run_stages, short_stages
 from closegap.bounds.chain import chain_nodes
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
@@ -15,6 +18,7 @@ from closegap.core.verdict import Reason
 from closegap.graph.network import Network
 from closegap.graph.ops import Max
 from closegap.graph.transform import max_to_relu
+from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 from closegap.specs.region import Ball
 from closegap.strategy.continuation import keeper, pack_bounds, unpack_bounds
@@ -139,6 +143,7 @@ class InputSplitEngine:
         share: of the time that is left; the engines after it get the rest.
         few_inputs: with more free inputs, or in a ball, boxes multiply fast: then only
         crowded_share: of the time, unless no other engine can split the network.
+        attack_share: of the time that is left, for each attack between boxes.
     """
 
     options: InputSplitOptions = field(default_factory=InputSplitOptions)
@@ -146,6 +151,7 @@ class InputSplitEngine:
     share: float = 0.8
     few_inputs: int = _FEW_INPUTS
     crowded_share: float = 0.2
+    attack_share: float = 0.05
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -155,16 +161,28 @@ class InputSplitEngine:
         clauses = np.sort(session.open_clauses)
         if not len(clauses):
             return
+        spend = budget.within(self._share(session.query, free) * budget.remaining)
         search = InputSplit(
-            session.linear, clauses, self.options, lambda p: session.offer(p, "input-split")
+            session.linear,
+            clauses,
+            self.options,
+            lambda points: session.offer(points, "input-split"),
+            lambda number: self._attacked(session, spend, number),
         )
-        outcome = search.run(budget.within(self._share(session.query, free) * budget.remaining))
+        outcome = search.run(spend)
         session.count(nodes=outcome.boxes, boxes=outcome.boxes, open=outcome.open)
         session.deepest(outcome.depth)
         if outcome.full:
             session.limit = Reason.NODES
         for clause, lower in zip(clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "input-split")
+
+    def _attacked(self, session: Session, spend: Budget, number: int) -> bool:
+        seconds = self.attack_share * spend.remaining if spend.nodes is None else math.inf
+        seeded = replace(spend.within(seconds), seed=spend.seed + _SEEDS + number)
+        network = compiled(session.query.network, torch.float32)
+        outcome = run_stages(network, session.query, short_stages(session.query), seeded)
+        return session.offer(outcome.points, "input-split")
 
     def _share(self, query: Query, free: int) -> float:
         crowded = free > self.few_inputs or isinstance(query.region, Ball)
@@ -184,6 +202,8 @@ def _free_inputs(session: Session) -> int:
     return int((region.upper > region.lower).sum())
 
 
+#: Attacks between boxes draw from other seeds than those before.
+_SEEDS = 100
 #: So many of the best candidates guide the choice of units.
 _NEAR = 50
 #: A tree that closed says "positive" without saying how much.
