@@ -62,7 +62,15 @@ class Walls:
     def __len__(self) -> int:
         return len(self.low)
 
-    def select(self, which: slice | Int[np.ndarray, "M"]) -> Walls:
+    def intersect(self, other: Walls) -> Walls:
+        """The tighter of both on either side."""
+        return Walls(torch.maximum(self.low, other.low), torch.minimum(self.high, other.high))
+
+    def join(self, other: Walls) -> Walls:
+        """The walls of both, one after the other."""
+        return Walls(torch.cat([self.low, other.low]), torch.cat([self.high, other.high]))
+
+    def select(self, which: slice | Tensor | Int[np.ndarray, "M"]) -> Walls:
         """The walls of some subdomains."""
         return Walls(self.low[which], self.high[which])
 

@@ -1,46 +1,45 @@
-"""Bounds of all open clauses at once on many domains, every layer bounded again."""
+"""Bounds of clauses on many domains, every layer bounded again where the clause is broken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.optimise import Ascent, AscentOptions, Splits, in_dtype
-from closegap.bounds.records import Interval, LinearBound, Parameters
+from closegap.bounds.records import LinearBound, Parameters
 from closegap.bounds.regions import minimiser
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.walls import Walls
 from closegap.verify.layered.chain import Chain, LayerChain, lost_above
+from closegap.verify.layered.known import Known
 
 __all__ = ["ClauseBounds", "LayeredBounder"]
 
-#: Above every margin: rows of clauses that are proved already climb no more.
+#: Above every margin: rows that need no bound do not climb.
 _DONE = 1e30
 
 
 @dataclass(frozen=True, eq=False)
 class ClauseBounds:
-    """What is known of each domain.
+    """What is known of B domains.
 
     Attributes:
-        lower: proved lower bound of every clause's margin, `[B, K]`; infinite where the domain is
-            empty.
+        lower: proved lower bound of every open clause's margin, `[B]`; infinite where the domain
+            holds no input that breaks one. Up to zero it holds on the whole domain.
         losses: what splitting each unit promises, 0 where it is stable, `[B, U]`.
-        unit_lower: bounds of each unit, `[B, U]`.
-        unit_upper: likewise.
+        known: what the domain's parts inherit.
         candidates: where the worst clause's linear bound is least, `[B, *region shape]`.
     """
 
-    lower: Float[Tensor, "B K"]
+    lower: Float[Tensor, "B"]
     losses: Float[Tensor, "B U"]
-    unit_lower: Float[Tensor, "B U"]
-    unit_upper: Float[Tensor, "B U"]
+    known: Known
     candidates: Float[Tensor, "B ..."]
 
 
@@ -58,62 +57,66 @@ class LayeredBounder:
         self._chain = LayerChain(problem, steps)
         self._ascent = Ascent(problem.search_region, climb)
         self._scales = {layer.feed: 1.0 for layer in problem.layers}
-        self._rows = problem.rows.flatten(0, 1)[None]
-        self._offsets = problem.offsets.flatten()[None]
 
-    def bound(self, walls: Walls, closed: Bool[Tensor, "B K"], budget: Budget) -> ClauseBounds:
+    def bound(
+        self,
+        walls: Walls,
+        known: Known,
+        budget: Budget,
+    ) -> ClauseBounds:
         """Bound every layer, then the property: sought in float32, proved in float64.
 
         Args:
             walls: splits of the domains, all at zero.
-            closed: clauses that need no more work.
+            known: what holds on the domains wherever one of their open clauses is broken.
             budget: its deadline ends the climb.
         """
-        problem, count = self._problem, len(walls)
-        chain = self._chain.bound(walls)
-        parameters = self._climb(chain, walls, closed, budget)
+        problem, which = self._problem, torch.arange(len(walls))
+        chain = self._chain.bound(walls, known.units, known.spaces())
+        clauses = known.open_.int().argsort(dim=1, descending=True, stable=True)
+        clauses = clauses[:, : int(known.open_.sum(dim=1).max())]
+        open_ = known.open_.gather(1, clauses)
+        rows, offsets = problem.rows[clauses].flatten(1, 2), problem.offsets[clauses].flatten(1)
+        done = ~open_.repeat_interleave(problem.rows.shape[1], dim=1) | chain.empty[:, None]
+        guide = torch.where(done, _DONE, offsets).float()
+        parameters = self._climb(chain, walls, rows.float(), guide, budget)
         output = problem.exact.network.output
         exact = BackwardPass(problem.exact, chain.bounds, problem.values, problem.slack)
         with torch.no_grad():
-            rows = self._rows.expand(count, -1, -1)
             linear = exact.run(output, rows, parameters, keep_incoming=True)
-            each = self._chain.proved(linear, chain.cuts) + self._offsets
-            each = each - 4 * FLOAT64_UNIT * (each.abs() + self._offsets.abs())
-        by_clause = torch.where(each.isfinite(), each, -torch.inf).reshape(*closed.shape, -1)
-        lower = torch.where(chain.empty[:, None], torch.inf, by_clause.amax(dim=2))
-        losses = self._chain.losses(chain, self._weights(linear, lower, closed))
-        worst = torch.where(closed, torch.inf, lower).argmin(dim=1)
-        row = worst * by_clause.shape[2] + by_clause[torch.arange(count), worst].argmax(dim=1)
-        points = minimiser(problem.exact_region, linear.coefficients)
+            each = self._chain.proved(linear, chain.cuts) + offsets
+            each = each - 4 * FLOAT64_UNIT * (each.abs() + offsets.abs())
+            each = torch.where(each.isfinite(), each, -torch.inf).reshape(*clauses.shape, -1)
+            best, row = each.max(dim=2)
+            row = row + each.shape[2] * torch.arange(clauses.shape[1])
+            planes = self._chain.planes(linear, offsets).of_rows(row)
+        lower = torch.where(open_ & ~chain.empty[:, None], best, torch.inf)
+        left, worst = lower <= 0, row[which, lower.argmin(dim=1)]
+        first = left.int().argsort(dim=1, descending=True, stable=True)
+        still = torch.zeros_like(known.open_).scatter(1, clauses, left)
         return ClauseBounds(
-            lower=lower,
-            losses=losses,
-            unit_lower=self._gather(chain, upper=False),
-            unit_upper=self._gather(chain, upper=True),
-            candidates=points[torch.arange(count), row],
+            lower=lower.amin(dim=1),
+            losses=self._chain.losses(chain, self._weights(linear, lower)),
+            known=Known(self._gather(chain), still, planes.of_rows(first)),
+            candidates=minimiser(problem.exact_region, linear.coefficients)[which, worst],
         )
 
-    def _climb(self, chain: Chain, walls: Walls, closed: Tensor, budget: Budget) -> Parameters:
+    def _climb(
+        self, chain: Chain, walls: Walls, rows: Tensor, offsets: Tensor, budget: Budget
+    ) -> Parameters:
         problem, dtype = self._problem, torch.float32
         search = BackwardPass(problem.search, {i: b.to(dtype) for i, b in chain.bounds.items()})
-        each = closed.repeat_interleave(problem.rows.shape[1], dim=1)
-        each = each | chain.empty[:, None]
         splits = {
-            layer.feed: self._splits(layer, walls.of_units(layer.units))
+            layer.feed: self._splits(layer, walls.of_units(layer.units), rows.shape[1])
             for layer in problem.layers
             if walls.of_units(layer.units).any
         }
         found = self._ascent.run(
-            search,
-            problem.search.network.output,
-            self._rows.float().expand(len(walls), -1, -1),
-            budget,
-            splits=splits,
-            offsets=torch.where(each, _DONE, self._offsets).float(),
+            search, search.network.network.output, rows, budget, splits=splits, offsets=offsets
         )
         return in_dtype(found.parameters, torch.float64)
 
-    def _splits(self, layer: Layer, walls: Walls) -> Splits:
+    def _splits(self, layer: Layer, walls: Walls, rows: int) -> Splits:
         shape = self._problem.bounds[layer.feed].lower.shape[1:]
 
         def spread(values: Tensor) -> Tensor:
@@ -123,14 +126,12 @@ class LayeredBounder:
 
         least = spread(torch.where(walls.high.isfinite(), -torch.inf, 0.0))
         most = spread(torch.where(walls.low.isfinite(), torch.inf, 0.0))
-        start = torch.zeros(len(walls), self._rows.shape[1], *shape)
+        start = torch.zeros(len(walls), rows, *shape)
         return Splits(least, most, start, self._scales[layer.feed])
 
-    def _weights(
-        self, linear: LinearBound, lower: Tensor, closed: Tensor
-    ) -> dict[int, Float[Tensor, "B N"]]:
-        """By activation, the coefficients of the rows that are not proved, summed."""
-        open_ = (~closed & (lower <= 0)).double()
+    def _weights(self, linear: LinearBound, lower: Tensor) -> dict[int, Float[Tensor, "B N"]]:
+        """By activation, what the rows of the clauses that are not proved lose there, summed."""
+        open_ = (lower <= 0).double()
         open_ = open_.repeat_interleave(self._problem.rows.shape[1], dim=1)
         weights = {}
         for layer in self._problem.layers:
@@ -144,11 +145,14 @@ class LayeredBounder:
             weights[layer.activation] = lost_above(open_, part)
         return weights
 
-    def _gather(self, chain: Chain, *, upper: bool) -> Tensor:
+    def _gather(self, chain: Chain) -> Walls:
         count = len(chain.empty)
-        parts = [torch.zeros(count, 0, dtype=torch.float64)]
-        for layer in self._problem.layers:
-            interval: Interval = chain.bounds[layer.feed]
-            side = interval.upper if upper else interval.lower
-            parts.append(side.flatten(1)[:, layer.indices].expand(count, -1))
-        return torch.cat(parts, dim=1)
+        parts = [
+            [
+                side.flatten(1)[:, layer.indices].expand(count, -1)
+                for side in (chain.bounds[layer.feed].lower, chain.bounds[layer.feed].upper)
+            ]
+            for layer in self._problem.layers
+        ]
+        low, high = zip(*parts, strict=True)
+        return Walls(torch.cat(low, dim=1), torch.cat(high, dim=1))

@@ -4,11 +4,13 @@ A split makes one ReLU linear, and everything behind it tighter. Where bounds st
 root, the splits of early layers gain next to nothing; bounded again they gain most, for what an
 early relaxation loses is lost once more in every bound behind it. `LayerChain.bound` makes one
 backward pass over each layer's open units, in float64 with rounding subtracted, and cuts the input
-by the half-spaces that the splits before it leave. The coefficients that met each relaxation are
-kept: carried back from the property they say what the final bound loses at each unit on all paths.
+by half-spaces: those of all splits, later layers included, and what the caller knows besides. The
+coefficients that met each relaxation are kept: carried back from the property they say what the
+final bound loses at each unit on all paths.
 
-Source: recomputed bounds as in MN-BaB (Ferrari et al., ICLR 2022); the losses follow the indirect
-effects of DEEPSPLIT (Henriksen and Lomuscio, IJCAI 2021).
+Source: recomputed bounds as in MN-BaB (Ferrari et al., ICLR 2022); constraints of later layers bear
+on earlier ones as in INVPROP (Kotha et al., NeurIPS 2023); the losses follow the indirect effects of
+DEEPSPLIT (Henriksen and Lomuscio, IJCAI 2021).
 """
 
 from __future__ import annotations
@@ -73,31 +75,40 @@ class LayerChain:
         region = problem.exact_region
         self._reach = torch.maximum(region.lower.abs(), region.upper.abs()).flatten()
 
-    def bound(self, walls: Walls) -> Chain:
-        """Bounds under the splits, nowhere looser than the root's.
+    def bound(self, walls: Walls, held: Walls, spaces: HalfSpaces) -> Chain:
+        """Bounds under the splits, nowhere looser than those that are held.
 
         Args:
             walls: the splits of B domains, all at zero.
+            held: bounds of every unit that hold on the domains; infinite where nothing is known.
+            spaces: what else is known of the domains' inputs.
         """
-        problem, count = self._problem, len(walls)
-        bounds = dict(problem.bounds)
-        size = problem.exact_region.lower[0].numel()
-        cuts = HalfSpaces.none(count, size)
-        empty, passes = torch.zeros(count, dtype=torch.bool), {}
-        for number, layer in enumerate(problem.layers):
-            part = walls.of_units(layer.units)
-            if part.any:
-                bounds[layer.feed] = layer.constrained(bounds[layer.feed], part)
-            if number:
-                passes[layer.feed] = self._layer(layer, bounds, cuts)
-            interval = bounds[layer.feed]
-            crossed = (interval.lower > interval.upper).flatten(1).any(dim=1)
+        bounds, empty = self._start(walls, held)
+        parts = {layer.feed: walls.of_units(layer.units) for layer in self._problem.layers}
+        split = [layer for layer in self._problem.layers if parts[layer.feed].any]
+        cuts = {layer.feed: self._cuts(layer, bounds, parts[layer.feed]) for layer in split}
+        passes = {}
+        for number, layer in enumerate(self._problem.layers):
+            known = spaces.join(*cuts.values())
+            if number or known.count:
+                passes[layer.feed] = self._layer(layer, bounds, known)
+            bounds[layer.feed], crossed = _uncrossed(bounds[layer.feed])
             empty = empty | crossed
-            top = torch.maximum(interval.lower, interval.upper)
-            bounds[layer.feed] = Interval(interval.lower, top)
+            if layer in split:
+                cuts[layer.feed] = self._cuts(layer, bounds, parts[layer.feed])
+        return Chain(bounds, empty, spaces.join(*cuts.values()), passes)
+
+    def _start(self, walls: Walls, held: Walls) -> tuple[dict[int, Interval], Bool[Tensor, "B"]]:
+        """What splits and held bounds say, and which domains they show to be empty."""
+        bounds, both = dict(self._problem.bounds), walls.intersect(held)
+        empty = torch.zeros(len(walls), dtype=torch.bool)
+        for layer in self._problem.layers:
+            part = both.of_units(layer.units)
             if part.any:
-                cuts = cuts.join(self._cuts(layer, bounds, part))
-        return Chain(bounds, empty, cuts, passes)
+                tight = layer.constrained(bounds[layer.feed], part)
+                bounds[layer.feed], crossed = _uncrossed(tight)
+                empty = empty | crossed
+        return bounds, empty
 
     def proved(self, linear: LinearBound, cuts: HalfSpaces) -> Float[Tensor, "B Q"]:
         """The least values of linear bounds on the cut region, rounding subtracted."""
@@ -148,11 +159,15 @@ class LayerChain:
         rows.scatter_(2, layer.indices[chosen][..., None], -signs.gather(1, chosen)[..., None])
         with torch.no_grad():
             linear = self._exact(bounds).run(layer.feed, rows.reshape(-1, most, *shape))
+        return self.planes(linear, torch.zeros(1, 1, dtype=torch.float64))
+
+    def planes(self, linear: LinearBound, offsets: Float[Tensor, "B Q"]) -> HalfSpaces:
+        """The half-spaces in which linear bounds plus offsets are at most zero, rounded outward."""
         normals = linear.coefficients.flatten(2)
         gathered = gamma(len(self._problem.exact.network.nodes)) * (normals.abs() @ self._reach)
-        size = linear.constant.abs() + linear.rounding
+        size = linear.constant.abs() + linear.rounding + offsets.abs()
         lost = 2 * linear.rounding + gathered + 4 * FLOAT64_UNIT * size
-        return HalfSpaces(normals, linear.constant - lost)
+        return HalfSpaces(normals, linear.constant + offsets - lost)
 
     def losses(
         self, chain: Chain, weights: Mapping[int, Float[Tensor, "B N"]]
@@ -186,6 +201,12 @@ class LayerChain:
                 moved = lost_above(torch.cat(sides, dim=1), part)
                 weight[index] = weight[index] + moved if index in weight else moved
         return result
+
+
+def _uncrossed(interval: Interval) -> tuple[Interval, Bool[Tensor, "B"]]:
+    """The interval with ends in order, and the domains in which some were not."""
+    crossed = (interval.lower > interval.upper).flatten(1).any(dim=1)
+    return Interval(interval.lower, torch.maximum(interval.lower, interval.upper)), crossed
 
 
 def lost_above(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from closegap.core.numerics import TINY, gamma
@@ -49,11 +49,16 @@ class HalfSpaces:
         """Half-spaces a domain (K)."""
         return self.offsets.shape[1]
 
-    def join(self, other: HalfSpaces) -> HalfSpaces:
-        """Both, one after the other."""
+    def of_rows(self, rows: Int[Tensor, "B M"]) -> HalfSpaces:
+        """M of each domain's half-spaces."""
+        which = torch.arange(len(rows))[:, None]
+        return HalfSpaces(self.normals[which, rows], self.offsets[which, rows])
+
+    def join(self, *others: HalfSpaces) -> HalfSpaces:
+        """All of them, one after the other."""
         return HalfSpaces(
-            torch.cat([self.normals, other.normals], dim=1),
-            torch.cat([self.offsets, other.offsets], dim=1),
+            torch.cat([self.normals, *(o.normals for o in others)], dim=1),
+            torch.cat([self.offsets, *(o.offsets for o in others)], dim=1),
         )
 
 

@@ -19,6 +19,7 @@ from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.walls import Walls
 from closegap.verify.layered.bounder import ClauseBounds, LayeredBounder
+from closegap.verify.layered.known import DomainStore, Known
 
 __all__ = ["LayeredOptions", "LayeredOutcome", "LayeredSearch"]
 
@@ -34,6 +35,7 @@ class LayeredOptions:
         batch: domains split at a time; the children are twice as many.
         climb: on the property's rows.
         steps: gradient steps on the multipliers of half-spaces, for every row of every layer.
+        apart: a domain is split by clauses when no more are left; each has a half-space.
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
     """
@@ -43,6 +45,7 @@ class LayeredOptions:
         default_factory=lambda: AscentOptions(iterations=10, slope_rate=0.2, decay=0.9, patience=4)
     )
     steps: int = 8
+    apart: int = 3
     offered: int = 4
     nodes: int | None = None
 
@@ -64,9 +67,10 @@ class LayeredOutcome:
 
 
 class LayeredSearch:
-    """One search over one problem.
+    """One search over one problem: one tree for all clauses.
 
-    A domain is closed when every clause is proved on it; a clause proved on an ancestor stays so.
+    Many clauses are proved together. When few of them are left on a domain it is split by clauses
+    first: that one of them is broken is a half-space, and every layer is bounded again within it.
 
     Args:
         problem: its roots are the open clauses.
@@ -81,23 +85,23 @@ class LayeredSearch:
         self._tree = Tree()
         self._bounder = LayeredBounder(problem, options.climb, options.steps)
         self._leaves = LeafPrograms(problem)
-        self._clauses = len(problem.rows)
-        #: The unit to split next, and which clauses are proved.
-        self._notes = SlotStore(1 + self._clauses, dtype=np.int32)
+        #: The unit to split next; one beyond the last for a split by clauses.
+        self._notes = SlotStore(1, dtype=np.int32)
+        size = problem.exact_region.lower[0].numel()
+        self._kept = DomainStore(problem.units, size, len(problem.rows), options.apart)
         self._broken = False
 
     def run(self, budget: Budget) -> LayeredOutcome:
         """Search until nothing is open, a candidate is accepted, or the budget ends."""
         pace = Pace(self._options.batch)
-        nodes = self._tree.add_roots(np.full(1, -np.inf))
-        closed = np.zeros((1, self._clauses), bool)
+        nodes, known = self._tree.add_roots(np.full(1, -np.inf)), self._kept.root()
         while len(nodes):
             pace.begin()
-            self._visit(nodes, closed, budget)
+            self._visit(nodes, known, budget)
             pace.end(len(nodes))
             if self._broken or budget.expired or self._full():
                 break
-            nodes, closed = self._expand(pace.batch(budget.remaining))
+            nodes, known = self._expand(pace.batch(budget.remaining))
         return LayeredOutcome(
             float(self._tree.least_lower()[0]), self._tree.accounting(), self._broken
         )
@@ -105,51 +109,67 @@ class LayeredSearch:
     def _full(self) -> bool:
         return self._options.nodes is not None and len(self._tree) >= self._options.nodes
 
-    def _expand(self, count: int) -> tuple[Int[np.ndarray, "B"], NDArray[np.bool_]]:
+    def _expand(self, count: int) -> tuple[Int[np.ndarray, "B"], Known]:
         """Split the newest open domains: near relatives have the same units open."""
         picked = self._tree.open_nodes()[-count:]
-        notes = self._notes.take(picked)[0]
-        children = self._tree.split(picked, notes[:, 0].astype(np.int64))
-        return children, np.concatenate([notes, notes])[:, 1:] > 0
+        units = self._notes.take(picked)[0][:, 0].astype(np.int64)
+        known = self._kept.take(picked)
+        children = self._tree.split(picked, units)
+        apart = np.flatnonzero(units == self._problem.units)
+        plain = np.flatnonzero(units < self._problem.units)
+        halves = known.select(plain).join(known.select(plain))
+        first, others = known.select(apart).first_clause(), known.select(apart).other_clauses()
+        nodes = np.concatenate(
+            [children[plain], children[len(picked) + plain], children[apart]]
+        )
+        rest = children[len(picked) + apart]
+        later = (others.open_.sum(dim=1) > 1).numpy()
+        self._keep(rest[later], np.full(later.sum(), self._problem.units), others.select(later))
+        nodes = np.concatenate([nodes, rest[~later]])
+        return nodes, halves.join(first).join(others.select(~later))
 
-    def _visit(
-        self, nodes: Int[np.ndarray, "B"], closed: NDArray[np.bool_], budget: Budget
+    def _keep(
+        self, nodes: Int[np.ndarray, "B"], units: Int[np.ndarray, "B"], known: Known
     ) -> None:
+        self._notes.put(nodes, units[:, None])
+        self._kept.put(nodes, known)
+
+    def _visit(self, nodes: Int[np.ndarray, "B"], known: Known, budget: Budget) -> None:
         """Bound domains, close the proved ones, note what to split next in the others."""
         path = self._tree.paths(nodes)
         walls = Walls.of_splits(path.units, path.signs, path.points, self._problem.units)
-        found = self._bounder.bound(walls, torch.as_tensor(closed), budget)
-        lower = np.where(closed, np.inf, found.lower.numpy())
-        closed = closed | (lower > 0)
-        self._tree.raise_lower(nodes, lower.min(axis=1))
-        proved = closed.all(axis=1)
-        self._tree.close(nodes[proved])
-        left = np.flatnonzero(~proved)
+        found = self._bounder.bound(walls, known, budget)
+        lower = found.lower.numpy()
+        self._tree.raise_lower(nodes, lower)
+        self._tree.close(nodes[lower > 0])
+        left = np.flatnonzero(lower <= 0)
         if not len(left):
             return
-        order = left[np.argsort(lower[left].min(axis=1))][: self._options.offered]
+        order = left[np.argsort(lower[left])][: self._options.offered]
         self._broken = self._offer(self._points(found.candidates[order].numpy()))
-        units = found.losses.argmax(dim=1).numpy()
-        split = np.isfinite(found.losses.numpy()).all(axis=1) & (found.losses.amax(1).numpy() > 0)
+        most = found.losses.amax(dim=1).numpy()
+        split = np.isfinite(found.losses.numpy()).all(axis=1) & (most > 0)
+        units, clauses = found.losses.argmax(dim=1).numpy(), found.known.open_.sum(dim=1).numpy()
+        units = np.where((clauses > 1) & (clauses <= self._options.apart), self._problem.units, units)
         go = left[split[left]]
-        self._notes.put(nodes[go], np.column_stack([units, closed])[go])
-        self._decide(nodes, closed, found, left[~split[left]], budget)
+        self._keep(nodes[go], units[go], found.known.select(go))
+        self._decide(nodes, found, left[~split[left]], budget)
 
     def _decide(
         self,
         nodes: Int[np.ndarray, "B"],
-        closed: NDArray[np.bool_],
         found: ClauseBounds,
         which: NDArray[np.int64],
         budget: Budget,
     ) -> None:
         """Linear programs on domains with nothing left to split, one for each open clause."""
-        on = (found.unit_lower >= 0).numpy().astype(np.int8)
-        off = (found.unit_upper <= 0).numpy().astype(np.int8)
+        units = found.known.units
+        on, off = (units.low >= 0).numpy(), (units.high <= 0).numpy()
+        signs = np.where(on, 1, -off.astype(np.int8)).astype(np.int8)
         for leaf in which:
-            clauses = np.flatnonzero(~closed[leaf])
-            signs = np.repeat((on - off * (1 - on))[leaf][None], len(clauses), axis=0)
-            answer = self._leaves.solve(clauses, Walls.at_zero(signs), budget)
+            clauses = np.flatnonzero(found.known.open_[leaf].numpy())
+            walls = Walls.at_zero(np.repeat(signs[leaf][None], len(clauses), axis=0))
+            answer = self._leaves.solve(clauses, walls, budget)
             node = nodes[leaf : leaf + 1]
             if (answer.lower > 0).all():
                 self._tree.close(node)
