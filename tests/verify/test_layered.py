@@ -20,6 +20,7 @@ from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.layered.bounder import LayeredBounder
 from closegap.verify.layered.chain import LayerChain
 from closegap.verify.layered.halfspaces import HalfSpaces, least_under
+from closegap.verify.layered.known import DomainStore, Known
 from closegap.verify.layered.search import LayeredOptions, LayeredSearch
 from tiny_networks import dense
 from tiny_networks import query as random_query
@@ -78,9 +79,14 @@ def test_bounds_hold_wherever_the_splits_do(kind: str, rng: np.random.Generator)
         values = every_value(problem, region.lower + share * (region.upper - region.lower))
         signs = rng.integers(-1, 2, size=(6, problem.units)).astype(np.int8)
         walls = Walls.at_zero(signs)
-        chain = LayerChain(problem, 3).bound(walls)
+        chain = LayerChain(problem, 3).bound(walls, nothing(problem, 6), no_cuts(problem, 6))
+        store = DomainStore(problem.units, region.lower[0].numel(), len(problem.rows), 1)
+        root = store.root().select(np.zeros(6, np.int64))
         output = LayeredBounder(problem, AscentOptions(iterations=3), 3).bound(
-            walls, torch.zeros(6, len(problem.rows), dtype=torch.bool), Budget()
+            walls, root, Budget()
+        )
+        again = LayeredBounder(problem, AscentOptions(iterations=3), 3).bound(
+            walls, output.known, Budget()
         )
         for domain in range(6):
             inside = holds(problem, values, signs[domain])
@@ -89,9 +95,44 @@ def test_bounds_hold_wherever_the_splits_do(kind: str, rng: np.random.Generator)
                 at = chain.bounds[layer.feed].select(torch.tensor([domain]))
                 assert (values[layer.feed][inside] >= at.lower).all()
                 assert (values[layer.feed][inside] <= at.upper).all()
-            for root, (rows, offsets) in enumerate(zip(problem.rows, problem.offsets, strict=True)):
-                margin = (values[-1][inside].flatten(1) @ rows.T + offsets).amax(1)
-                assert (margin >= output.lower[domain, root]).all()
+            margins = [
+                (values[-1][inside].flatten(1) @ rows.T + offsets).amax(1)
+                for rows, offsets in zip(problem.rows, problem.offsets, strict=True)
+            ]
+            broken = torch.stack(margins, dim=1) <= 0
+            for found in (output, again):
+                least = min(float(m.min()) if len(m) else np.inf for m in margins)
+                assert least >= min(float(found.lower[domain]), 0.0)
+                assert not bool(broken[:, ~found.known.open_[domain]].any())
+            hold_what_is_known(problem, values, inside, broken, again.known, domain)
+
+
+def hold_what_is_known(
+    problem: SplitProblem,
+    values: list[torch.Tensor],
+    inside: torch.Tensor,
+    broken: torch.Tensor,
+    known: Known,
+    domain: int,
+) -> None:
+    """Bounds and half-spaces that a domain hands on hold at every sample that breaks a clause."""
+    some = broken.any(dim=1)
+    points = values[0][inside][some].flatten(1)
+    for layer in problem.layers:
+        units = values[layer.feed][inside][some].flatten(1)[:, layer.indices]
+        part = known.units.of_units(layer.units)
+        assert (units >= part.low[domain]).all()
+        assert (units <= part.high[domain]).all()
+    spaces = known.spaces()
+    assert (points @ spaces.normals[domain, 0] + spaces.offsets[domain, 0] <= 0).all()
+
+
+def nothing(problem: SplitProblem, count: int) -> Walls:
+    return Walls.at_zero(np.zeros((count, problem.units), np.int8))
+
+
+def no_cuts(problem: SplitProblem, count: int) -> HalfSpaces:
+    return HalfSpaces.none(count, problem.exact_region.lower[0].numel())
 
 
 def every_value(problem: SplitProblem, points: torch.Tensor) -> list[torch.Tensor]:
@@ -136,7 +177,9 @@ def test_splitting_early_layers_pays_more_than_with_bounds_of_the_root(
     first = problem.layers[0]
     signs = np.zeros((1, problem.units), np.int8)
     signs[0, first.units] = 1
-    chain = LayerChain(problem, 0).bound(Walls.at_zero(signs))
+    chain = LayerChain(problem, 0).bound(
+        Walls.at_zero(signs), nothing(problem, 1), no_cuts(problem, 1)
+    )
     last = problem.layers[-1]
     width = chain.bounds[last.feed].upper - chain.bounds[last.feed].lower
     before = problem.bounds[last.feed].upper - problem.bounds[last.feed].lower

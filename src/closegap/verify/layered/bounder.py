@@ -74,7 +74,7 @@ class LayeredBounder:
         problem, which = self._problem, torch.arange(len(walls))
         chain = self._chain.bound(walls, known.units, known.spaces())
         clauses = known.open_.int().argsort(dim=1, descending=True, stable=True)
-        clauses = clauses[:, : int(known.open_.sum(dim=1).max())]
+        clauses = clauses[:, : max(1, int(known.open_.sum(dim=1).max()))]
         open_ = known.open_.gather(1, clauses)
         rows, offsets = problem.rows[clauses].flatten(1, 2), problem.offsets[clauses].flatten(1)
         done = ~open_.repeat_interleave(problem.rows.shape[1], dim=1) | chain.empty[:, None]

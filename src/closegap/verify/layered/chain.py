@@ -9,8 +9,8 @@ coefficients that met each relaxation are kept: carried back from the property t
 final bound loses at each unit on all paths.
 
 Source: recomputed bounds as in MN-BaB (Ferrari et al., ICLR 2022); constraints of later layers bear
-on earlier ones as in INVPROP (Kotha et al., NeurIPS 2023); the losses follow the indirect effects of
-DEEPSPLIT (Henriksen and Lomuscio, IJCAI 2021).
+on earlier ones as in INVPROP (Kotha et al., NeurIPS 2023); the losses follow the indirect effects
+of DEEPSPLIT (Henriksen and Lomuscio, IJCAI 2021).
 """
 
 from __future__ import annotations

@@ -54,7 +54,10 @@ class Known:
     def other_clauses(self) -> Known:
         """Where another one is."""
         later = self.open_ & (self.open_.cumsum(dim=1) > 1)
-        normals, offsets = self.broken.normals.roll(-1, dims=1), self.broken.offsets.roll(-1, dims=1)
+        normals, offsets = (
+            self.broken.normals.roll(-1, dims=1),
+            self.broken.offsets.roll(-1, dims=1),
+        )
         return Known(self.units, later, HalfSpaces(normals, offsets))
 
     def spaces(self) -> HalfSpaces:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 
@@ -119,18 +118,15 @@ class LayeredSearch:
         plain = np.flatnonzero(units < self._problem.units)
         halves = known.select(plain).join(known.select(plain))
         first, others = known.select(apart).first_clause(), known.select(apart).other_clauses()
-        nodes = np.concatenate(
-            [children[plain], children[len(picked) + plain], children[apart]]
-        )
+        nodes = np.concatenate([children[plain], children[len(picked) + plain], children[apart]])
         rest = children[len(picked) + apart]
-        later = (others.open_.sum(dim=1) > 1).numpy()
-        self._keep(rest[later], np.full(later.sum(), self._problem.units), others.select(later))
-        nodes = np.concatenate([nodes, rest[~later]])
-        return nodes, halves.join(first).join(others.select(~later))
+        several = (others.open_.sum(dim=1) > 1).numpy()
+        later, now = np.flatnonzero(several), np.flatnonzero(~several)
+        self._keep(rest[later], units[apart[later]], others.select(later))
+        nodes = np.concatenate([nodes, rest[now]])
+        return nodes, halves.join(first).join(others.select(now))
 
-    def _keep(
-        self, nodes: Int[np.ndarray, "B"], units: Int[np.ndarray, "B"], known: Known
-    ) -> None:
+    def _keep(self, nodes: Int[np.ndarray, "B"], units: Int[np.ndarray, "B"], known: Known) -> None:
         self._notes.put(nodes, units[:, None])
         self._kept.put(nodes, known)
 
@@ -150,7 +146,9 @@ class LayeredSearch:
         most = found.losses.amax(dim=1).numpy()
         split = np.isfinite(found.losses.numpy()).all(axis=1) & (most > 0)
         units, clauses = found.losses.argmax(dim=1).numpy(), found.known.open_.sum(dim=1).numpy()
-        units = np.where((clauses > 1) & (clauses <= self._options.apart), self._problem.units, units)
+        units = np.where(
+            (clauses > 1) & (clauses <= self._options.apart), self._problem.units, units
+        )
         go = left[split[left]]
         self._keep(nodes[go], units[go], found.known.select(go))
         self._decide(nodes, found, left[~split[left]], budget)
