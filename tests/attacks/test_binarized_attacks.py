@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from closegap.attacks.binarized.layer_task import LayerTask, by_program, by_search
+from closegap.attacks.binarized.milp import sign_program
 from closegap.attacks.binarized.moves import push
 from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
 from closegap.attacks.gradient.options import AttackOptions
@@ -13,7 +15,10 @@ from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.graph.binarized.first_layer import first_signs
+from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.network import Network
+from closegap.mip.model import SolveOptions, Status
+from closegap.mip.registry import choose
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
@@ -43,16 +48,15 @@ def problem_of(q: Query) -> BinarizedProblem:
     return problem
 
 
-@pytest.mark.parametrize("name", ["ste-pgd", "bit-search"])
+@pytest.mark.parametrize("name", ["ste-pgd", "bit-search", "iprop", "milp"])
 def test_margins_are_true_and_members(rng: np.random.Generator, name: str) -> None:
     method = make_attack(name, AttackOptions(steps=10, restarts=3))
-    for _ in range(2):
-        q = tiny(rng)
-        outcome = method.attack_query(q, Budget.of_seconds(2))
-        assert len(outcome.points) and all(contains(q.region, p) for p in outcome.points)
-        true = np.min([clause_margin(q, k, outcome.points) for k in range(q.prop.clauses)], axis=0)
-        np.testing.assert_allclose(outcome.margins, true, atol=1e-4)
-        assert outcome.margin >= least(q) - 1e-4
+    q = tiny(rng)
+    outcome = method.attack_query(q, Budget.of_seconds(2))
+    assert len(outcome.points) and all(contains(q.region, p) for p in outcome.points)
+    true = np.min([clause_margin(q, k, outcome.points) for k in range(q.prop.clauses)], axis=0)
+    np.testing.assert_allclose(outcome.margins, true, atol=1e-4)
+    assert outcome.margin >= least(q) - 1e-4
 
 
 def test_bit_search_finds_the_least_margin_of_tiny_networks(rng: np.random.Generator) -> None:
@@ -103,3 +107,77 @@ def test_on_balls_the_gradient_attack_is_what_is_left(rng: np.random.Generator) 
     q = robustness(net, np.full(6, 0.5), 0, 0.3, norm=2)
     outcome = make_attack("bit-search").attack_query(q, Budget.of_seconds(2))
     assert all(contains(q.region, p) for p in outcome.points)
+
+
+def test_the_program_has_the_enumerated_optimum_and_every_input_as_a_point() -> None:
+    solver, _ = choose("mip")
+    for seed in range(3):
+        q = tiny(np.random.default_rng(seed), eps=0.2)
+        problem = problem_of(q)
+        middle = (problem.lower + problem.upper) / 2
+        for clause in range(q.prop.clauses):
+            program = sign_program(problem, clause)
+            assert program.model.violation(program.start(middle)) < 1e-9
+            claim = solver.solve(program.model, SolveOptions(time_limit=10))
+            assert claim.objective == pytest.approx(least_clause_margin(q, clause), abs=1e-5)
+
+
+def test_the_feasibility_program_agrees_with_the_optimum() -> None:
+    solver, _ = choose("mip")
+    seen = set()
+    for seed in range(4):
+        q = tiny(np.random.default_rng(seed), eps=0.2)
+        program = sign_program(problem_of(q), 0, least=-1e-3)
+        claim = solver.solve(program.model, SolveOptions(time_limit=10))
+        broken = least_clause_margin(q, 0) < -1e-3
+        assert (claim.status is Status.INFEASIBLE) == (not broken)
+        assert (claim.point is not None) == broken
+        seen.add(broken)
+    assert seen == {True, False}
+
+
+def random_task(rng: np.random.Generator, *, integer: bool) -> LayerTask:
+    count = 8
+    slope = rng.choice([-1.0, 1.0], size=(count, 6))
+    reference = rng.choice([-1.0, 1.0], size=count)
+    slack = reference @ slope + 1
+    return LayerTask(
+        slope, slack, np.ones(6), reference, -np.ones(count), np.ones(count), integer=integer
+    )
+
+
+def test_layer_solvers_against_all_values(rng: np.random.Generator) -> None:
+    corners = 2.0 * ((np.arange(256)[:, None] >> np.arange(8)) & 1) - 1
+    for _ in range(5):
+        task = random_task(rng, integer=True)
+        most = max(task.worth(corner) for corner in corners)
+        searched = by_search(task, rng)
+        exact = by_program(task, 5.0, searched)
+        assert task.worth(task.reference) <= task.worth(searched) <= most
+        assert task.worth(exact) == pytest.approx(most)
+        assert int(task.worth(searched)) >= int(most) - 1
+
+
+def test_layer_solvers_keep_inputs_in_their_ranges(rng: np.random.Generator) -> None:
+    task = random_task(rng, integer=False)
+    for values in (by_search(task, rng), by_program(task, 5.0, task.reference)):
+        assert (values >= task.lower).all() and (values <= task.upper).all()
+        assert task.worth(values) >= task.worth(task.reference)
+
+
+def test_integer_intervals_hold_and_are_attained(rng: np.random.Generator) -> None:
+    problem = problem_of(tiny(rng))
+    layer, packed = problem.forward.network.hidden[0], problem.forward.layers[0]
+    rows = interval_layer(layer)
+    known = rng.choice([-1, 0, 1], size=(1, layer.patches.size))
+    known[0, :2] = 0
+    corners = 2 * ((np.arange(64)[:, None] >> np.arange(6)) & 1) - 1
+    inside = corners[((known == 0) | (corners == known)).all(axis=1)]
+    sums = packed.sums(inside > 0)
+    low, high = rows.sums(known)
+    np.testing.assert_array_equal(low[0], sums.min(axis=0))
+    np.testing.assert_array_equal(high[0], sums.max(axis=0))
+    signs = packed.signs(inside > 0)
+    fixed = rows.signs(known)[0]
+    np.testing.assert_array_equal(fixed == 1, signs.all(axis=0))
+    np.testing.assert_array_equal(fixed == -1, ~signs.any(axis=0))

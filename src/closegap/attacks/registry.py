@@ -10,6 +10,8 @@ from closegap.attacks.activation.lippa import lippa
 from closegap.attacks.activation.query_attack import Attack, QueryAttack
 from closegap.attacks.activation.region_walk import region_walk
 from closegap.attacks.binarized.bit_search import bit_search
+from closegap.attacks.binarized.iprop import iprop
+from closegap.attacks.binarized.milp_attack import sign_milp
 from closegap.attacks.binarized.straight_through import straight_through_attack
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
@@ -25,7 +27,9 @@ QUERY_ATTACKS: dict[str, QueryFactory] = {
     "lns": lns,
     "dive": dive,
     "beam": beam,
+    "iprop": iprop,
     "lippa": lippa,
+    "milp": sign_milp,
     "region-walk": region_walk,
     "ste-pgd": straight_through_attack,
 }

@@ -21,6 +21,7 @@ from closegap.attacks.binarized.problem import BinarizedProblem, binarized_probl
 from closegap.attacks.binarized.straight_through import (
     StraightThroughAttack,
     StraightThroughOptions,
+    short_runs,
 )
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.outcome import AttackOutcome
@@ -55,9 +56,7 @@ class BitSearchOptions:
     patience: int = 25
     disturbed: float = 0.1
     targets: int = 3
-    warm: StraightThroughOptions = field(
-        default_factory=lambda: StraightThroughOptions(steps=30, restarts=2, rounds=1)
-    )
+    warm: StraightThroughOptions = field(default_factory=short_runs)
 
 
 @dataclass(frozen=True)

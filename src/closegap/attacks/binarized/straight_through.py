@@ -21,7 +21,12 @@ from closegap.core.budget import Budget
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 
-__all__ = ["StraightThroughAttack", "StraightThroughOptions", "straight_through_attack"]
+__all__ = [
+    "StraightThroughAttack",
+    "StraightThroughOptions",
+    "short_runs",
+    "straight_through_attack",
+]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,11 @@ class StraightThroughAttack:
         )
         pgd = replace(fgsm, name="pgd", start=UniformStart(), restarts=options.restarts, targets=1)
         return [Stage(run, width) for run in (fgsm, pgd) for width in options.widths]
+
+
+def short_runs() -> StraightThroughOptions:
+    """Runs that other attacks start from."""
+    return StraightThroughOptions(steps=30, restarts=2, rounds=1)
 
 
 def straight_through_attack(options: AttackOptions) -> StraightThroughAttack:

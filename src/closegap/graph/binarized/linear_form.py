@@ -1,4 +1,4 @@
-"""The first layer's sums as one sparse matrix: for searches, which need no rounding bounds."""
+"""Sums as sparse matrices; those of the first layer without rounding bounds, for searches."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from closegap.graph.binarized.records import FirstLayer
+from closegap.graph.binarized.records import FirstLayer, Patches
 
-__all__ = ["LinearSums", "linear_sums"]
+__all__ = ["LinearSums", "linear_sums", "patch_matrix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +26,24 @@ class LinearSums:
         return np.asarray((self.matrix.T @ inputs.T).T + self.constant)
 
 
+def patch_matrix(patches: Patches) -> csr_array:
+    """The sums as a matrix of the entries, `[E, S]`."""
+    channels, places = len(patches.weight), len(patches.gather)
+    shape = channels, places, patches.gather.shape[1]
+    values = np.broadcast_to(patches.weight[:, None, :], shape)
+    used = np.broadcast_to(patches.gather >= 0, shape) & (values != 0)
+    rows = np.broadcast_to(patches.gather, shape)[used]
+    columns = np.arange(patches.sums).reshape(channels, places, 1)
+    entries = values[used], (rows, np.broadcast_to(columns, shape)[used])
+    return csr_array(entries, shape=(patches.size, patches.sums))
+
+
 def linear_sums(layer: FirstLayer, inputs: int) -> LinearSums:
     """The sums of a layer that reads `inputs` inputs."""
     slope, offset = np.ones(len(layer.source)), np.zeros(len(layer.source))
     for factor, added in layer.steps:
         slope, offset = factor * slope, factor * offset + added
-    gather, weight = layer.patches.gather, layer.patches.weight
-    inside = gather >= 0
-    constant = weight @ np.where(inside, offset[gather], 0.0).T
-    source = np.where(inside, layer.source[gather], -1)
-    values = weight[:, None, :] * slope[gather][None]
-    columns = np.arange(layer.patches.sums).reshape(len(weight), -1, 1)
-    used = np.broadcast_to(source >= 0, values.shape) & (values != 0)
-    rows = np.broadcast_to(source, values.shape)[used]
-    entries = values[used], (rows, np.broadcast_to(columns, values.shape)[used])
-    shape = inputs, layer.patches.sums
-    return LinearSums(csr_array(entries, shape=shape), constant.reshape(-1))
+    sums = patch_matrix(layer.patches)
+    read = np.flatnonzero(layer.source >= 0)
+    chosen = csr_array((slope[read], (layer.source[read], read)), shape=(inputs, len(layer.source)))
+    return LinearSums(csr_array(chosen @ sums), np.asarray(sums.T @ offset))
