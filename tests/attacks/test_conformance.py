@@ -15,7 +15,7 @@ from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.hopping import Hopping, hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
-from closegap.attacks.registry import make_attack
+from closegap.attacks.registry import ENSEMBLES, make_attack
 from closegap.core.errors import OptionError
 from closegap.testing.attack_case import AttackCase
 
@@ -27,7 +27,9 @@ class Registered(AttackCase):
         if self.name == "hop-pgd":
             return Hopping(hops=2, restarts=3, descent=Descent("hop", steps=3, step_size=0.3))
         small = AttackOptions() if self.name == "fgsm" else AttackOptions(steps=8, restarts=3)
-        return make_method(self.name, small)
+        if self.name in ENSEMBLES:
+            small = AttackOptions(steps=1, restarts=2)
+        return make_attack(self.name, small)
 
 
 class TestLippa(AttackCase):
@@ -51,9 +53,19 @@ class TestBabAttack(AttackCase):
         return BabAttack(BabAttackOptions(hopping=quick, walks=1, rounds=1))
 
 
-NEEDS_LABEL = ("pgd-ce", "gama-pgd")
+NEEDS_LABEL = (
+    "pgd-ce",
+    "gama-pgd",
+    "di-fgsm",
+    "apgd-ce",
+    "apgd-dlr",
+    "apgd-t",
+    "daa",
+    "autoattack",
+    "autoattack-plus",
+)
 
-for _name in METHODS:
+for _name in [*METHODS, *ENSEMBLES]:
     _title = "Test" + "".join(part.capitalize() for part in _name.split("-"))
     globals()[_title] = type(
         _title, (Registered,), {"name": _name, "any_property": _name not in NEEDS_LABEL}

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from closegap.attacks.activation.bab_attack.attack import BaBAttack
     from closegap.attacks.activation.lippa import LiPPA
     from closegap.attacks.activation.region_walk import RegionWalk
+    from closegap.attacks.gradient.apgd import APGDCE, APGDDLR, APGDT
+    from closegap.attacks.gradient.autoattack import AutoAttack, AutoAttackPlus
     from closegap.attacks.gradient.cross_entropy import CrossEntropyPGD
+    from closegap.attacks.gradient.distributional import DAA
+    from closegap.attacks.gradient.diverse_inputs import DIFGSM
+    from closegap.attacks.gradient.fab import FAB, FABT
     from closegap.attacks.gradient.fgsm import FGSM
     from closegap.attacks.gradient.gama import GAMAPGD
     from closegap.attacks.gradient.hopping import HopPGD
@@ -22,26 +27,46 @@ if TYPE_CHECKING:
     from closegap.attacks.gradient.output_diversified import ODSPGD
     from closegap.attacks.gradient.pgd import PGD
     from closegap.attacks.gradient.pgd_adam import AdamPGD
+    from closegap.attacks.gradient.square import Square
 
 __all__ = [
+    "APGDCE",
+    "APGDDLR",
+    "APGDT",
+    "DAA",
+    "DIFGSM",
+    "FAB",
+    "FABT",
     "FGSM",
     "GAMAPGD",
     "MIFGSM",
     "ODSPGD",
     "PGD",
     "AdamPGD",
+    "AutoAttack",
+    "AutoAttackPlus",
     "BaBAttack",
     "CrossEntropyPGD",
     "HopPGD",
     "LiPPA",
     "MultiTargetedPGD",
     "RegionWalk",
+    "Square",
 ]
 
 _HOME = {
+    "APGDCE": "gradient.apgd",
+    "APGDDLR": "gradient.apgd",
+    "APGDT": "gradient.apgd",
     "AdamPGD": "gradient.pgd_adam",
     "BaBAttack": "activation.bab_attack.attack",
+    "AutoAttack": "gradient.autoattack",
+    "AutoAttackPlus": "gradient.autoattack",
     "CrossEntropyPGD": "gradient.cross_entropy",
+    "DAA": "gradient.distributional",
+    "DIFGSM": "gradient.diverse_inputs",
+    "FAB": "gradient.fab",
+    "FABT": "gradient.fab",
     "FGSM": "gradient.fgsm",
     "GAMAPGD": "gradient.gama",
     "HopPGD": "gradient.hopping",
@@ -51,6 +76,7 @@ _HOME = {
     "ODSPGD": "gradient.output_diversified",
     "PGD": "gradient.pgd",
     "RegionWalk": "activation.region_walk",
+    "Square": "gradient.square",
 }
 
 

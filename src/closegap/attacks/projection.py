@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from closegap.core.numerics import FLOAT32_UNIT, FLOAT64_UNIT, float32_inward
+from closegap.core.numerics import FLOAT32_UNIT, FLOAT64_UNIT, RIM_SLACK, float32_inward
 from closegap.specs.region import Ball, Region, bounding_box, contains
 
 __all__ = [
     "RegionBatch",
     "batch_regions",
+    "inside",
     "project",
     "region_norm",
     "sample",
@@ -99,6 +100,16 @@ def project(regions: RegionBatch, points: Float[Tensor, "B L D"]) -> Float[Tenso
     size = kernel(offset.abs(), room, regions.radius.double()[:, None].expand(offset.shape[:2]))
     moved = regions.center[:, None] + (offset.sign() * size).float()
     return torch.maximum(torch.minimum(moved, upper), lower)
+
+
+def inside(regions: RegionBatch, points: Float[Tensor, "B L D"]) -> Bool[Tensor, "B L"]:
+    """Which points are members: exactly for boxes, up to float32 rounding for balls."""
+    member = ((points >= regions.lower[:, None]) & (points <= regions.upper[:, None])).all(dim=2)
+    if regions.norm == math.inf:
+        return member
+    offset = (points - regions.center[:, None]).double()
+    length: Tensor = torch.linalg.vector_norm(offset, ord=regions.norm, dim=2)
+    return member & (length <= regions.radius.double()[:, None] * (1 + RIM_SLACK))
 
 
 def steepest(regions: RegionBatch, gradient: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:

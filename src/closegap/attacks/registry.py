@@ -1,4 +1,4 @@
-"""All attacks by name: gradient attacks, and attacks on single queries."""
+"""All attacks by name: gradient attacks, ensembles of them, and attacks on single queries."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from closegap.attacks.binarized.bit_search import bit_search
 from closegap.attacks.binarized.iprop import iprop
 from closegap.attacks.binarized.milp_attack import sign_milp
 from closegap.attacks.binarized.straight_through import straight_through_attack
+from closegap.attacks.gradient.autoattack import autoattack, autoattack_plus
+from closegap.attacks.gradient.ensemble import Ensemble
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
 from closegap.core.errors import OptionError
 
-__all__ = ["QUERY_ATTACKS", "make_attack"]
+__all__ = ["ENSEMBLES", "QUERY_ATTACKS", "make_attack"]
 
 QueryFactory: TypeAlias = Callable[[AttackOptions], QueryAttack]
+
+ENSEMBLES: dict[str, Callable[[AttackOptions], Ensemble]] = {
+    "autoattack": autoattack,
+    "autoattack-plus": autoattack_plus,
+}
 
 QUERY_ATTACKS: dict[str, QueryFactory] = {
     "bab-attack": bab_attack,
@@ -43,7 +50,9 @@ def make_attack(name: str, options: AttackOptions | None = None) -> Attack:
     """
     if name in QUERY_ATTACKS:
         return QUERY_ATTACKS[name](options or AttackOptions())
+    if name in ENSEMBLES:
+        return ENSEMBLES[name](options or AttackOptions())
     if name not in METHODS:
-        known = ", ".join([*METHODS, *QUERY_ATTACKS])
+        known = ", ".join([*METHODS, *ENSEMBLES, *QUERY_ATTACKS])
         raise OptionError(f"no attack is called '{name}'; there are {known}")
     return make_method(name, options)

@@ -32,6 +32,7 @@ __all__ = [
     "QP_ROW_SLACK",
     "QP_TOLERANCE",
     "REPLAY_SLACK",
+    "RIM_SLACK",
     "SEARCH_EPSILON",
     "SIGN_GAP",
     "SMALL_COEFFICIENT",
@@ -68,6 +69,10 @@ IR_ABSOLUTE_TOLERANCE = 1e-5
 #: Two float32 evaluations of one network (torch, onnxruntime) differ by less than this, relative
 #: to 1 + the largest output. An attack goes on until the margin is broken by more.
 REPLAY_SLACK = 1e-5
+
+#: A point of an attack may be so far, relatively, beyond a ball's rim when it enters the attack's
+#: record; it is moved inside, or left out, before it leaves the attack.
+RIM_SLACK = 1e-5
 
 #: Feasibility asked of LP and MIP solvers.
 MIP_FEASIBILITY = 1e-9

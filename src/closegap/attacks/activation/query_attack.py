@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from closegap.attacks.gradient.ensemble import Ensemble, run_ensemble
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.method import Method
 from closegap.attacks.outcome import AttackOutcome
@@ -33,7 +34,7 @@ class QueryAttack(Protocol):
         ...
 
 
-Attack: TypeAlias = Method[Any] | QueryAttack
+Attack: TypeAlias = Method[Any] | Ensemble | QueryAttack
 
 
 def run_attack(
@@ -44,9 +45,11 @@ def run_attack(
     Args:
         network: that the queries are about, for gradient attacks.
         queries: any mix of norms and properties.
-        attack: of either kind.
+        attack: of any kind.
         budget: deadline and seed.
     """
+    if isinstance(attack, Ensemble):
+        return run_ensemble(network, queries, attack, budget)
     if not isinstance(attack, QueryAttack):
         return run(network, queries, attack, budget)
     outcomes = []

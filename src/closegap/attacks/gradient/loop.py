@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from closegap.attacks.gradient.method import Evaluation, Method, Objective
+from closegap.attacks.gradient.method import Evaluation, Method, Objective, Viewed
 from closegap.attacks.gradient.problem import (
     Problem,
     build_problem,
@@ -23,7 +23,7 @@ from closegap.attacks.gradient.problem import (
     with_targets,
 )
 from closegap.attacks.outcome import AttackOutcome
-from closegap.attacks.projection import to_float32_inside
+from closegap.attacks.projection import inside, to_float32_inside
 from closegap.core.budget import Budget
 from closegap.core.numerics import REPLAY_SLACK
 from closegap.runtime.torch_network import TorchNetwork
@@ -175,7 +175,7 @@ def _evaluate(
     network: TorchNetwork,
     problem: Problem,
     points: Float[Tensor, "B L D"],
-    objective: Objective | None,
+    objective: Objective | Viewed | None,
 ) -> tuple[Evaluation, Float[Tensor, "B K"]]:
     """The network at the points, and each query's least clause margins."""
     if objective is None:
@@ -184,17 +184,28 @@ def _evaluate(
         loss, gradient = None, torch.zeros_like(points)
     else:
         leaf = points.detach().requires_grad_()
-        live = run_network(network, leaf)
-        loss = objective(live)
+        outputs, loss = _live(network, leaf, objective)
         gradient = torch.zeros_like(points)
         if loss.requires_grad:
             (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
             gradient = gradient if found is None else torch.nan_to_num(found)
-        outputs, loss = live.detach(), loss.detach()
+        outputs, loss = outputs.detach(), loss.detach()
     clauses = clause_margins(problem, outputs)
     margins = clauses.amin(dim=2)
     seen = Evaluation(outputs, margins, margins if loss is None else loss, gradient)
     return seen, clauses.nan_to_num(nan=torch.inf).amin(dim=1)
+
+
+def _live(
+    network: TorchNetwork, leaf: Float[Tensor, "B L D"], objective: Objective | Viewed
+) -> tuple[Float[Tensor, "B L C"], Float[Tensor, "B L"]]:
+    """The outputs at the points, and the losses with their graph."""
+    if not isinstance(objective, Viewed):
+        outputs = run_network(network, leaf)
+        return outputs, objective(outputs)
+    with torch.no_grad():
+        outputs = run_network(network, leaf)
+    return outputs, objective.loss(run_network(network, objective.view(leaf)))
 
 
 def _blank(problem: Problem) -> _Record:
@@ -217,8 +228,8 @@ def _remember(
     seen: Evaluation,
     clauses: Float[Tensor, "B K"],
 ) -> _Record:
-    """The record with these points in it; a margin that is not a number never enters."""
-    better = seen.margins < record.margins
+    """The record with the members of the regions in it; a margin that is no number never enters."""
+    better = (seen.margins < record.margins) & inside(problem.regions, points)
     margins = torch.where(better, seen.margins, record.margins)
     broken = problem.broken(margins).any(dim=1)
     return _Record(

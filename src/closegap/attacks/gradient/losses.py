@@ -11,8 +11,9 @@ from torch import Tensor
 
 from closegap.attacks.gradient.problem import Problem, clause_margins, lane_margins
 from closegap.core.errors import OptionError
+from closegap.core.numerics import TINY
 
-__all__ = ["CrossEntropyLoss", "GamaLoss", "Loss", "MarginLoss"]
+__all__ = ["CrossEntropyLoss", "GamaLoss", "LogitsRatioLoss", "Loss", "MarginLoss"]
 
 
 @runtime_checkable
@@ -91,6 +92,33 @@ class GamaLoss:
     def check(self, problem: Problem) -> None:
         """There must be a true class."""
         _check_labels(problem, "GAMA")
+
+
+@dataclass(frozen=True)
+class LogitsRatioLoss:
+    """The margin over a spread of the outputs (DLR), so that no scale of the outputs matters.
+
+    With outputs sorted descending `z_1 >= z_2 >= ...` the spread is `z_1 - z_3`, and
+    `z_1 - (z_3 + z_4) / 2` for lanes with a clause of their own. With fewer classes the last one
+    takes the missing ones' place.
+
+    Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness (2020), eqs. (6), (7).
+    """
+
+    def __call__(
+        self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
+    ) -> Float[Tensor, "B L"]:
+        """`margin / spread`."""
+        margins = lane_margins(problem, clause_margins(problem, outputs))
+        ranked = outputs.sort(dim=2, descending=True).values
+        last = ranked.shape[2] - 1
+        third, fourth = ranked[..., min(2, last)], ranked[..., min(3, last)]
+        below = torch.where(problem.target >= 0, (third + fourth) / 2, third)
+        return margins / (ranked[..., 0] - below).clamp(min=TINY)
+
+    def check(self, problem: Problem) -> None:
+        """There must be a true class."""
+        _check_labels(problem, "DLR")
 
 
 def _check_labels(problem: Problem, loss: str) -> None:

@@ -12,12 +12,25 @@ from torch import Tensor
 
 from closegap.attacks.gradient.problem import Problem
 
-__all__ = ["EVERY_CLAUSE", "Evaluation", "Method", "Objective", "State"]
+__all__ = ["EVERY_CLAUSE", "Evaluation", "Method", "Objective", "State", "Viewed"]
 
 #: As `targets` of a method: more clauses than any property has.
 EVERY_CLAUSE = 10**9
 
 Objective: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Viewed:
+    """An objective of the outputs at transformed points; margins are still those of the points.
+
+    Attributes:
+        view: points `[B, L, D]` to the points that the network sees; differentiable.
+        loss: outputs `[B, L, C]` there to losses `[B, L]`.
+    """
+
+    view: Callable[[Tensor], Tensor]
+    loss: Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +56,7 @@ class State(Protocol):
 
     @property
     def points(self) -> Tensor:
-        """`[B, L, D]`, members of the regions, to be evaluated next."""
+        """`[B, L, D]`, to be evaluated next; only members of the regions become candidates."""
         ...
 
 
@@ -86,7 +99,7 @@ class Method(Protocol[S]):
         """The first state."""
         ...
 
-    def objective(self, problem: Problem, state: S) -> Objective | None:
+    def objective(self, problem: Problem, state: S) -> Objective | Viewed | None:
         """Outputs `[B, L, C]` to losses `[B, L]`; `None` when no gradient is wanted."""
         ...
 

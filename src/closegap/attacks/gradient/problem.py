@@ -43,6 +43,7 @@ class Problem:
         target: the clause each lane tries to break; -1 for whichever is nearest.
         query: position of each query in the caller's list.
         strict: a counterexample needs a margin below 0.
+        shape: of one input, such as `(channels, height, width)`.
     """
 
     regions: RegionBatch
@@ -54,6 +55,7 @@ class Problem:
     target: Int[Tensor, "B L"]
     query: Int[Tensor, "B"]
     strict: bool
+    shape: tuple[int, ...]
 
     @property
     def clauses(self) -> int:
@@ -95,6 +97,7 @@ def build_problem(
         target=torch.full((len(chosen), 1), -1, device=network.device),
         query=torch.tensor(list(places), device=network.device),
         strict=properties[0].strict,
+        shape=network.network.input_shape,
     )
 
 
