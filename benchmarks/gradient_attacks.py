@@ -52,12 +52,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, the queries asked of it, and what runs it."""
+    """A network, the queries asked of it, and what runs it.
+
+    Attributes:
+        indices: of the queries' images in the test set; empty for VNN-LIB properties.
+    """
 
     network: Network
     asked: list[Query]
     torch_network: TorchNetwork
     replayer: Replayer
+    indices: tuple[int, ...] = ()
 
     @classmethod
     def of_images(cls, model: str, which: Sequence[int], eps: float) -> Subject:
@@ -68,11 +73,10 @@ class Subject:
         labels = archive["labels"][list(which)].astype(int)
         replayer = Replayer(network)
         predicted = replayer.outputs_float32(images.astype(np.float32)).argmax(axis=1)
-        asked = [
-            cg.robustness(network, images[i], int(labels[i]), eps)
-            for i in np.flatnonzero(predicted == labels)
-        ]
-        return cls(network, asked, TorchNetwork(network), replayer)
+        correct = np.flatnonzero(predicted == labels).tolist()
+        asked = [cg.robustness(network, images[i], int(labels[i]), eps) for i in correct]
+        indices = tuple(which[i] for i in correct)
+        return cls(network, asked, TorchNetwork(network), replayer, indices)
 
     def breaks(self, query: Query, outcome: AttackOutcome) -> bool:
         """Whether one of the best candidates breaks the property on the ONNX file."""

@@ -56,6 +56,8 @@ def test_image_attacks_take_and_return_tensors(
     eps = {"inf": 0.1, "2": 0.4, "l1": 1.5}[norm]
     make = getattr(attacks, name)
     sizes = {"steps": 6, "restarts": 3} if name != "FGSM" else {}
+    if name.startswith("AutoAttack"):
+        sizes = {"steps": 1, "restarts": 2}
     attack = make(network, eps=eps, norm=norm, seed=3, **sizes)
     found = attack(images, labels)
     assert found.shape == images.shape

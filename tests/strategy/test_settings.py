@@ -89,3 +89,12 @@ def test_solve_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [5, 3]
     with pytest.raises(OptionError, match=r"plain\.depth"):
         cg.solve(query, engines=["plain"], settings={"plain.names": "a"})
+
+
+def test_an_attack_is_an_engine_by_its_name() -> None:
+    network = cg.load(DEMO)
+    query = cg.robustness(network, np.full(network.input_shape, 0.5), 0, 0.5)
+    settings = {"attack.method": "apgd-t"}
+    result = cg.solve(query, engines=["attack"], settings=settings)
+    assert result.verdict == "falsified"
+    assert result.bracket.witness is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from closegap.strategy.engines.attack import AttackEngine
 from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.bab_attack import BabAttackEngine
 from closegap.strategy.engines.base import Engine
@@ -28,6 +29,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "region-walk": RegionWalkEngine,
     "lippa": LippaEngine,
     "bab-attack": BabAttackEngine,
+    "attack": AttackEngine,
     "layered": LayeredEngine,
     "cutoff": CutoffEngine,
     "bab": BranchEngine,

@@ -1,0 +1,37 @@
+"""Any registered attack, by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from closegap.attacks.activation.query_attack import run_attack
+from closegap.attacks.registry import make_attack
+from closegap.core.budget import Budget
+from closegap.runtime.cache import compiled
+from closegap.strategy.session import Session
+
+__all__ = ["AttackEngine"]
+
+
+@dataclass(frozen=True)
+class AttackEngine:
+    """One attack with its own defaults; to feed from, and to compare with.
+
+    Attributes:
+        method: as `closegap attack --method` names it.
+    """
+
+    method: str = "autoattack"
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`.
+
+        Raises:
+            OptionError: no attack has this name, or it is not for such a property.
+        """
+        attack = make_attack(self.method)
+        network = compiled(session.query.network, torch.float32)
+        (outcome,) = run_attack(network, [session.query], attack, budget)
+        session.offer(outcome.points, self.method)
