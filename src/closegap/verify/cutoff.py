@@ -70,6 +70,7 @@ class CutoffSearch:
         bounds: of every activation's input at the clause's counterexamples.
         refuted: there are none: the clause's margin is positive on the whole region.
         guide: a lower bound of the margin at counterexamples; up to zero it is one everywhere.
+        sweeps: how many were made to their end.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class CutoffSearch:
         self.bounds = NetworkBounds(known.activations, values, known.complete)
         self.refuted = False
         self.guide = -np.inf
+        self.sweeps = 0
         self._warm: WarmStarts | None = None
 
     def run(self, budget: Budget) -> None:
@@ -96,6 +98,7 @@ class CutoffSearch:
                 if self.refuted or budget.expired:
                     return
                 self._tighten(layers, budget)
+                self.sweeps += not budget.expired
                 self._check(budget)
             if self.guide - before < self._options.least_gain * abs(before):
                 return

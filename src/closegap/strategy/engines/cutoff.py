@@ -24,7 +24,8 @@ _PROVED = float(np.finfo(np.float32).tiny)
 class CutoffEngine:
     """Tightens every layer for each open clause, the one closest to a proof first.
 
-    A clause that stays open gets a tree of its own, for its bounds hold for no other clause.
+    A clause that stays open gets a tree of its own, for its bounds hold for no other clause. Where
+    the time is too short for a single sweep, all of it is left to the engines that follow.
 
     Attributes:
         options: how hard to try one clause.
@@ -35,7 +36,7 @@ class CutoffEngine:
 
     options: CutoffOptions = field(default_factory=CutoffOptions)
     branching: BranchOptions = field(default_factory=BranchOptions)
-    share: float = 0.4
+    share: float = 0.5
     tree_share: float = 0.85
 
     def run(self, session: Session, budget: Budget) -> None:
@@ -54,6 +55,8 @@ class CutoffEngine:
             search.run(spend.within(spend.remaining / (len(clauses) - place)))
             proved = _PROVED if search.refuted else min(search.guide, 0.0)
             session.prove_clause(int(clause), proved, "cutoff")
+            if not (search.refuted or search.sweeps):
+                break
             if not search.refuted:
                 left[int(clause)] = search.bounds
         spend = budget.within(self.tree_share * budget.remaining)
