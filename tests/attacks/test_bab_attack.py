@@ -21,6 +21,7 @@ from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
 from closegap.attacks.gradient.hopping import hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.mip import registry
@@ -28,10 +29,12 @@ from closegap.mip.killable import KillableBackend
 from closegap.mip.model import Status
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
-from closegap.testing.enumeration import least_clause_margin
+from closegap.testing.enumeration import clause_margin, least_clause_margin
+from closegap.testing.mip_probes import worker_processes
 from closegap.testing.networks import random_leaky, random_mlp
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
 from mip.failing_solvers import Deaf
-from tiny_networks import pooled, query, residual
+from tiny_networks import pooled, query, residual, samples
 
 QUICK = replace(hop_pgd(AttackOptions(steps=2, restarts=2)), hops=1)
 BUILDERS = {
@@ -54,9 +57,10 @@ def arena_of(asked: Query, budget: Budget | None = None) -> Arena:
 
 
 def hard(rng: np.random.Generator, count: int = 40) -> Query:
-    """A query that no candidate decides: margins around zero do not occur."""
+    """A query that no candidate breaks, and that linear bounds do not prove."""
     asked = query(rng, random_mlp(rng, [6, count, count, 3]), radius=0.4)
-    offsets = np.full(1, 100.0)
+    margins = clause_margin(asked, 0, samples(rng, asked, 2000))
+    offsets = asked.prop.offsets - margins.min() + 0.6 * np.ptp(margins)
     return replace(asked, prop=replace(asked.prop, offsets=offsets))
 
 
@@ -137,11 +141,41 @@ def test_a_solver_that_hangs_does_not_keep_the_attack(
     options = BabAttackOptions(
         hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver="deaf"))
     )
+    before = set(worker_processes())
     begun = time.monotonic()
     outcome = BabAttack(options).attack_query(hard(rng), Budget.of_seconds(1.5, threads=threads))
     assert time.monotonic() - begun < 2.5
     assert not outcome.finished
     hanging.close()
+    assert set(worker_processes()) <= before
+
+
+@pytest.mark.parametrize("name", ["lns", "dive", "beam", "bab-attack"])
+def test_every_variant_keeps_its_deadline(rng: np.random.Generator, name: str) -> None:
+    attack = make_attack(name, AttackOptions(steps=5, restarts=4))
+    assert isinstance(attack, BabAttack)
+    asked = hard(rng, 60)
+    begun = time.monotonic()
+    outcome = attack.attack_query(asked, Budget.of_seconds(1.5, threads=2))
+    assert time.monotonic() - begun < 2.5
+    assert not outcome.finished
+
+
+def test_a_beam_keeps_the_limit_of_nodes(rng: np.random.Generator) -> None:
+    arena = arena_of(hard(rng, 60), Budget(nodes=50))
+    bounded: list[int] = []
+    beam = BeamSearch(TreeOptions(beam=2, levels=2), arena, [0])
+    bound = DomainBounder.bound
+
+    def counted(self: DomainBounder, batch: DomainBatch, budget: Budget) -> DomainResult:
+        bounded.append(len(batch.root))
+        return bound(self, batch, budget)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DomainBounder, "bound", counted)
+        for _ in range(40):
+            beam.step()
+    assert 20 < sum(bounded) <= 66
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -225,7 +259,7 @@ def test_a_dive_fixes_what_the_pool_agrees_on(rng: np.random.Generator) -> None:
 
 
 def test_what_breaks_is_inside_and_strictly_broken(rng: np.random.Generator) -> None:
-    for _ in range(6):
+    for _ in range(3):
         asked = robustness(random_mlp(rng, [2, 4, 4, 3]), rng.random(2), 0, 0.3)
         outcome = BabAttack(BabAttackOptions(hopping=QUICK, walks=0, rounds=2)).attack_query(
             asked, Budget()

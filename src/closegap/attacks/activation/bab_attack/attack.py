@@ -212,7 +212,8 @@ def dive(options: AttackOptions) -> BabAttack:
 
 def beam(options: AttackOptions) -> BabAttack:
     """The guided tree only; complete, if it is given the time."""
-    return _variant("beam", BabAttackOptions(bottom_up=None, dive=None, hopping=hop_pgd(options)))
+    alone = BabAttackOptions(bottom_up=None, dive=None, rounds=10_000, hopping=hop_pgd(options))
+    return _variant("beam", alone)
 
 
 def _variant(name: str, options: BabAttackOptions) -> BabAttack:

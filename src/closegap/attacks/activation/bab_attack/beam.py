@@ -23,7 +23,8 @@ OnProof: TypeAlias = Callable[[int, float], None]
 class BeamSearch:
     """Rounds of the tree of the clause that candidates came nearest to breaking.
 
-    A tree that ends without a subdomain that was given up proves its clause.
+    A tree stops growing once it has as many subdomains as the budget allows. One that ends without
+    a subdomain that was given up proves its clause.
 
     Args:
         options: of every tree.
@@ -48,22 +49,15 @@ class BeamSearch:
         self._lock = threading.Lock()
 
     def step(self) -> None:
-        """One round; nothing where another worker is at it."""
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            self._round()
-        finally:
-            self._lock.release()
+        """One round; rounds of several workers come one after the other."""
+        with self._lock:
+            if not self._arena.done:
+                self._round()
 
     def domain(self) -> Domain | None:
         """A subdomain of the present beam, with its clause."""
-        if self._tree is None or not self._lock.acquire(blocking=False):
-            return None
-        try:
-            found = self._tree.domain()
-        finally:
-            self._lock.release()
+        with self._lock:
+            found = None if self._tree is None else self._tree.domain()
         return None if found is None else (self._clause, found[1])
 
     def _round(self) -> None:
@@ -73,6 +67,9 @@ class BeamSearch:
                 arena.finished = True
                 return
             self._tree = self._planted()
+        nodes = arena.budget.nodes
+        if nodes is not None and self._tree.accounting.created >= nodes:
+            return
         self._tree.step(arena.budget)
         if self._tree.exhausted:
             self._harvest(self._tree)
