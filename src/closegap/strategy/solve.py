@@ -31,6 +31,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "clean",
     "pgd",
     "crown",
+    "binarized",
     "input-split",
     "alpha-crown",
     "strong-pgd",

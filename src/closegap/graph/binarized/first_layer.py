@@ -26,10 +26,14 @@ _DIGITS = 53
 
 @dataclass(frozen=True, eq=False)
 class SumBounds:
-    """Sound bounds of every sum over a box, rounding included."""
+    """Sound bounds of every sum over a box, rounding included.
+
+    `rounding` bounds what float64 loses of a sum anywhere on the box, however it is written out.
+    """
 
     lower: Float[np.ndarray, "S"]
     upper: Float[np.ndarray, "S"]
+    rounding: Float[np.ndarray, "S"]
 
 
 def first_signs(layer: FirstLayer, inputs: Float[np.ndarray, "B D"]) -> Bool[np.ndarray, "B U"]:
@@ -131,6 +135,7 @@ def sum_bounds(
     return SumBounds(
         (least @ positive + most @ negative - error).T.reshape(-1),
         (most @ positive + least @ negative + error).T.reshape(-1),
+        error.T.reshape(-1),
     )
 
 

@@ -8,6 +8,7 @@ from closegap.strategy.engines.attack import AttackEngine
 from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
 from closegap.strategy.engines.bab_attack import BabAttackEngine
 from closegap.strategy.engines.base import Engine
+from closegap.strategy.engines.binarized import BinarizedEngine
 from closegap.strategy.engines.clean import CleanCheck
 from closegap.strategy.engines.cutoff import CutoffEngine
 from closegap.strategy.engines.cuts import CutEngine
@@ -23,6 +24,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "clean": CleanCheck,
     "pgd": QuickAttack,
     "crown": Crown,
+    "binarized": BinarizedEngine,
     "input-split": InputSplitEngine,
     "alpha-crown": AlphaCrown,
     "strong-pgd": StrongAttack,

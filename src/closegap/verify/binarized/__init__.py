@@ -1,0 +1,1 @@
+"""Exact verification of binarized networks."""
