@@ -35,6 +35,7 @@ __all__ = ["HighsBackend", "HighsSession"]
 _ROWWISE = 2
 _MINIMISE = 1
 _DUAL_SIMPLEX = 1
+_CHOOSE_SCALE, _NO_SCALE = 2, 0
 
 _STATUS = {
     "kOptimal": Status.OPTIMAL,
@@ -193,7 +194,8 @@ class HighsSession:
 
     def _run(self, options: SolveOptions, watch: HighsWatch) -> Claim:
         target = math.inf if options.stop_at_bound is None else options.stop_at_bound
-        self._set(**_common(options), objective_bound=target)
+        scale = _CHOOSE_SCALE if options.scaled else _NO_SCALE
+        self._set(**_common(options), objective_bound=target, simplex_scale_strategy=scale)
         self._limit_time(watch)
         ended = _run(self._native)
         if ended not in _STATUS and watch.reason is None:

@@ -161,6 +161,8 @@ class SolveOptions:
         emphasis: `"light"` few cuts and little presolve (measured best on network subproblems),
             `"default"` the solver's own settings. HiGHS has one setting for both.
         feasibility: tolerance asked of the solver for rows, bounds, integrality and reduced costs.
+        scaled: the simplex may scale rows and columns; programs of one scale take fewer steps
+            without.
 
     Raises:
         OptionError: a time limit that is NaN, no thread, or an unknown emphasis.
@@ -178,6 +180,7 @@ class SolveOptions:
     interrupted: Callable[[], bool] | None = None
     emphasis: Emphasis = "light"
     feasibility: float = MIP_FEASIBILITY
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         if math.isnan(self.time_limit):

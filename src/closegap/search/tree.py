@@ -63,6 +63,7 @@ class Accounting:
     Attributes:
         weight: sum over leaves of 2^-depth, one for each root, exactly; equal to the number of
             roots iff no subproblem was lost.
+        open_share: see `Tree`.
     """
 
     created: int
@@ -73,6 +74,7 @@ class Accounting:
     depth: int
     weight: Fraction
     roots: int
+    open_share: float = 1.0
 
     @property
     def balanced(self) -> bool:
@@ -248,6 +250,12 @@ class Tree:
             current = np.where(inside, data.parent[np.maximum(current, 0)], -1)
         return Paths(units, signs, points)
 
+    @property
+    def open_share(self) -> float:
+        """How much of all trees is open: a node counts for half of its parent, a root for one."""
+        depth = self._data.depth[self.open_nodes()].astype(np.float64)
+        return float((0.5**depth).sum()) / max(1, self._roots)
+
     def accounting(self) -> Accounting:
         """Count the nodes, and sum the leaves' weights exactly."""
         state, depth = self._data.state[: self._size], self._data.depth[: self._size]
@@ -263,6 +271,7 @@ class Tree:
             depth=int(depth.max(initial=0)),
             weight=weight,
             roots=self._roots,
+            open_share=self.open_share,
         )
 
     def _grow(self, count: int) -> Int[np.ndarray, "B"]:

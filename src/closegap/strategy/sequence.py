@@ -8,16 +8,12 @@ from collections.abc import Mapping, Sequence
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason
 from closegap.strategy.engines import Engine
-from closegap.strategy.engines.cuts import suits_cuts
 from closegap.strategy.failures import describe_failure
 from closegap.strategy.session import Session
 from closegap.strategy.settings import build_engine
+from closegap.strategy.turns import turns
 
 __all__ = ["run_engines"]
-
-#: Where cuts may follow, branch and bound gets this share of the time that is left: what it
-#: closes, it closes early.
-_BEFORE_CUTS = 0.25
 
 
 def run_engines(
@@ -35,23 +31,17 @@ def run_engines(
         why the session is open, should it be.
     """
     reason = Reason.INCOMPLETE
-    for place, name in enumerate(names):
+    for name, share in turns(names, session):
         if session.decided:
             break
         if budget.expired:
             reason = Reason.TIME
             break
-        share = budget.within(_share(name, names[place + 1 :], session) * budget.remaining)
-        reason = _run(name, build_engine(name, settings), session, share) or reason
+        turn = budget.within(share * budget.remaining)
+        reason = _run(name, build_engine(name, settings), session, turn) or reason
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if budget.expired else session.limit or reason
     return reason
-
-
-def _share(name: str, later: Sequence[str], session: Session) -> float:
-    """How much of the time that is left an engine may use."""
-    cuts_follow = name == "bab" and "cuts" in later and suits_cuts(session)
-    return _BEFORE_CUTS if cuts_follow else 1.0
 
 
 def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:

@@ -53,6 +53,8 @@ class Session:
         engine_seconds: by engine, in the order they ran.
         limit: what but the clock stopped an engine early (the node limit, say).
         part_seconds: within engines, as `engine.part`.
+        held: by engine, the search that its next turn goes on with.
+        open_share: by engine, how much of its trees is open, from 1 to 0.
     """
 
     query: Query
@@ -64,6 +66,8 @@ class Session:
     engine_seconds: dict[str, float] = field(default_factory=dict)
     limit: Reason | None = None
     part_seconds: dict[str, float] = field(default_factory=dict)
+    held: dict[str, object] = field(default_factory=dict)
+    open_share: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         network = compiled(self.query.network, torch.float32)

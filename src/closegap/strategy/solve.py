@@ -37,6 +37,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "strong-pgd",
     "region-walk",
     "layered",
+    "cut-roots",
     "cutoff",
     "bab",
     "cuts",

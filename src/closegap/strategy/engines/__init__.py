@@ -11,7 +11,7 @@ from closegap.strategy.engines.base import Engine
 from closegap.strategy.engines.binarized import BinarizedEngine
 from closegap.strategy.engines.clean import CleanCheck
 from closegap.strategy.engines.cutoff import CutoffEngine
-from closegap.strategy.engines.cuts import CutEngine
+from closegap.strategy.engines.cuts import CutEngine, CutRootsEngine
 from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
 from closegap.strategy.engines.layered import LayeredEngine
 from closegap.strategy.engines.linear import AlphaCrown, Crown
@@ -35,6 +35,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "layered": LayeredEngine,
     "cutoff": CutoffEngine,
     "bab": BranchEngine,
+    "cut-roots": CutRootsEngine,
     "cuts": CutEngine,
     "mip": MipEngine,
 }

@@ -25,7 +25,7 @@ from closegap.strategy.continuation import keeper, pack_bounds, unpack_bounds
 from closegap.strategy.session import Session
 from closegap.strategy.shelf import Arrays
 from closegap.verify.bab.problem import split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound, BranchOptions, BranchOutcome
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.input_split import InputSplit, InputSplitOptions
@@ -50,25 +50,34 @@ class BranchEngine:
         """See `Engine`."""
         if not len(session.open_clauses):
             return
-        known = self._resumed(session) or self._known(session, budget)
+        known = self._held(session) or self._resumed(session) or self._known(session, budget)
         if known.search is None:
             session.note("bab: the network has activations it cannot split")
             return
+        session.held["bab"] = known
         fixed: Arrays = {"clauses": known.clauses, "near": known.near, **pack_bounds(known.bounds)}
-        session.count(resumed=known.search.size)
+        if not known.tally.counts:
+            session.count(resumed=known.search.size)
         share = 1.0 if _has_hinges_only(known.query.network) else self.smooth_share
         spend = budget.within(share * budget.remaining)
         outcome = known.search.run(spend, keeper(session, "bab", fixed))
-        clauses, count = known.clauses, outcome.accounting
-        session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
-        session.time_parts("bab", outcome.seconds)
-        session.deepest(count.depth)
+        session.open_share["bab"] = outcome.accounting.open_share
+        known.tally.tell(session, outcome)
+        count = outcome.accounting
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         if outcome.limit is not None:
             session.limit = outcome.limit
-        for clause, lower in zip(clauses, outcome.lower, strict=True):
+        for clause, lower in zip(known.clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "bab")
+
+    def _held(self, session: Session) -> _Prepared | None:
+        """The search of an earlier turn, without the clauses that were proved since."""
+        held = session.held.get("bab")
+        if not isinstance(held, _Prepared) or held.search is None:
+            return None
+        held.search.settle(np.setdiff1d(held.clauses, session.open_clauses))
+        return held
 
     def _known(self, session: Session, budget: Budget) -> _Prepared:
         query, bounds = _splittable(session, budget)
@@ -127,6 +136,29 @@ class _Prepared:
     bounds: NetworkBounds
     near: NDArray[np.float32]
     search: BranchAndBound | None
+    tally: _Tally = field(default_factory=lambda: _Tally())
+
+
+@dataclass(eq=False)
+class _Tally:
+    """What the session was told of a search so far: every turn adds what is new."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def tell(self, session: Session, outcome: BranchOutcome) -> None:
+        count = outcome.accounting
+        counts = {
+            "nodes": count.created,
+            "leaves": count.closed,
+            "open": count.open,
+            "stuck": count.stuck,
+        }
+        session.count(**{name: n - self.counts.get(name, 0) for name, n in counts.items()})
+        spent = {part: s - self.seconds.get(part, 0.0) for part, s in outcome.seconds.items()}
+        session.time_parts("bab", spent)
+        session.deepest(count.depth)
+        self.counts, self.seconds = counts, dict(outcome.seconds)
 
 
 #: Boxes of so many inputs do not multiply fast.

@@ -12,10 +12,10 @@ from closegap.graph.ops import Relu
 from closegap.specs.region import Ball
 from closegap.strategy.engines.mip import flat_bounds
 from closegap.strategy.session import Session
-from closegap.verify.cutting.region import RegionPrograms, region_programs
+from closegap.verify.cutting.region import region_programs
 from closegap.verify.cutting.tree import CutSearch, SearchOptions
 
-__all__ = ["CutEngine", "suits_cuts"]
+__all__ = ["CutEngine", "CutRootsEngine", "suits_cuts"]
 
 #: With more unstable neurons the programs are too slow.
 _MOST_UNITS = 600
@@ -24,8 +24,25 @@ _PROVED = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
+class CutRootsEngine:
+    """Cuts the root of every open clause; the branch and cut that follows goes on from there.
+
+    Attributes:
+        options: how to search.
+        share: of the time that is left, for all roots together.
+    """
+
+    options: SearchOptions = field(default_factory=SearchOptions)
+    share: float = 0.25
+
+    def run(self, session: Session, budget: Budget) -> None:
+        """See `Engine`."""
+        _searches(session, self.options, budget.within(self.share * budget.remaining))
+
+
+@dataclass(frozen=True)
 class CutEngine:
-    """Cuts the root of every open clause, then searches those that are left, easy ones first.
+    """Searches the clauses that the cuts of their roots do not prove, easy ones first.
 
     Attributes:
         options: how to search.
@@ -37,48 +54,63 @@ class CutEngine:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        if session.bounds is None:
-            session.learn_bounds(session.linear.activations(budget))
-        if not len(session.open_clauses) or not suits_cuts(session):
-            return
-        programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
-        if programs is None:
-            return
-        searches = self._roots(session, programs, budget)
+        until = budget.within(self.root_share * budget.remaining)
+        searches = _searches(session, self.options, until)
+        before = sum(search.nodes for search in searches.values())
         waiting = sorted(searches, key=lambda clause: -searches[clause].lower)
         while waiting and not (budget.expired or session.decided):
             share = budget.within(budget.remaining / len(waiting))
             clause = waiting.pop(0)
             searches[clause].run(share)
-            self._report(session, clause, searches[clause])
-        session.count(cut_nodes=sum(search.nodes for search in searches.values()))
+            _report(session, clause, searches[clause])
+        session.count(cut_nodes=sum(search.nodes for search in searches.values()) - before)
+        if searches:
+            shares = [search.open_share for search in searches.values()]
+            session.open_share["cuts"] = sum(shares) / len(shares)
 
-    def _roots(
-        self, session: Session, programs: RegionPrograms, budget: Budget
-    ) -> dict[int, CutSearch]:
-        """The searches of the clauses that the cuts of their roots do not prove."""
-        clauses = [int(clause) for clause in session.open_clauses]
-        until = budget.within(self.root_share * budget.remaining)
-        shape = session.query.network.input_shape
-        searches: dict[int, CutSearch] = {}
-        for place, clause in enumerate(clauses):
-            program = programs.program(clause)
-            if program is None or session.decided or until.expired:
-                continue
-            search = CutSearch(
-                program,
-                self.options,
-                lambda point: session.offer(point.reshape(1, *shape), "cuts"),
-                lambda: session.decided,
-            )
-            search.root(until.within(until.remaining / (len(clauses) - place)))
-            self._report(session, clause, search)
-            if not search.finished:
-                searches[clause] = search
-        return searches
 
-    def _report(self, session: Session, clause: int, search: CutSearch) -> None:
-        session.prove_clause(clause, float(min(search.lower, _PROVED)), "cuts")
+def _searches(session: Session, options: SearchOptions, until: Budget) -> dict[int, CutSearch]:
+    """The searches of the open clauses; roots are cut where no earlier turn did."""
+    if session.bounds is None:
+        session.learn_bounds(session.linear.activations(until))
+    if not len(session.open_clauses) or not suits_cuts(session):
+        return {}
+    held = session.held.setdefault("cuts", {})
+    assert isinstance(held, dict)
+    missing = [int(clause) for clause in session.open_clauses if int(clause) not in held]
+    if missing:
+        held.update(_roots(session, missing, options, until))
+    return {c: held[c] for c in map(int, session.open_clauses) if c in held}
+
+
+def _roots(
+    session: Session, clauses: list[int], options: SearchOptions, until: Budget
+) -> dict[int, CutSearch]:
+    """The searches of clauses, once their roots are cut."""
+    programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
+    shape = session.query.network.input_shape
+    searches: dict[int, CutSearch] = {}
+    for place, clause in enumerate(clauses):
+        if programs is None or session.decided or until.expired:
+            break
+        program = programs.program(clause)
+        if program is None:
+            continue
+        search = CutSearch(
+            program,
+            options,
+            lambda point: session.offer(point.reshape(1, *shape), "cuts"),
+            lambda: session.decided,
+        )
+        search.root(until.within(until.remaining / (len(clauses) - place)))
+        session.count(cut_nodes=search.nodes)
+        _report(session, clause, search)
+        searches[clause] = search
+    return searches
+
+
+def _report(session: Session, clause: int, search: CutSearch) -> None:
+    session.prove_clause(clause, float(min(search.lower, _PROVED)), "cuts")
 
 
 def suits_cuts(session: Session) -> bool:

@@ -139,6 +139,7 @@ class BranchAndBound:
         self._watch = Stopwatch()
         self._kept: Mapping[str, NDArray[np.generic]] | None = None
         self._broken = False
+        self._begun = False
         self._warm: NDArray[np.float32] | None = None
 
     def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -165,21 +166,16 @@ class BranchAndBound:
         return len(self._tree)
 
     def run(self, budget: Budget, keeper: TreeKeeper | None = None) -> BranchOutcome:
-        """Search until nothing is open, a candidate is accepted, or the budget ends.
+        """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
 
         Args:
             budget: deadline, nodes, memory. Under a node limit batches do not follow the clock.
             keeper: is given the search's state now and then.
         """
-        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
         self._brancher.steady = budget.nodes is not None
         limit = self._limit(budget)
-        if self._kept is not None:
-            self._restore(self._kept)
-        elif limit is None:
-            self._begin(budget)
-        else:
-            self._tree.add_roots(np.full(len(self._problem.rows), -np.inf))
+        if not self._begun:
+            self._start(limit is None, budget)
         while not (self._broken or budget.expired):
             limit = self._limit(budget)
             count = self._count(budget)
@@ -201,6 +197,22 @@ class BranchAndBound:
             limit=limit if accounting.open else None,
             seconds=dict(self._watch.seconds),
         )
+
+    def settle(self, clauses: Int[np.ndarray, "K"]) -> None:
+        """Close what is open of clauses that were proved elsewhere."""
+        nodes = self._tree.open_nodes()
+        self._tree.close(nodes[np.isin(self._problem.clauses[self._tree.root(nodes)], clauses)])
+
+    def _start(self, bounded: bool, budget: Budget) -> None:
+        """Make the roots, or go on from what was kept."""
+        self._begun = True
+        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        if self._kept is not None:
+            self._restore(self._kept)
+        elif bounded:
+            self._begin(budget)
+        else:
+            self._tree.add_roots(np.full(len(self._problem.rows), -np.inf))
 
     def _begin(self, budget: Budget) -> None:
         """Bound the roots, with more work than other domains get."""

@@ -103,11 +103,24 @@ class Relaxation:
         phase = self.program.layout.phase
         return np.asarray(self._base.lower[phase] == self._base.upper[phase])
 
-    def solve(self, fixings: Fixings, budget: Budget, seconds: float = math.inf) -> Solved:
-        """The program under fixed phases; starts from the last basis."""
+    def basis(self) -> object:
+        """Where the last solve ended; good until cuts are added or dropped."""
+        return self._session.basis()
+
+    def solve(
+        self,
+        fixings: Fixings,
+        budget: Budget,
+        seconds: float = math.inf,
+        start: object | None = None,
+    ) -> Solved:
+        """The program under fixed phases; starts from `start`, or from the last basis."""
         self._fix(fixings)
+        if start is not None:
+            self._session.set_basis(start)
         limit = min(seconds, budget.remaining)
-        claim = self._session.solve(SolveOptions(time_limit=limit, threads=budget.threads))
+        options = SolveOptions(time_limit=limit, threads=budget.threads, scaled=False)
+        claim = self._session.solve(options)
         self.solves += 1
         return self._judged(claim)
 

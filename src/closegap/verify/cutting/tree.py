@@ -48,8 +48,8 @@ class SearchOptions:
     cut: CutOptions = field(default_factory=CutOptions)
     tried: int = 6
     reliable: int = 4
-    node_cuts: int = 20
-    most_cuts: int = 600
+    node_cuts: int = 12
+    most_cuts: int = 250
 
 
 @dataclass(frozen=True, order=True)
@@ -103,6 +103,7 @@ class CutSearch:
         self._gains = _Gains(program.layout.units)
         self._open: list[_Node] = []
         self._tried: dict[tuple[int, bool], float] = {}
+        self._parent: object | None = None
         self._stuck = math.inf
         self._broken = False
         self.nodes = 0
@@ -117,6 +118,11 @@ class CutSearch:
     def finished(self) -> bool:
         """Nothing is left to do."""
         return not self._open or self._broken
+
+    @property
+    def open_share(self) -> float:
+        """How much of the tree is open: a node counts for half of its parent, the root for one."""
+        return sum(0.5 ** len(node.fixings.units) for node in self._open)
 
     def root(self, budget: Budget) -> None:
         """Rounds of cuts, and the phases that they imply."""
@@ -170,6 +176,7 @@ class CutSearch:
             self._give_up(node.lower, budget)
             return not self._expired(budget)
         self._tell(solved)
+        self._parent = self._relaxation.basis()
         unit = self._choose(node, solved, budget)
         if self._expired(budget):
             return False
@@ -202,7 +209,8 @@ class CutSearch:
 
     def _child(self, node: _Node, unit: int, on: bool, solved: Solved, budget: Budget) -> float:
         """Bound one child, and learn what the phase was worth."""
-        child = self._relaxation.solve(node.fixings.also(unit, on), budget)
+        fixings = node.fixings.also(unit, on)
+        child = self._relaxation.solve(fixings, budget, start=self._parent)
         self.nodes += 1
         self._gains.learn(unit, on, min(child.lower, 0.0) - solved.lower)
         return child.lower

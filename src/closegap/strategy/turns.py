@@ -1,0 +1,69 @@
+"""Who works when, and for how much of the time that is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from closegap.strategy.engines.cuts import suits_cuts
+from closegap.strategy.session import Session
+
+__all__ = ["turns"]
+
+#: Two searches that take turns, the one first that closes early what it closes.
+_PAIR = ("bab", "cuts")
+#: Time for both of them, round by round.
+_ROUNDS = (2.0, 4.0, 8.0, 16.0)
+#: Slow to tighten; where cuts work it waits for the last round, and gets so much time then.
+_LATE, _LATE_ROUND, _LATE_TIME = "cutoff", 3, 4.0
+#: What the slower of two searches gets of a round at least.
+_LEAST = 0.2
+
+
+def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]:
+    """The engines in order, and the share of the time that is left that each may use.
+
+    Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
+    as long as the one before, so neither costs the other more than half of the time. Who closed
+    more of its trees in its time so far gets more of a round.
+
+    Args:
+        names: of engines; an engine after the pair runs when the pair's turns are over.
+        session: read before every turn.
+    """
+    raced, late = False, _LATE in names
+    for name in names:
+        paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and suits_cuts(session)
+        if not paired:
+            late = late and name != _LATE
+            yield name, 1.0
+        elif not raced:
+            raced = True
+            yield from _race(late, session)
+
+
+def _race(late: bool, session: Session) -> Iterator[tuple[str, float]]:
+    left = sum(_ROUNDS) + late * _LATE_TIME
+    for place, time in enumerate(_ROUNDS):
+        if late and place == _LATE_ROUND:
+            yield _LATE, _LATE_TIME / left
+            left -= _LATE_TIME
+        first = _first_share(session)
+        for name, share in zip(_PAIR, (first, 1 - first), strict=True):
+            yield name, min(1.0, share * time / left)
+            left -= share * time
+
+
+def _first_share(session: Session) -> float:
+    """What the first of the pair gets of a round, by how fast either closes its trees."""
+    rates = [_rate(name, session) for name in _PAIR]
+    if not sum(rates) > 0:
+        return 0.5
+    return min(max(rates[0] / sum(rates), _LEAST), 1 - _LEAST)
+
+
+def _rate(name: str, session: Session) -> float:
+    """Per second, the logarithm of how many times smaller the open part became."""
+    open_ = session.open_share.get(name, 1.0)
+    spent = session.engine_seconds.get(name, 0.0)
+    return -math.log(max(open_, math.ulp(0.0))) / spent if spent > 0 and open_ < 1 else 0.0

@@ -1,0 +1,110 @@
+"""Whose turn it is: every engine runs, shares never exceed what is left, trees go on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from closegap.core.budget import Budget
+from closegap.core.verdict import Verdict
+from closegap.specs.query import robustness
+from closegap.strategy.engines import ENGINES
+from closegap.strategy.session import Session
+from closegap.strategy.solve import DEFAULT_ENGINES
+from closegap.strategy.turns import turns
+from closegap.testing.networks import random_mlp, random_sigmoid
+
+
+@pytest.fixture
+def hard(rng):
+    """Queries that linear bounds leave open."""
+    network = random_mlp(rng, [5, 10, 10, 3])
+    found = []
+    while len(found) < 2:
+        image = rng.random(5).astype(np.float32)
+        for label in range(3):
+            session = Session(robustness(network, image, label, 0.35))
+            for name in ("clean", "pgd", "crown"):
+                ENGINES[name]().run(session, Budget.of_seconds(5))
+            if not session.decided:
+                found.append(session)
+    return found[:2]
+
+
+def test_elsewhere_engines_run_in_order(rng):
+    network = random_sigmoid(rng, [4, 5, 3])
+    session = Session(robustness(network, np.full(4, 0.5, np.float32), 0, 0.2))
+    assert list(turns(DEFAULT_ENGINES, session)) == [(name, 1.0) for name in DEFAULT_ENGINES]
+
+
+def test_one_of_the_pair_alone_has_one_turn(hard):
+    assert list(turns(("crown", "bab", "mip"), hard[0])) == [
+        ("crown", 1.0),
+        ("bab", 1.0),
+        ("mip", 1.0),
+    ]
+
+
+def test_shares_add_up_to_all_the_time(hard):
+    left, spent = 1.0, {}
+    for name, share in turns(("cutoff", "bab", "cuts"), hard[0]):
+        assert 0 < share <= 1
+        spent[name] = spent.get(name, 0.0) + share * left
+        left -= share * left
+    assert left == pytest.approx(0, abs=1e-9)
+    assert spent["bab"] == pytest.approx(spent["cuts"])
+    assert spent["cutoff"] < 0.2
+
+
+def test_who_closes_faster_gets_more_of_a_round(hard):
+    session = hard[0]
+    session.open_share.update(bab=0.25, cuts=0.5)
+    session.engine_seconds.update(bab=1.0, cuts=1.0)
+    shares = list(turns(("bab", "cuts"), session))[:2]
+    assert shares[0][1] * 30 == pytest.approx(2 * 2 / 3)
+    session.open_share["cuts"] = 1.0
+    first, _ = list(turns(("bab", "cuts"), session))[:2]
+    assert first[1] * 30 == pytest.approx(2 * 0.8)
+
+
+@pytest.mark.parametrize("name", ["bab", "cuts"])
+def test_turns_end_where_one_long_turn_ends(hard, name):
+    for session in hard:
+        whole = Session(session.query)
+        for engine in ("clean", "pgd", "crown", name):
+            ENGINES[engine]().run(whole, Budget.of_seconds(20))
+        for doubled in range(10):
+            if session.decided:
+                break
+            ENGINES[name]().run(session, Budget.of_seconds(0.05 * 2**doubled))
+        assert session.bracket.verdict is whole.bracket.verdict is not Verdict.UNKNOWN
+
+
+def test_turns_count_every_node_once(hard):
+    session = hard[0]
+    for _ in range(5):
+        if not session.decided:
+            ENGINES["bab"]().run(session, Budget.of_seconds(0.1))
+    held = session.held["bab"]
+    assert session.counts["nodes"] == held.search.size
+
+
+def test_cut_roots_leave_their_searches_to_the_tree(hard):
+    for session in hard:
+        ENGINES["cut-roots"]().run(session, Budget.of_seconds(40))
+        roots = dict(session.held.get("cuts", {}))
+        before = session.clause_lower.copy()
+        ENGINES["cuts"]().run(session, Budget.of_seconds(20))
+        assert all(session.held["cuts"][clause] is search for clause, search in roots.items())
+        assert (session.clause_lower >= before).all()
+        assert session.decided
+
+
+def test_a_clause_proved_elsewhere_is_closed_in_the_tree(hard):
+    session = hard[0]
+    ENGINES["bab"]().run(session, Budget.of_seconds(0.0))
+    for clause in session.open_clauses:
+        session.prove_clause(int(clause), 1.0, "elsewhere")
+    held = session.held["bab"].search
+    held.settle(held._problem.clauses)
+    assert held._tree.open_share == 0.0
