@@ -136,17 +136,20 @@ def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
 def test_a_solver_that_hangs_does_not_keep_the_attack(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    hanging = KillableBackend(Deaf(), "deaf")
-    monkeypatch.setitem(registry.BACKENDS, "deaf", lambda: hanging)
+    name = f"deaf{threads}"  # the registry keeps one backend a name
+    hanging = KillableBackend(Deaf(), name)
+    monkeypatch.setitem(registry.BACKENDS, name, lambda: hanging)
     options = BabAttackOptions(
-        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver="deaf"))
+        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver=name))
     )
     before = set(worker_processes())
     begun = time.monotonic()
     outcome = BabAttack(options).attack_query(hard(rng), Budget.of_seconds(1.5, threads=threads))
     assert time.monotonic() - begun < 2.5
     assert not outcome.finished
-    hanging.close()
+    for solver in (hanging, registry.backend("scip"), registry.backend("highs-process")):
+        assert isinstance(solver, KillableBackend)
+        solver.close()  # those that stood in wait for more work
     assert set(worker_processes()) <= before
 
 
