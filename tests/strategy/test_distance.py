@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from closegap.attacks.activation.nearest import NearestAttack
+from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.strategy.distance import minimise_distance
+from closegap.specs.region import bounding_box
+from closegap.strategy.distance import _Bracketing, minimise_distance
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_mlp
 
@@ -71,3 +74,20 @@ def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) ->
         DistanceQuery(query.network, query.image, 0, 3.0)
     with pytest.raises(OptionError, match="positive"):
         minimise_distance(query, timeout=-1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_is_proved_of_a_rounded_box_is_claimed_of_no_larger_ball(
+    rng: np.random.Generator, norm: float
+) -> None:
+    query = asked(rng, norm)
+    for radius in rng.random(50) * 10.0 ** -rng.integers(0, 9, 50):
+        search = _Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
+        search._raise(float(radius))
+        kept = Fraction(search.result().lower)
+        box = bounding_box(query.within(float(radius)).region)
+        for low, high, middle in zip(box.lower, box.upper, query.image, strict=True):
+            center = Fraction(float(middle))
+            assert Fraction(float(low)) <= max(center - kept, Fraction(0))
+            assert Fraction(float(high)) >= min(center + kept, Fraction(1))
+        assert kept >= Fraction(float(radius)) * Fraction(999, 1000) - Fraction(1, 10**15)

@@ -187,3 +187,48 @@ def test_the_engine_leaves_alone_what_it_cannot_cut(rng):
     q = robustness(network, np.full(4, 0.5, np.float32), 0, 0.2)
     found = solve(q, engines=["crown", "cuts"], timeout=5)
     assert not any("cuts" in note for note in found.detail.split("; "))
+
+
+class _Failing:
+    """A solver's session that fails after so many programs."""
+
+    def __init__(self, session, left):
+        self._session, self.left = session, left
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def solve(self, options):
+        self.left -= 1
+        if self.left < 0:
+            raise MemoryError
+        return self._session.solve(options)
+
+
+def test_a_turn_that_fails_loses_no_open_program(rng):
+    """The next turn goes on with the tree: what was being visited must still be open."""
+    q = query(rng, dense(rng, [3, 6, 5, 3], ops.Relu()))
+    q = shifted(q, -1e-3 - least_clause_margin(q, 0))
+    failed = 0
+    for left in range(8):
+        search, budget = search_of(q)
+        search._relaxation._session = _Failing(search._relaxation._session, left)
+        try:
+            search.run(budget)
+        except MemoryError:
+            failed += 1
+            assert not search.finished
+        assert search.lower <= 0
+    assert failed
+
+
+def test_time_that_ends_while_a_node_is_given_up_keeps_it_open(rng, monkeypatch):
+    q = query(rng, dense(rng, [3, 6, 5, 3], ops.Relu()))
+    q = shifted(q, -1e-3 - least_clause_margin(q, 0))
+    for late in range(12):
+        search, budget = search_of(q)
+        polls = iter([False] * late)
+        monkeypatch.setattr(search, "_choose", lambda *_: None)
+        monkeypatch.setattr(search, "_stopped", lambda polls=polls: next(polls, True))
+        search.run(budget)
+        assert search.lower <= 0

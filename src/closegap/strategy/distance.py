@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from closegap.attacks.activation.nearest import Nearest, NearestAttack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
-from closegap.core.numerics import DISTANCE_TOLERANCE
+from closegap.core.numerics import DISTANCE_TOLERANCE, FLOAT64_UNIT
 from closegap.core.verdict import Verdict
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
@@ -175,7 +175,8 @@ class _Bracketing:
         return witness is not None and witness.breaks
 
     def _raise(self, radius: float) -> None:
-        self._lower = max(self._lower, radius)
+        """Keep a proof; the ends of the region's box are rounded, perhaps towards the image."""
+        self._lower = max(self._lower, radius * (1 - 4 * FLOAT64_UNIT) - 4 * FLOAT64_UNIT)
         self._remember()
 
     def _reach(self, nearest: Nearest) -> None:

@@ -161,9 +161,12 @@ class CutSearch:
     def run(self, budget: Budget) -> None:
         """Split until nothing is open, an input breaks the property, or time is up."""
         while self._open and not (self._broken or self._expired(budget)):
-            node = heapq.heappop(self._open)
-            if not self._visit(node, budget):
-                heapq.heappush(self._open, node)
+            node, replaced = heapq.heappop(self._open), False
+            try:
+                replaced = self._visit(node, budget)
+            finally:  # a later turn goes on with this tree, whatever went wrong in this one
+                if not replaced:
+                    heapq.heappush(self._open, node)
             if self._relaxation.cuts > self._options.most_cuts:
                 self._relaxation.drop_idle()
 
@@ -173,17 +176,15 @@ class CutSearch:
         if solved.lower > 0:
             return True
         if solved.point is None:
-            self._give_up(node.lower, budget)
-            return not self._expired(budget)
+            return self._give_up(node.lower, budget)
         self._tell(solved)
         self._parent = self._relaxation.basis()
         unit = self._choose(node, solved, budget)
-        if self._expired(budget):
-            return False
         lower = max(node.lower, solved.lower)
         if unit is None:
-            self._give_up(lower, budget)
-            return True
+            return self._give_up(lower, budget)
+        if self._expired(budget):
+            return False
         for on in (False, True):
             found = self._tried.get((unit, on))
             if found is None:
@@ -192,10 +193,16 @@ class CutSearch:
                 self._push(max(lower, found), node.fixings.also(unit, on))
         return True
 
-    def _give_up(self, lower: float, budget: Budget) -> None:
-        """Nothing can be split, or the solver has no answer: the bound stays as it is."""
-        if not self._expired(budget):
-            self._stuck = min(self._stuck, lower)
+    def _give_up(self, lower: float, budget: Budget) -> bool:
+        """Nothing can be split, or the solver has no answer: the bound stays as it is.
+
+        Returns:
+            False where time came first: the node stays open.
+        """
+        if self._expired(budget):
+            return False
+        self._stuck = min(self._stuck, lower)
+        return True
 
     def _bounded(self, node: _Node, budget: Budget) -> Solved:
         """The node's program, with some more cuts."""
