@@ -328,3 +328,20 @@ def test_normals_vanish_inside_and_point_at_the_hull(
     else:
         ahead = torch.einsum("gvw,gw->gv", vertices - points[:, None], found)
         assert (ahead > 0).all()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_splits_leave_a_vertex_where_limits_are_denormal(size: int) -> None:
+    limits = np.full((1, len(directions(size))), np.finfo(np.float64).smallest_subnormal)
+    vertices, tolerance = enumerate_vertices(limits, size)
+    hulls = VertexHulls(
+        feed=1,
+        activation=2,
+        shape=(size,),
+        members=torch.arange(size)[None],
+        lifted=torch.as_tensor(np.concatenate([vertices, np.maximum(vertices, 0)], axis=2)),
+        tolerance=torch.as_tensor(tolerance),
+    )
+    for sign in (1, -1):  # zero lies in the octahedron and obeys either split
+        _, empty = hulls.restricted({1: torch.full((1, size), sign, dtype=torch.int8)})
+        assert empty is None or not bool(empty.any())

@@ -97,3 +97,29 @@ def test_branch_and_bound_goes_on_with_the_bounds_of_a_clause(rng: np.random.Gen
         lower = tree.run(Budget()).lower[0]
         assert min(lower, 0.0) <= case.margin
         assert case.margin > 0 or lower <= 0
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("hair", [1e-6, 1e-12])
+def test_a_clause_that_is_broken_by_a_hair_is_not_refuted(
+    rng: np.random.Generator, kind: str, hair: float
+) -> None:
+    some = query(rng, FAMILIES[kind](rng), rows=2)
+    points = samples(rng, some, 2000)
+    margins = clause_margin(some, 0, points)
+    worst = points[[margins.argmin()]]
+    offsets = some.prop.offsets - margins.min() - hair * np.abs(margins).max()
+    some = replace(some, prop=replace(some.prop, offsets=offsets))
+    broken = float(clause_margin(some, 0, worst)[0])
+    assert broken < 0
+    (search,) = searches(some)
+    assert not search.refuted
+    assert search.guide <= broken + 1e-13
+    values = node_values(some, worst)
+    for index, interval in search.bounds.activations.items():
+        assert bool((values[index] >= interval.lower - 1e-12).all())
+        assert bool((values[index] <= interval.upper + 1e-12).all())
+    problem = split_problem(some, search.bounds, np.array([0]))
+    if problem is not None:
+        tree = BranchAndBound(problem, BranchOptions(batch=8, nodes=30), lambda points: False)
+        assert tree.run(Budget()).lower[0] <= broken + 1e-13

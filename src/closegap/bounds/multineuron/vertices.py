@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from closegap.core.numerics import VERTEX_CELL, gamma
+from closegap.core.numerics import TINY, VERTEX_CELL, gamma
 
 __all__ = ["GREATEST_GROUP", "directions", "enumerate_vertices"]
 
@@ -61,7 +61,8 @@ def enumerate_vertices(
     """
     if not 2 <= size <= GREATEST_GROUP:
         raise ValueError(f"size: groups of {size}, but 2 or {GREATEST_GROUP} are possible")
-    reach = np.abs(limits).max(axis=1, initial=0.0)
+    # From the least reach on no product underflows: a tolerance is never zero.
+    reach = np.abs(limits).max(axis=1, initial=TINY)
     error = 2.0 * size * gamma(size + 4) * reach
     found = [
         _chunk(limits[first : first + _CHUNK], error[first : first + _CHUNK], size)
