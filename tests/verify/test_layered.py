@@ -11,6 +11,7 @@ from test_bab import Judge
 from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
+from closegap.core.errors import SolverError
 from closegap.graph import ops
 from closegap.runtime.torch_network import forward_node
 from closegap.specs.query import Query
@@ -184,3 +185,10 @@ def test_splitting_early_layers_pays_more_than_with_bounds_of_the_root(
     width = chain.bounds[last.feed].upper - chain.bounds[last.feed].lower
     before = problem.bounds[last.feed].upper - problem.bounds[last.feed].lower
     assert bool(chain.empty[0]) or float(width.mean()) < float(before.mean())
+
+
+def test_a_domain_that_was_not_kept_is_an_error_and_no_proof() -> None:
+    store = DomainStore(units=2, inputs=3, clauses=1, planes=1)
+    store.put(np.array([0]), store.root())
+    with pytest.raises(SolverError, match="lost"):
+        store.take(np.array([0, 1]))

@@ -74,14 +74,17 @@ def least(
     box = _dot(rows, middle) - _dot(rows.abs(), half)
     unit = float(torch.finfo(rows.dtype).eps) / 2
     scale = _dot(rows.detach().abs(), torch.maximum(lower.abs(), upper.abs()))
-    rounding = gamma(rows.shape[2] + 8, unit) * 2 * scale
+    relative = gamma(rows.shape[2] + 8, unit) * 2
     if region.center is None:
-        return box, rounding
+        return box, relative * scale
     center = region.center.flatten(1)[:, None]
     low, high = lower - center, upper - center
     cut = _least_l1 if region.norm == 1 else _least_l2
-    ball = _dot(rows, center) + cut(rows, low, high, region.radius)
-    return torch.maximum(box, ball), 2 * rounding
+    value, size = cut(rows, low, high, region.radius)
+    away = center.abs() + torch.maximum(low.abs(), high.abs())  # a box may be nearer to zero
+    size = size.detach() + _dot(rows.detach().abs(), away)
+    ball = _dot(rows, center) + value
+    return torch.maximum(box, ball), 2 * relative * torch.maximum(scale, size)
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
@@ -91,18 +94,26 @@ def _dot(rows: Tensor, vector: Tensor) -> Tensor:
     return torch.einsum("bqd,bd->bq", rows, vector[:, 0])
 
 
-def _least_l1(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
-    """Spend the budget on the largest coefficients first, each up to its side of the box."""
+def _least_l1(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Spend the budget on the largest coefficients first, each up to its side of the box.
+
+    Returns:
+        the bound, and what its rounding is relative to besides `|rows| . |offsets|`.
+    """
     capacity = torch.where(rows > 0, -low, high)
     size, order = rows.abs().sort(dim=2, descending=True)
     room = capacity.gather(2, order)
     before = room.cumsum(2) - room
     spent = torch.minimum(room, (radius - before).clamp(min=0))
-    return -(size * spent).sum(2)
+    return -(size * spent).sum(2), size.amax(2) * radius
 
 
-def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
-    """Any multiplier theta > 0 of the ball gives a lower bound; bisect for the best."""
+def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Any multiplier theta > 0 of the ball gives a lower bound; bisect for the best.
+
+    Returns:
+        as `_least_l1`.
+    """
     fixed = rows.detach()
     size = torch.linalg.vector_norm(fixed, dim=2, keepdim=True).clamp(min=TINY)
     small, large = size / radius * BISECTION_SPAN, size / radius * 2
@@ -117,7 +128,7 @@ def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
     step = torch.clamp(-rows / theta, low, high).detach()
     inner = (rows * step + theta / 2 * step**2).sum(2)
     dual: Tensor = inner - theta[..., 0] * radius**2 / 2
-    return dual
+    return dual, theta[..., 0] * ((step**2).sum(2) + radius**2)
 
 
 def minimiser(region: InputSet, coefficients: Float[Tensor, "B Q ..."]) -> Float[Tensor, "B Q ..."]:

@@ -123,7 +123,7 @@ def _round(
     """Ask whether every margin lies above a threshold, and keep all that was learnt."""
     prop = session.query.prop
     offsets = prop.offsets - threshold
-    slack = 4 * FLOAT64_UNIT * (np.abs(prop.offsets).max(initial=0.0) + abs(threshold))
+    slack = 8 * FLOAT64_UNIT * (np.abs(prop.offsets).max(initial=0.0) + abs(threshold))
     moved = Session(replace(session.query, prop=replace(prop, offsets=offsets)))
     _carry(session, moved, -threshold, slack)
     reason = run_engines(moved, names, settings, budget)

@@ -167,7 +167,11 @@ class LayerChain:
         gathered = gamma(len(self._problem.exact.network.nodes)) * (normals.abs() @ self._reach)
         size = linear.constant.abs() + linear.rounding + offsets.abs()
         lost = 2 * linear.rounding + gathered + 4 * FLOAT64_UNIT * size
-        return HalfSpaces(normals, linear.constant + offsets - lost)
+        sides = linear.constant + offsets - lost
+        usable = sides.isfinite() & normals.isfinite().all(dim=2)
+        return HalfSpaces(
+            torch.where(usable[..., None], normals, 0.0), torch.where(usable, sides, 0.0)
+        )
 
     def losses(
         self, chain: Chain, weights: Mapping[int, Float[Tensor, "B N"]]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from closegap.core.errors import SolverError
 from closegap.search.slots import SlotStore
 from closegap.verify.bab.walls import Walls
 from closegap.verify.layered.halfspaces import HalfSpaces
@@ -100,9 +101,16 @@ class DomainStore:
         self._rows.put(nodes, torch.cat(parts, dim=1).numpy())
 
     def take(self, nodes: Int[np.ndarray, "B"]) -> Known:
-        """What was kept of nodes; it is forgotten here."""
+        """What was kept of nodes; it is forgotten here.
+
+        Raises:
+            SolverError: nothing was kept of one: without clauses it would count as proved.
+        """
         units, inputs, clauses = self._sizes
-        rows = torch.as_tensor(self._rows.take(nodes)[0])
+        kept, found = self._rows.take(nodes)
+        if not found.all():
+            raise SolverError("a domain of branch and bound was lost: nothing it proved is used")
+        rows = torch.as_tensor(kept)
         planes = self._planes * (inputs + 1)
         low, high, open_, flat = rows.split([units, units, clauses, planes], dim=1)
         both = flat.reshape(-1, self._planes, inputs + 1)
