@@ -16,6 +16,7 @@ from closegap.store.snapshots import SnapshotFile
 from closegap.strategy.continuation import bring_back
 from closegap.strategy.engines import ENGINES
 from closegap.strategy.engines.bab import suits_boxes
+from closegap.strategy.engines.gradient import has_signs_of_images
 from closegap.strategy.optimum import check_optimum, close_bracket, is_closed
 from closegap.strategy.result import Result
 from closegap.strategy.sequence import run_engines
@@ -26,7 +27,8 @@ from closegap.strategy.shelf import Shelf
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
 #: The order in which engines run unless the user says otherwise: cheap ones first. Where boxes are
-#: cheaper than CROWN of the whole region, they go before it.
+#: cheaper than CROWN of the whole region, they go before it; so do strong attacks on convolutional
+#: networks with signs, of which CROWN is slow and proves little.
 DEFAULT_ENGINES: tuple[str, ...] = (
     "clean",
     "pgd",
@@ -117,12 +119,19 @@ def solve(
 
 
 def _ordered(names: tuple[str, ...], session: Session) -> tuple[str, ...]:
-    """The default order with input splitting before CROWN where that suits; others as they are."""
-    if names != DEFAULT_ENGINES or not suits_boxes(session):
+    """The default order with what suits the query put before CROWN; other orders as they are."""
+    if names != DEFAULT_ENGINES:
         return names
+    if suits_boxes(session):
+        return _before_crown(names, "input-split")
+    if has_signs_of_images(session.query.network):
+        return _before_crown(names, "strong-pgd")
+    return names
+
+
+def _before_crown(names: tuple[str, ...], moved: str) -> tuple[str, ...]:
     place = names.index("crown")
-    rest = [name for name in names[place:] if name != "input-split"]
-    return (*names[:place], "input-split", *rest)
+    return (*names[:place], moved, *(name for name in names[place:] if name != moved))
 
 
 def _left(names: tuple[str, ...], searching: str) -> tuple[str, ...]:

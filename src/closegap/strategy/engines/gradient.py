@@ -8,11 +8,21 @@ import torch
 
 from closegap.attacks.cascade import quick_stages, run_stages, thorough_stages
 from closegap.core.budget import Budget
-from closegap.graph.ops import Sign
+from closegap.graph.network import Network
+from closegap.graph.ops import Conv, Sign
 from closegap.runtime.cache import compiled
 from closegap.strategy.session import Session
 
-__all__ = ["QuickAttack", "StrongAttack"]
+__all__ = ["QuickAttack", "StrongAttack", "has_signs_of_images"]
+
+
+def has_signs_of_images(network: Network) -> bool:
+    """Whether signs and convolutions meet: linear bounds of such networks are slow and loose."""
+    return any(isinstance(node.op, Conv) for node in network.nodes) and _has_signs(network)
+
+
+def _has_signs(network: Network) -> bool:
+    return any(isinstance(node.op, Sign) for node in network.nodes)
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,8 @@ class StrongAttack:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        signs = any(isinstance(node.op, Sign) for node in session.query.network.nodes)
         seconds = min(self.most, self.share * budget.remaining)
-        if signs:
+        if _has_signs(session.query.network):
             seconds = self.sign_share * budget.remaining
         spend = budget.within(seconds)
         network = compiled(session.query.network, torch.float32)
