@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from closegap.store import Pictures, Record
+from closegap.store import DistanceRecord, Pictures, Record
 
 
 def same_record(one: Record, other: Record) -> bool:
@@ -22,3 +22,15 @@ def _same_pictures(one: Pictures | None, other: Pictures | None) -> bool:
         return one is other
     pairs = [(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(Pictures)]
     return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def same_distance(one: DistanceRecord, other: DistanceRecord) -> bool:
+    """As `same_record`, for distance queries."""
+    arrays = ("pictures", "rounded")
+    names = [f.name for f in dataclasses.fields(DistanceRecord) if f.name not in arrays]
+    if not all(getattr(one, n) == getattr(other, n) for n in names):
+        return False
+    if one.rounded is None or other.rounded is None:
+        return one.rounded is other.rounded and _same_pictures(one.pictures, other.pictures)
+    same = one.rounded.dtype == other.rounded.dtype and np.array_equal(one.rounded, other.rounded)
+    return same and _same_pictures(one.pictures, other.pictures)

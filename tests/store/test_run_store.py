@@ -214,7 +214,7 @@ def test_a_newer_format_is_refused(header: RunHeader, tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 7")
     connection.close()
-    assert "newer closegap (format 7, this one reads up to 1)" in _refused(path, header)
+    assert "newer closegap (format 7, this one reads up to 2)" in _refused(path, header)
 
 
 def test_a_damaged_file_is_named(header: RunHeader, falsified: Record, tmp_path: Path) -> None:

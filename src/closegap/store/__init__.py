@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from closegap.store.distances import DistanceRecord
 from closegap.store.keys import query_key
 from closegap.store.records import BracketEvent, Pictures, Record, RunHeader
 from closegap.store.run_store import RunStore
@@ -9,6 +10,7 @@ from closegap.store.snapshots import SnapshotFile, SnapshotFolder
 
 __all__ = [
     "BracketEvent",
+    "DistanceRecord",
     "Pictures",
     "Record",
     "RunHeader",

@@ -110,7 +110,7 @@ class RunHeader:
     """What a run was asked to do, and where it ran: its provenance.
 
     Attributes:
-        kind: `"evaluate"` or `"instances"`.
+        kind: `"evaluate"`, `"instances"` or `"distances"`.
         model: path as given.
         model_digest: SHA-256 of the uncompressed ONNX file (empty for `"instances"`).
         data: name or path of the data set or instance list.

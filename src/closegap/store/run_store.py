@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 from closegap.core.errors import StoreError
-from closegap.store import codec
+from closegap.store import codec, distances
+from closegap.store.distances import DistanceRecord
 from closegap.store.failures import translated
 from closegap.store.records import Record, RunHeader
 from closegap.store.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
@@ -151,6 +152,32 @@ class RunStore:
             keys = [row[0] for row in order]
         for key in keys:
             yield self._record(key, pictures)
+
+    def add_distance(self, record: DistanceRecord) -> bool:
+        """Keep a finished distance query in one transaction; see `add`.
+
+        Returns:
+            False if a record with this key was there already; then nothing changes.
+
+        Raises:
+            StoreError: it cannot be written; the store stays as it was.
+        """
+        with translated(self.path), self._transaction():
+            return distances.insert(self._connection, record)
+
+    def distance_keys(self) -> frozenset[str]:
+        """Keys of the distance queries that are in the store."""
+        with translated(self.path):
+            return frozenset(distances.keys(self._connection))
+
+    def distances(self, *, pictures: bool = True) -> Iterator[DistanceRecord]:
+        """The distance queries by image, one at a time; those of an image in the order kept."""
+        with translated(self.path):
+            held = distances.keys(self._connection)
+        for key in held:
+            with translated(self.path):
+                record = distances.read(self._connection, key, pictures=pictures)
+            yield record
 
     def __len__(self) -> int:
         with translated(self.path):

@@ -2,6 +2,8 @@
 
 Version 1: `meta` holds the header as JSON; `results` one row for each finished query; `history`
 the improvements of its bracket; `pictures` the arrays of a falsified query as an npz archive.
+Version 2 adds the same three for distance queries: `distances`, `distance_history` and
+`distance_pictures`. A store of version 1 stays as it is and holds no distances.
 A later version raises `SCHEMA_VERSION`, and still reads what an earlier one wrote.
 """
 
@@ -13,7 +15,7 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES"]
 APPLICATION_ID = 0x63676170
 
 #: Kept in SQLite's `user_version`.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES: tuple[str, ...] = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -43,4 +45,32 @@ TABLES: tuple[str, ...] = (
         PRIMARY KEY (key, step)
     ) WITHOUT ROWID""",
     "CREATE TABLE pictures (key TEXT PRIMARY KEY REFERENCES results (key), npz BLOB NOT NULL)",
+    """CREATE TABLE distances (
+        key TEXT PRIMARY KEY,
+        position INTEGER NOT NULL,
+        label INTEGER NOT NULL,
+        distance TEXT NOT NULL,
+        options TEXT NOT NULL,
+        target INTEGER,
+        lower REAL NOT NULL,
+        upper REAL NOT NULL,
+        tolerance REAL NOT NULL,
+        seconds REAL NOT NULL,
+        detail TEXT NOT NULL,
+        counts TEXT NOT NULL,
+        part_seconds TEXT NOT NULL,
+        metrics TEXT NOT NULL
+    )""",
+    """CREATE TABLE distance_history (
+        key TEXT NOT NULL REFERENCES distances (key),
+        step INTEGER NOT NULL,
+        seconds REAL NOT NULL,
+        engine TEXT NOT NULL,
+        lower REAL NOT NULL,
+        upper REAL NOT NULL,
+        PRIMARY KEY (key, step)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE distance_pictures (
+        key TEXT PRIMARY KEY REFERENCES distances (key), npz BLOB NOT NULL, rounded BLOB
+    )""",
 )

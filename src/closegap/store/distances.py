@@ -1,0 +1,197 @@
+"""Records of distance queries: what is kept of them, and their rows in a run store."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from closegap.core.errors import StoreError
+from closegap.store import codec
+from closegap.store.records import BracketEvent, Pictures
+
+__all__ = ["DistanceRecord", "insert", "keys", "read"]
+
+_COLUMNS = (
+    "key", "position", "label", "distance", "options", "target", "lower", "upper", "tolerance",
+    "seconds", "detail", "counts", "part_seconds", "metrics",
+)  # fmt: skip
+
+_INSERT = (
+    f"INSERT INTO distances ({', '.join(_COLUMNS)}) "
+    f"VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO NOTHING"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceRecord:
+    """One finished distance query: how far is it from an image to the nearest counterexample?
+
+    Attributes:
+        key: unique in its run.
+        index: position in the data set.
+        label: the true class.
+        distance: the objective's name, such as `l1+tv`.
+        options: what else defines the distance, JSON values by name.
+        target: the class found at the witness, or `None`.
+        lower: proved: nearer than this the label is kept.
+        upper: the witness's distance, rounded up; infinity where none was found.
+        tolerance: a bracket this narrow is closed.
+        seconds: wall-clock.
+        detail: notes: the class of the rounded picture, why something is missing.
+        history: every improvement of the bracket.
+        counts: nodes and the like, by name.
+        part_seconds: by part of the search.
+        metrics: how sparse and how visible the change is, by name; see `evaluate.metrics`.
+        pictures: of the clean image and the witness, where one was found.
+        rounded: uint8, in the input's shape: the witness on the grid of 8-bit pictures, where it
+            still loses its label; else `None`.
+    """
+
+    key: str
+    index: int
+    label: int
+    distance: str
+    options: dict[str, object]
+    target: int | None
+    lower: float
+    upper: float
+    tolerance: float
+    seconds: float
+    detail: str = ""
+    history: tuple[BracketEvent, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    part_seconds: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    rounded: UInt8[np.ndarray, "..."] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether lower and upper end meet within the tolerance."""
+        return self.upper - self.lower <= self.tolerance
+
+    def row(self) -> dict[str, object]:
+        """The JSON row: strict JSON, `upper` is `None` where no witness was found; no arrays."""
+        return {
+            "index": self.index,
+            "label": self.label,
+            "distance": self.distance,
+            "options": self.options,
+            "lower": self.lower,
+            "upper": self.upper if math.isfinite(self.upper) else None,
+            "verdict": "closed" if self.closed else "open",
+            "target": self.target,
+            "seconds": round(self.seconds, 6),
+            "metrics": {
+                name: round(value, 6) if math.isfinite(value) else None
+                for name, value in self.metrics.items()
+            },
+            "counts": self.counts,
+            "part_seconds": {name: round(value, 6) for name, value in self.part_seconds.items()},
+            "detail": self.detail,
+        }
+
+
+def insert(connection: sqlite3.Connection, record: DistanceRecord) -> bool:
+    """Write a record; the caller holds a transaction.
+
+    Returns:
+        False if a record with this key was there already; then nothing changes.
+
+    Raises:
+        ValueError: an end of the bracket or a time is NaN.
+    """
+    if any(math.isnan(value) for value in (record.lower, record.upper, record.seconds)):
+        raise ValueError(f"distance record {record.index} holds a NaN")
+    metrics = {name: value for name, value in record.metrics.items() if math.isfinite(value)}
+    row = (
+        record.key, record.index, record.label, record.distance, json.dumps(record.options),
+        record.target, record.lower, record.upper, record.tolerance, record.seconds, record.detail,
+        *(json.dumps(d, allow_nan=False) for d in (record.counts, record.part_seconds, metrics)),
+    )  # fmt: skip
+    if not connection.execute(_INSERT, row).rowcount:
+        return False
+    connection.executemany(
+        "INSERT INTO distance_history VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (record.key, step, event.seconds, event.engine, event.lower, event.upper)
+            for step, event in enumerate(record.history)
+        ],
+    )
+    if record.pictures is not None:
+        rounded = None if record.rounded is None else record.rounded.tobytes()
+        connection.execute(
+            "INSERT INTO distance_pictures VALUES (?, ?, ?)",
+            (record.key, codec.encode_pictures(record.pictures), rounded),
+        )
+    return True
+
+
+def keys(connection: sqlite3.Connection) -> list[str]:
+    """Keys by image, then in the order they were kept; none in a store of format 1."""
+    known = "SELECT count(*) FROM sqlite_schema WHERE name = 'distances'"
+    if not connection.execute(known).fetchone()[0]:
+        return []
+    order = "SELECT key FROM distances ORDER BY position, rowid"
+    return [row[0] for row in connection.execute(order)]
+
+
+def read(connection: sqlite3.Connection, key: str, *, pictures: bool = True) -> DistanceRecord:
+    """The record with this key.
+
+    Raises:
+        StoreError: a value is not what a record holds.
+    """
+    run = connection.execute
+    row = run("SELECT * FROM distances WHERE key = ?", (key,)).fetchone()
+    steps = run("SELECT * FROM distance_history WHERE key = ? ORDER BY step", (key,)).fetchall()
+    held = None
+    if pictures:
+        held = run("SELECT * FROM distance_pictures WHERE key = ?", (key,)).fetchone()
+    try:
+        return DistanceRecord(
+            key=row["key"],
+            index=row["position"],
+            label=row["label"],
+            distance=row["distance"],
+            options=_object(row["options"]),
+            target=row["target"],
+            lower=float(row["lower"]),
+            upper=float(row["upper"]),
+            tolerance=float(row["tolerance"]),
+            seconds=float(row["seconds"]),
+            detail=row["detail"],
+            history=tuple(
+                BracketEvent(float(e["seconds"]), e["engine"], float(e["lower"]), float(e["upper"]))
+                for e in steps
+            ),
+            counts={name: int(many) for name, many in _object(row["counts"]).items()},
+            part_seconds={n: float(v) for n, v in _object(row["part_seconds"]).items()},
+            metrics={n: float(v) for n, v in _object(row["metrics"]).items()},
+            **_arrays(held),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"a record of the run store cannot be read: {error}") from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    held = json.loads(text)
+    if not isinstance(held, dict):
+        raise ValueError(f"{text[:40]} is no JSON object")
+    return held
+
+
+def _arrays(held: sqlite3.Row | None) -> dict[str, Any]:
+    if held is None:
+        return {}
+    pictures = codec.decode_pictures(held["npz"])
+    if held["rounded"] is None:
+        return {"pictures": pictures}
+    rounded = np.frombuffer(held["rounded"], dtype=np.uint8).reshape(pictures.clean.shape)
+    return {"pictures": pictures, "rounded": rounded}
