@@ -104,7 +104,7 @@ def main(limit: int, seconds: float, norm: str | None) -> None:
     rows = []
     for name in [norm] if norm else NORMS:
         queries = [
-            DistanceQuery(network, image, label, NORMS[name])
+            DistanceQuery.of_norm(network, image, label, NORMS[name])
             for image, label in zip(images, labels, strict=True)
         ]
         rows.append(row(name, queries, network, seconds))

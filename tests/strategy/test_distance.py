@@ -28,7 +28,7 @@ def asked(rng: np.random.Generator, norm: float) -> DistanceQuery:
         points = rng.random((200, 2)).astype(np.float32)
         labels = replayer(network).outputs_float32(points).argmax(axis=1)
         if 20 < labels.sum() < 180:
-            return DistanceQuery(network, points[0], int(labels[0]), norm)
+            return DistanceQuery.of_norm(network, points[0], int(labels[0]), norm)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -71,7 +71,7 @@ def test_no_time_leaves_everything_open(rng: np.random.Generator) -> None:
 def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) -> None:
     query = asked(rng, math.inf)
     with pytest.raises(OptionError, match="norm must be"):
-        DistanceQuery(query.network, query.image, 0, 3.0)
+        DistanceQuery.of_norm(query.network, query.image, 0, 3.0)
     with pytest.raises(OptionError, match="positive"):
         minimise_distance(query, timeout=-1)
 

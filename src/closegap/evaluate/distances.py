@@ -51,6 +51,6 @@ def measure_data(
     """
     for place, index in enumerate(data.indices.tolist()):
         image = np.asarray(data.images[place], dtype=np.float32)
-        query = DistanceQuery(network, image, int(data.labels[place]), norm)
+        query = DistanceQuery.of_norm(network, image, int(data.labels[place]), norm)
         result = minimise_distance(query, timeout=timeout, seed=seed)
         yield MeasuredImage(int(index), query.label, result)

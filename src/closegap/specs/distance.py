@@ -1,16 +1,17 @@
-"""A distance query: network + image + label + norm. How near is the nearest misclassified input?"""
+"""A distance query: network + image + label + distance. How near is the nearest lost label?"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError
-from closegap.core.numerics import FLOAT64_UNIT
 from closegap.graph.network import Network
+from closegap.specs.objectives import LinfDistance, Objective, norm_objective
 from closegap.specs.query import Query, robustness
 
 __all__ = ["DistanceQuery"]
@@ -24,38 +25,62 @@ class DistanceQuery:
         network: with inputs in [0, 1].
         image: float32, where distances are measured from.
         label: the true class.
-        norm: 1, 2 or infinity.
+        objective: the distance.
         target: the one class that counts as a loss; `None` for every other.
-
-    Raises:
-        OptionError: the norm is none of these.
     """
 
     network: Network
     image: NDArray[np.float32]
     label: int
-    norm: float = math.inf
+    objective: Objective = field(default_factory=LinfDistance)
     target: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.norm not in (1, 2, math.inf):
-            raise OptionError(f"norm must be 1, 2 or inf, got {self.norm}")
+    @classmethod
+    def of_norm(
+        cls,
+        network: Network,
+        image: NDArray[np.float32],
+        label: int,
+        norm: float = math.inf,
+        target: int | None = None,
+    ) -> DistanceQuery:
+        """The query under a norm: 1, 2 or infinity.
+
+        Raises:
+            OptionError: the norm is none of these.
+        """
+        return cls(network, image, label, norm_objective(norm), target)
+
+    @property
+    def norm(self) -> float:
+        """The norm that the distance is.
+
+        Raises:
+            OptionError: it is none.
+        """
+        if self.objective.norm is None:
+            raise OptionError(f"the distance {self.objective.name} is no norm")
+        return self.objective.norm
+
+    @property
+    def center(self) -> Float[np.ndarray, "D"]:
+        """The image, flat, float64."""
+        return self.image.reshape(-1).astype(np.float64)
 
     def within(self, radius: float) -> Query:
-        """The decision query: is the label kept within this distance?
+        """A decision query over a region that holds every input within this distance.
+
+        Where the property holds there, the label is kept within the distance. A counterexample to
+        it may be farther than the distance, unless this is a norm: `distance` says how far.
 
         Raises:
             SpecError, OptionError: image, label, target or radius do not fit the network.
         """
-        return robustness(
-            self.network, self.image, self.label, radius, norm=self.norm, target=self.target
+        query = robustness(self.network, self.image, self.label, 0.0, target=self.target)
+        return replace(
+            query, region=self.objective.region(self.center, radius, self.network.input_shape)
         )
 
     def distance(self, point: NDArray[np.floating]) -> float:
         """From the image to a point, rounded up so that `within` holds the point."""
-        offset = np.abs(point.astype(np.float64).reshape(-1) - self.image.reshape(-1))
-        if self.norm == math.inf:
-            length = float(offset.max(initial=0.0))
-        else:
-            length = math.fsum(offset) if self.norm == 1 else math.sqrt(math.fsum(offset**2))
-        return length * (1 + 16 * FLOAT64_UNIT) + 4 * FLOAT64_UNIT if length else 0.0
+        return self.objective.attained(self.center, point.astype(np.float64).reshape(-1))

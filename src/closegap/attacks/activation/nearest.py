@@ -163,7 +163,7 @@ class _Search:
         rows = network(leaf) @ network.tensor(query.prop.rows).T
         worst = rows[0].argmin()
         (gradient,) = torch.autograd.grad(rows[0, worst], leaf)
-        dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[float(self._query.norm)]
+        dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self._query.norm]
         steepness = float(torch.linalg.vector_norm(gradient, dual))
         margin = float(rows[0, worst].detach())
         return max(margin / steepness, _LEAST_RADIUS) if steepness > 0 else 1.0

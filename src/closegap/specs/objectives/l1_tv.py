@@ -1,0 +1,144 @@
+"""The sum of the changes plus the total variation they bring: sparse, and hard to see.
+
+Source: Ben Mhenni, Ibn Khedher and Canu (2024). What is written there as a plain sum of differences
+is `sum |x_q - x_p|` over neighbours (anisotropic) or `sum sqrt(right^2 + below^2)` over pixels
+(isotropic; one-sided in the last row and column).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from closegap.core.errors import OptionError
+from closegap.core.numerics import FLOAT64_UNIT, gamma
+from closegap.specs.objectives.base import Array, rounded_up
+from closegap.specs.objectives.grid import Grid
+from closegap.specs.objectives.l1 import tightened
+from closegap.specs.objectives.relief import Relief, relief_of
+from closegap.specs.objectives.separable import HalfBox, cheapest_rate, piecewise_least
+from closegap.specs.region import Region, lp_ball
+
+__all__ = ["L1TvDistance", "VariationOf"]
+
+VariationOf: TypeAlias = Literal["image", "difference"]
+
+
+@dataclass(frozen=True)
+class L1TvDistance:
+    """`||x - image||_1 + kappa (TV(x) - TV(image))`, or `kappa TV(x - image)`. See `Objective`.
+
+    A pixel has at most four neighbours in its channel, so with `of = "image"` the distance is at
+    least `(1 - 4 kappa) ||x - image||_1`; with a larger `kappa` it may be negative.
+
+    Attributes:
+        grid: which entries are neighbours; channels count apart.
+        kappa: weight of the total variation, not negative.
+        of: whose total variation: the changed image's (less the clean one's), or the change's.
+        isotropic: lengths of gradients in place of sums of absolute differences.
+
+    Raises:
+        OptionError: `kappa` is negative or not finite, or `of` is neither.
+    """
+
+    grid: Grid
+    kappa: float = 0.1
+    of: VariationOf = "image"
+    isotropic: bool = False
+
+    name: ClassVar[str] = "l1+tv"
+    norm: ClassVar[None] = None
+    integral: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.kappa) and self.kappa >= 0):
+            raise OptionError(f"kappa must be finite and not negative, got {self.kappa}")
+        if self.of not in get_args(VariationOf):
+            raise OptionError(f"the total variation is of {get_args(VariationOf)}, not {self.of!r}")
+
+    def variation(self, pictures: Array) -> Array:
+        """Total variation of pictures `[..., D]`."""
+        return np.asarray(self._variations(pictures).sum(axis=-1))
+
+    def _variations(self, pictures: Array) -> Array:
+        """Its terms, `[..., E]` or one for each entry."""
+        first, second = self.grid.edges.T
+        steps = pictures[..., second] - pictures[..., first]
+        if not self.isotropic:
+            return np.abs(steps)
+        squares = np.zeros(pictures.shape)
+        rightward = self.grid.channels * self.grid.height * (self.grid.width - 1)
+        for part in (slice(0, rightward), slice(rightward, None)):  # no site twice in a part
+            squares[..., self.grid.sites[part]] += steps[..., part] ** 2
+        return np.asarray(np.sqrt(squares))
+
+    def value(self, image: Array, points: Array) -> Array:
+        """See `Objective`."""
+        change = points - image
+        sizes = np.abs(change).sum(axis=-1)
+        if self.of == "difference":
+            return np.asarray(sizes + self.kappa * self.variation(change))
+        moved = self._variations(points) - self._variations(image)
+        return np.asarray(sizes + self.kappa * moved.sum(axis=-1))
+
+    def attained(self, image: Array, point: Array) -> float:
+        """See `Objective`."""
+        change = point - image
+        if self.of == "difference":
+            terms = self.kappa * self._variations(change)
+            return rounded_up(math.fsum(np.concatenate([np.abs(change), terms])))
+        before, after = (self.kappa * self._variations(x) for x in (image, point))
+        parts = np.concatenate([np.abs(change), after - before])
+        moved = after != before
+        size = math.fsum(np.concatenate([np.abs(change), after[moved], before[moved]]))
+        return math.fsum(parts) + 16 * FLOAT64_UNIT * size
+
+    def region(self, image: Array, limit: float, shape: tuple[int, ...]) -> Region:
+        """See `Objective`. An l1 ball, in a box with every input's own limits."""
+        if not math.isfinite(limit):
+            raise OptionError(f"a limit must be finite, got {limit}")
+        relief = self._relief(image)
+        reach = np.maximum(image, 1 - image)
+        floor = relief.floor(image)
+        room = max(limit - floor + 8 * FLOAT64_UNIT * (abs(limit) - floor), 0.0)
+        up, down = (relief.farthest(sign, room) for sign in (1, -1))
+        total = min(relief.longest(reach, room), float(reach.sum()) * (1 + gamma(image.size)))
+        ball = lp_ball(image.reshape(shape), rounded_up(total), norm=1)
+        return tightened(ball, image - down, image + up)
+
+    def least(
+        self, image: Array, gains: Array, offsets: Array, lower: Array, upper: Array
+    ) -> Array:
+        """See `Objective`. By the sum of each input's own least cost, a fractional knapsack."""
+        half = HalfBox.of(image, gains, offsets, lower, upper)
+        relief = self._relief(image)
+        stops = np.clip(relief.stops(), half.low, half.high)
+        stops = np.concatenate([stops, half.low[None], half.high[None], half.rest[None]])
+        costs, sizes = relief.costs(stops)
+        bought, gained = _items(relief, half)
+        rate = cheapest_rate(bought, gained, half.need - half.gains @ half.rest)
+        bounds = piecewise_least(half, rate, stops, costs, sizes)
+        floor = piecewise_least(half, 0 * rate, stops, costs, sizes)
+        return np.where(half.out_of_reach, np.inf, np.fmax(bounds, floor))
+
+    def _relief(self, image: Array) -> Relief:
+        kappa = self.kappa if self.of == "image" else 0.0
+        return relief_of(image, self.grid, kappa, isotropic=self.isotropic)
+
+
+def _items(relief: Relief, half: HalfBox) -> tuple[Array, Array]:
+    """Costs and gains of the stretches between bends, from rest to the best end, `[Q, S D]`."""
+    bought, gained = [], []
+    for sign in (1, -1):
+        bends = np.stack([0 * half.low, *relief.bends(sign), np.full_like(half.low, np.inf)])
+        most = half.high if sign > 0 else -half.low
+        marks = np.clip(bends, np.maximum(sign * half.rest, 0.0), np.maximum(most, 0.0))
+        costs = relief.costs(sign * marks)[0]
+        side = sign * half.gains > 0
+        for stretch, cost in zip(np.diff(marks, axis=0), np.diff(costs, axis=0), strict=True):
+            bought.append(np.where(side, np.maximum(cost, 0.0), 0.0))
+            gained.append(np.where(side, np.abs(half.gains) * stretch, 0.0))
+    return np.concatenate(bought, axis=1), np.concatenate(gained, axis=1)

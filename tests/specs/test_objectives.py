@@ -1,0 +1,308 @@
+"""Distances: values against closed forms, regions against samples, bounds against programs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from closegap.core.errors import OptionError
+from closegap.specs.objectives import (
+    OBJECTIVES,
+    Grid,
+    L0Distance,
+    L1Distance,
+    L1TvDistance,
+    L2Distance,
+    LinfDistance,
+    Objective,
+    ObjectiveOptions,
+    make_objective,
+    norm_objective,
+    visibility_weights,
+)
+from closegap.specs.region import Ball, bounding_box
+
+GRID = Grid(1, 3, 3)
+COLOUR = Grid(3, 2, 2)
+TV = [
+    L1TvDistance(grid, kappa, of, isotropic)
+    for grid in (GRID, COLOUR)
+    for kappa in (0.1, 0.4)
+    for of in ("image", "difference")
+    for isotropic in (False, True)
+]
+
+
+def objectives(rng: np.random.Generator) -> list[tuple[int, Objective]]:
+    """Every distance with the number of its inputs."""
+    plain = [LinfDistance(), L2Distance(), L1Distance(), L0Distance(GRID)]
+    weighted = L1Distance(rng.uniform(0.5, 5, 9))
+    colour = [(12, L0Distance(COLOUR)), (12, L0Distance(Grid(3, 2, 2, channels_last=True)))]
+    return [(9, o) for o in [*plain, weighted]] + colour + [(o.grid.size, o) for o in TV]
+
+
+def picture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """With equal neighbours and pixels at both ends of the range."""
+    return np.clip(np.round(rng.uniform(-0.2, 1.2, size) * 4) / 4, 0, 1)
+
+
+def variation(grid: Grid, flat: np.ndarray, *, isotropic: bool) -> float:
+    """Total variation, pixel by pixel."""
+    total = 0.0
+    at = flat[grid.entries]
+    for c, i, j in itertools.product(range(grid.channels), range(grid.height), range(grid.width)):
+        right = at[c, i, j + 1] - at[c, i, j] if j + 1 < grid.width else 0.0
+        below = at[c, i + 1, j] - at[c, i, j] if i + 1 < grid.height else 0.0
+        total += math.hypot(right, below) if isotropic else abs(right) + abs(below)
+    return total
+
+
+@pytest.mark.parametrize("tv", TV, ids=str)
+def test_l1_tv_is_what_its_name_says(rng: np.random.Generator, tv: L1TvDistance) -> None:
+    for _ in range(5):
+        image, point = picture(rng, tv.grid.size), rng.random(tv.grid.size)
+        if tv.of == "image":
+            grown = variation(tv.grid, point, isotropic=tv.isotropic)
+            grown -= variation(tv.grid, image, isotropic=tv.isotropic)
+        else:
+            grown = variation(tv.grid, point - image, isotropic=tv.isotropic)
+        wanted = np.abs(point - image).sum() + tv.kappa * grown
+        assert tv.value(image, point) == pytest.approx(wanted)
+
+
+def test_norms_weights_and_pixels(rng: np.random.Generator) -> None:
+    image, points = rng.random(12), rng.random((5, 12))
+    points[:, :6] = image[:6]
+    change = points - image
+    weights = rng.uniform(1, 2, 12)
+    for norm in (1, 2, math.inf):
+        found = norm_objective(norm).value(image, points)
+        assert found == pytest.approx(np.linalg.norm(change, norm, axis=1))
+    assert L1Distance(weights).value(image, points) == pytest.approx(np.abs(change) @ weights)
+    # [3, 2, 2]: entries 6..11 are two pixels of the second channel and all of the third.
+    assert (L0Distance(COLOUR).value(image, points) == 4).all()
+    # [2, 2, 3]: they are the last two pixels.
+    assert (L0Distance(Grid(3, 2, 2, channels_last=True)).value(image, points) == 2).all()
+
+
+def test_values_are_zero_at_the_image_and_attained_is_no_less(rng: np.random.Generator) -> None:
+    for size, objective in objectives(rng):
+        image = picture(rng, size)
+        assert objective.value(image, image) == 0
+        assert objective.attained(image, image) == 0
+        for _ in range(5):
+            point = np.where(rng.random(size) < 0.5, image, rng.random(size))
+            attained, value = objective.attained(image, point), float(objective.value(image, point))
+            assert value - 1e-15 <= attained <= value + 1e-12
+
+
+def test_regions_hold_everything_near(rng: np.random.Generator) -> None:
+    for size, objective in objectives(rng):
+        image = picture(rng, size)
+        change = rng.uniform(-1, 1, (2000, size)) * rng.random((2000, 1)) ** 3
+        change *= rng.random((2000, size)) < rng.random((2000, 1))
+        points = np.clip(image + change, 0, 1)
+        values = objective.value(image, points)
+        for limit in (0.0, 0.3, 1.0, 2.5):
+            region = objective.region(image, limit, (1, size))
+            box = bounding_box(region)
+            near = points[values <= limit]
+            assert (near >= box.lower.reshape(-1)).all()
+            assert (near <= box.upper.reshape(-1)).all()
+            if isinstance(region, Ball):
+                length = np.linalg.norm(near - image, region.norm, axis=1)
+                assert (length <= region.radius * (1 + 1e-12)).all()
+
+
+def test_small_l1_tv_regions_are_small(rng: np.random.Generator) -> None:
+    """In a flat picture no change wins total variation back, so the ball is the l1 ball itself."""
+    flat, limit = np.full(9, 0.5), 0.2
+    region = L1TvDistance(GRID, 0.4).region(flat, limit, (3, 3))
+    assert isinstance(region, Ball)
+    assert region.radius == pytest.approx(limit)
+    rough = L1TvDistance(GRID, 0.1).region(picture(rng, 9), limit, (3, 3))
+    assert isinstance(rough, Ball)
+    assert limit <= rough.radius <= limit / 0.6 * (1 + 1e-9)
+
+
+def optimum(
+    objective: Objective, image: np.ndarray, gain: np.ndarray, need: float, box: np.ndarray
+) -> float:
+    """The least distance over half of a box: linear programs, subsets; infinity if there is none.
+
+    Columns: the input, then the distances of the entries, then one for each edge (or the greatest).
+    """
+    size = image.size
+    eye, none = np.eye(size), np.zeros((size, size))
+    rows = [np.hstack([-gain, 0 * gain])[None], np.hstack([eye, -eye]), np.hstack([-eye, -eye])]
+    sides = [[-need - gain @ image], image, -image]
+    cost = (
+        np.concatenate([np.zeros(size), objective.weights_of(size)])
+        if isinstance(objective, L1Distance)
+        else np.repeat([0.0, 1.0], size)
+    )
+    ends = [*box.T.tolist(), *[(0.0, 1.0)] * size]
+    constant = 0.0
+    if isinstance(objective, LinfDistance):
+        rows.append(np.hstack([none, eye]))
+        rows = [np.hstack([r, np.zeros((len(r), 1))]) for r in rows]
+        rows[-1][:, -1] = -1
+        sides.append(np.zeros(size))
+        cost, ends = np.eye(2 * size + 1)[-1], [*ends, (0.0, 1.0)]
+    if isinstance(objective, L1TvDistance):
+        edges = objective.grid.edges
+        step = eye[edges[:, 1]] - eye[edges[:, 0]]
+        base = step @ image if objective.of == "difference" else np.zeros(len(edges))
+        rows = [np.hstack([r, np.zeros((len(r), len(edges)))]) for r in rows]
+        for sign in (1, -1):
+            rows.append(np.hstack([sign * step, 0 * step, -np.eye(len(edges))]))
+            sides.append(sign * base)
+        cost = np.concatenate([cost, np.full(len(edges), objective.kappa)])
+        ends += [(0.0, None)] * len(edges)
+        if objective.of == "image":
+            constant = -objective.kappa * float(np.abs(step @ image).sum())
+    found = linprog(cost, np.vstack(rows), np.concatenate(sides), bounds=ends, method="highs")
+    return math.inf if found.status == 2 else float(found.fun) + constant
+
+
+def fewest(grid: Grid, change: np.ndarray, forced: np.ndarray, need: float) -> float:
+    """Fewest pixels whose gains, each at its best, come to `need`, by trying all subsets."""
+    gains = np.bincount(grid.pixel_of, change)
+    must = np.bincount(grid.pixel_of, forced) > 0
+    for count in range(grid.pixels + 1):
+        for chosen in itertools.combinations(range(grid.pixels), count):
+            kept = np.isin(np.arange(grid.pixels), chosen)
+            if (kept | ~must).all() and gains[kept].sum() >= need:
+                return float(count)
+    return math.inf
+
+
+def asked(rng: np.random.Generator, image: np.ndarray, *, free: bool) -> tuple:
+    """A row and a box: the whole [0, 1]^D, or one that may exclude the image's entries."""
+    gain = rng.normal(size=image.size) * (rng.random(image.size) < 0.8)
+    lower, upper = np.zeros(image.size), np.ones(image.size)
+    if not free:
+        ends = np.sort(rng.random((2, image.size)), axis=0)
+        kept = rng.random(image.size) < 0.6
+        lower, upper = np.where(kept, 0.0, ends[0]), np.where(kept, 1.0, ends[1])
+    most = float((gain * (np.where(gain > 0, upper, lower) - image)).sum())
+    return gain, float(most * rng.uniform(-0.3, 1.1)), lower, upper
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_lower_bounds_are_below_the_optimum_and_tight_for_norms(
+    rng: np.random.Generator, *, free: bool
+) -> None:
+    weighted = L1Distance(rng.uniform(0.5, 5, 9))
+    exact: list[Objective] = [LinfDistance(), L1Distance(), weighted, L1TvDistance(GRID, 0.0)]
+    loose = [tv for tv in TV if not tv.isotropic]
+    for objective in [*exact, *loose]:
+        size = objective.grid.size if isinstance(objective, L1TvDistance) else 9
+        for _ in range(8):
+            image = picture(rng, size)
+            gain, need, lower, upper = asked(rng, image, free=free)
+            best = optimum(objective, image, gain, need, np.stack([lower, upper]))
+            (found,) = objective.least(image, gain[None], np.array([-need]), lower, upper)
+            assert found <= best + 1e-12
+            if objective in exact:
+                assert found == pytest.approx(best, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_least_pixels_are_those_of_the_best_subset(rng: np.random.Generator, *, free: bool) -> None:
+    for grid, _ in itertools.product((GRID, COLOUR), range(15)):
+        image = picture(rng, grid.size)
+        gain, need, lower, upper = asked(rng, image, free=free)
+        best = gain * (np.where(gain > 0, upper, lower) - image)
+        forced = (image < lower) | (image > upper)
+        (found,) = L0Distance(grid).least(image, gain[None], np.array([-need]), lower, upper)
+        assert found == fewest(grid, best, forced, need)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_least_euclidean_lengths_satisfy_the_optimality_conditions(
+    rng: np.random.Generator, *, free: bool
+) -> None:
+    """The optimum is `clip(m gain)` for the m that just meets the need: found by bisection."""
+    for _ in range(20):
+        image = picture(rng, 9)
+        gain, need, lower, upper = asked(rng, image, free=free)
+        low, high = lower - image, upper - image
+        (found,) = L2Distance().least(image, gain[None], np.array([-need]), lower, upper)
+        if (gain * np.where(gain > 0, high, low)).sum() < need:
+            assert found == math.inf
+            continue
+        small, large = 0.0, 1e9
+        for _ in range(200):
+            middle = (small + large) / 2
+            short = gain @ np.clip(middle * gain, low, high) < need
+            small, large = (middle, large) if short else (small, middle)
+        best = float(np.linalg.norm(np.clip((small if small < 1e-8 else large) * gain, low, high)))
+        assert found <= best + 1e-12
+        assert found == pytest.approx(best, rel=1e-6, abs=1e-7)
+
+
+def test_bounds_hold_for_every_sample_and_many_rows_at_once(rng: np.random.Generator) -> None:
+    for size, objective in objectives(rng):
+        image = picture(rng, size)
+        gains, offsets = rng.normal(size=(6, size)), -rng.uniform(-1, 2, 6)
+        lower, upper = np.zeros(size), np.ones(size)
+        bounds = objective.least(image, gains, offsets, lower, upper)
+        keep = rng.random((3000, size)) < rng.random((3000, 1))
+        points = np.where(keep, image, rng.random((3000, size)))
+        values = objective.value(image, points)
+        met = (points - image) @ gains.T + offsets >= 0
+        for row in range(6):
+            assert bounds[row] <= values[met[:, row]].min(initial=math.inf) + 1e-12
+            alone = objective.least(
+                image, gains[row : row + 1], offsets[row : row + 1], lower, upper
+            )
+            assert alone == pytest.approx(bounds[row : row + 1], rel=1e-12, abs=1e-12)
+
+
+def test_rows_that_are_not_finite_bound_nothing(rng: np.random.Generator) -> None:
+    for size, objective in objectives(rng):
+        image = picture(rng, size)
+        gains = np.ones((3, size))
+        gains[0, 0], gains[1, 1] = np.nan, np.inf
+        offsets = np.array([-1.0, -1.0, np.nan])
+        floor = objective.least(image, np.zeros((1, size)), np.zeros(1), 0 * image, 1 + 0 * image)
+        found = objective.least(image, gains, offsets, 0 * image, 1 + 0 * image)
+        assert found == pytest.approx(np.repeat(floor, 3))
+
+
+def test_pictures_of_shapes() -> None:
+    assert Grid.of((1, 28, 28)) == Grid.of((784,)) == Grid.of((1, 1, 784)) == Grid(1, 28, 28)
+    assert Grid.of((3, 32, 32)) == Grid.of((3072,)) == Grid.of((1, 3, 32, 32)) == Grid(3, 32, 32)
+    assert Grid.of((32, 32, 3)) == Grid(3, 32, 32, channels_last=True)
+    assert Grid.of((5,)) == Grid(1, 1, 5)
+    assert Grid.of((4, 6)) == Grid(1, 4, 6)
+    assert sorted(COLOUR.edges[:, 0]) == sorted([0, 2, 4, 6, 8, 10, 0, 1, 4, 5, 8, 9])
+
+
+def test_flat_zones_weigh_most() -> None:
+    image = np.zeros(36)
+    image[3::6] = 1.0
+    weights = visibility_weights(image, Grid(1, 6, 6)).reshape(6, 6)
+    assert weights[:, 0] == pytest.approx(1 / 0.05)
+    assert weights[:, 3] == pytest.approx(1 / (math.sqrt(2) / 3 + 0.05))
+
+
+def test_names_are_checked(rng: np.random.Generator) -> None:
+    image = rng.random((1, 3, 3))
+    for name in OBJECTIVES:
+        assert make_objective(name, image).name == name
+    options = ObjectiveOptions(0.3, "difference", isotropic=True)
+    assert make_objective("l1+tv", image, options=options) == L1TvDistance(
+        GRID, 0.3, "difference", isotropic=True
+    )
+    with pytest.raises(OptionError, match="no distance is called 'l3'"):
+        make_objective("l3", image)
+    with pytest.raises(OptionError, match="kappa"):
+        L1TvDistance(GRID, -1.0)
+    with pytest.raises(OptionError, match="norm must be"):
+        norm_objective(3)
