@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distance_runs import distance_run
 from report_runs import make_header, make_pictures, make_record
 
 from closegap.core.verdict import Verdict
-from closegap.report import render
+from closegap.report import render, render_distances
 from closegap.store.records import Record, RunHeader
 
 if os.environ.get("CLOSEGAP_REQUIRE_BROWSER") != "1":
@@ -247,7 +248,11 @@ def test_the_gallery_opens_step_by_step(open_page: Open, rng: np.random.Generato
 def test_no_width_scrolls_sideways(
     width: int, open_page: Open, digits_run: tuple[RunHeader, tuple[Record, ...]]
 ) -> None:
-    browser = open_page(render(*digits_run))
+    _fits(open_page(render(*digits_run)), width)
+
+
+def _fits(browser: WebDriver, width: int) -> None:
+    """The page is no wider than a window of this width."""
     command = browser.execute_cdp_cmd
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     command("Emulation.setDeviceMetricsOverride", size)
@@ -257,6 +262,28 @@ def test_no_width_scrolls_sideways(
         assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
     finally:
         command("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_distances_stand_side_by_side_and_sort(open_page: Open) -> None:
+    browser = open_page(render_distances(*distance_run(14)))
+    rows = browser.find_elements(By.CSS_SELECTOR, ".card:first-child .nearest")
+    tops = [[cell.rect["y"] for cell in row.find_elements(By.XPATH, "./*")] for row in rows]
+    assert len(tops) == 3 and all(len(row) == 5 and max(row) - min(row) < 1 for row in tops)
+    spark = rows[0].find_element(By.CSS_SELECTOR, ".spark")
+    assert spark.rect["width"] > 100 and "bracket went" in (spark.get_attribute("aria-label") or "")
+    assert browser.find_element(By.ID, "more").text == "Show the last 3"
+    browser.find_element(By.CSS_SELECTOR, ".chips [data-verdict=open]").click()
+    assert len(_rows(browser)) == 22
+    _sort(browser, "upper")
+    uppers = [float(value) for value in _column(browser, "upper")]
+    assert uppers == sorted(uppers) and uppers[-1] == float("inf")
+    browser.find_element(By.CSS_SELECTOR, "#table .open").click()
+    assert "programs" in browser.find_element(By.CSS_SELECTOR, "tr.detail").text
+
+
+@pytest.mark.parametrize("width", [360, 820, 1440])
+def test_no_width_scrolls_distances_sideways(width: int, open_page: Open) -> None:
+    _fits(open_page(render_distances(*distance_run())), width)
 
 
 def test_thousands_of_rows_stay_fast(open_page: Open) -> None:

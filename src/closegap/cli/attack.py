@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from closegap.cli.options import data_options, norm, number, require_writable
+from closegap.cli.options import data_options, names, norm, number, require_writable
 
 if TYPE_CHECKING:
     from closegap.evaluate.attacking import AttackedImage
@@ -22,14 +22,51 @@ __all__ = ["attack_command"]
 @click.option("--method", help="Which attack, such as pgd, region-walk or bab-attack.")
 @click.option("--eps", type=number, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
-@click.option("--minimise", type=norm, help="linf, l2 or l1: how near is a counterexample?")
+@click.option(
+    "--minimise",
+    type=names,
+    metavar="DISTANCES",
+    help="How near is a counterexample? Of linf, l2, l1, l0, l1+tv and weighted-l1 any, "
+    "with commas between.",
+)
+@click.option("--kappa", type=number, help="Of l1+tv: weight of the total variation.")
+@click.option(
+    "--tv-of",
+    type=click.Choice(["image", "difference"]),
+    default="image",
+    show_default=True,
+    help="Of l1+tv: whose total variation.",
+)
+@click.option(
+    "--isotropic", is_flag=True, help="Of l1+tv: lengths of gradients, not sums of differences."
+)
+@click.option(
+    "--target", type=click.IntRange(min=0), help="With --minimise: the one class that counts."
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
 @click.option("--restarts", type=click.IntRange(min=1), help="Independent runs for each target.")
 @click.option("--step-size", type=number, help="Of the first step, as a share of the radius.")
 @click.option("--timeout", type=number, default=60.0, show_default=True, help="Seconds an image.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of every random choice.")  # fmt: skip
-@click.option("--save", type=click.Path(path_type=Path), help="Write what was found as an .npz.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of every random choice.",
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Write what was found as an .npz; or to a folder, an .npz for each distance.",
+)
+@click.option(
+    "--png", type=click.Path(path_type=Path), help="With --minimise: write pictures to this folder."
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    help="With --minimise: keep the run in this file, or continue it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
 def attack_command(model: Path, **options: Any) -> None:
     """Search for adversarial images of MODEL with one attack.
@@ -41,8 +78,11 @@ def attack_command(model: Path, **options: Any) -> None:
     if options["minimise"] is not None:
         from closegap.cli.minimise import minimise
 
-        minimise(model, options, _npz(options["save"]))
+        minimise(model, options)
         return
+    for name in ("kappa", "png", "store", "target"):
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} goes with --minimise")
     for name in ("method", "eps"):
         if options[name] is None:
             raise click.UsageError(f"--{name} is missing; or ask for --minimise linf")

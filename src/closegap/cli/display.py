@@ -147,13 +147,15 @@ def print_attack_summary(records: Sequence[Record], title: str) -> None:
 def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
     """The table of least distances, on stdout."""
     table = Table()
-    for name in ("index", "label", "lower", "upper", "verdict", "seconds"):
+    for name in ("index", "label", "distance", "found", "lower", "upper", "verdict", "seconds"):
         table.add_column(name, justify="right")
     for row in rows:
         ends = (f"{row[name]:.6f}" if row[name] is not None else "-" for name in ("lower", "upper"))
         table.add_row(
             str(row["index"]),
             str(row["label"]),
+            str(row["distance"]),
+            "-" if row["target"] is None else str(row["target"]),
             *ends,
             str(row["verdict"]),
             f"{row['seconds']:.1f}",

@@ -2,63 +2,152 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from closegap.cli.options import command_line, require_writable
+
+if TYPE_CHECKING:
+    from closegap.evaluate.distances import DistancePlan
+    from closegap.store import DistanceRecord, RunStore
+
 __all__ = ["minimise"]
 
+_ALIASES = {"inf": "linf", "2": "l2", "1": "l1", "0": "l0"}
+_FOREIGN = ("method", "eps", "steps", "restarts", "step_size")
 
-def minimise(model: Path, options: dict[str, Any], save: Path | None) -> None:
-    """Bracket the distance of every image, print rows or a table, save the witnesses.
+
+def minimise(model: Path, options: dict[str, Any]) -> None:
+    """Bracket the distances of every image; print rows or a table, save witnesses and pictures.
 
     Raises:
-        click.UsageError: options of a single attack were given too.
+        click.UsageError: options of a single attack were given too, or an output cannot be made.
     """
     from closegap.cli.display import print_distances, print_row
-    from closegap.data import fit_to_network, load_data, select
-    from closegap.evaluate.distances import measure_data
-    from closegap.frontend import load
+    from closegap.report import write_pictures
+    from closegap.store import RunStore
 
-    for name in ("method", "eps", "steps", "restarts", "step_size"):
+    for name in _FOREIGN:
         if options[name] is not None:
             raise click.UsageError(f"--minimise and --{name.replace('_', '-')} exclude each other")
+    save, png = options["save"], _folder(options["png"], "--png")
+    if save is not None and save.suffix == ".npz":
+        require_writable(save, "--save")
+    else:
+        save = _folder(save, "--save")
+    plan = _plan(model, options)
+    with ExitStack() as stack:
+        store = None
+        if options["store"] is not None:
+            store = RunStore.create_or_resume(options["store"], plan.header)
+            stack.enter_context(store)
+        records: list[DistanceRecord] = []
+        for held in _by_image(plan, store):
+            records.extend(held)
+            for record in held if options["as_json"] else ():
+                print_row(record.row())
+            if png is not None:
+                write_pictures(png, held)
+    if save is not None:
+        _save(save, plan, records)
+    if not options["as_json"]:
+        title = f"least distances on {model.name}, {plan.data.name}"
+        print_distances([record.row() for record in records], title)
+
+
+def _plan(model: Path, options: dict[str, Any]) -> DistancePlan:
+    from closegap.data import fit_to_network, load_data, select
+    from closegap.evaluate.distances import Distance, plan_distances
+    from closegap.frontend import load
+    from closegap.specs.objectives import ObjectiveOptions
+
+    defaults = ObjectiveOptions()
+    weight = defaults.kappa if options["kappa"] is None else options["kappa"]
+    chosen = ObjectiveOptions(weight, options["tv_of"], options["isotropic"])
+    names = (_ALIASES.get(name, name) for name in options["minimise"])
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
-    chosen = select(whole, limit=options["limit"], indices=options["indices"])
-    data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
-    measured = []
-    distance = options["minimise"]
-    for image in measure_data(network, data, distance, options["timeout"], seed=options["seed"]):
-        measured.append(image)
-        if options["as_json"]:
-            print_row(image.row())
-    if save is not None:
-        _write(save, data.images, measured)
-    if not options["as_json"]:
-        title = f"least l{distance:g} distances on {model.name}, {data.name}"
-        print_distances([image.row() for image in measured], title)
+    part = select(whole, limit=options["limit"], indices=options["indices"])
+    target = options["target"]
+    if target is not None:
+        others = part.indices[part.labels != target]
+        if not others.size:
+            raise click.UsageError(f"--target {target}: every image is of this class")
+        part = select(part, indices=others.tolist())
+    data = fit_to_network(part, network.input_shape, classes=network.output_size)
+    return plan_distances(
+        network,
+        data,
+        [Distance(name, chosen, target) for name in names],
+        timeout=options["timeout"],
+        seed=options["seed"],
+        data_digest=whole.digest,
+        command=command_line(),
+    )
 
 
-def _write(path: Path, clean: Any, measured: list[Any]) -> None:
+def _by_image(plan: DistancePlan, store: RunStore | None) -> Iterator[tuple[DistanceRecord, ...]]:
+    """The records of one image after the other; an interruption says what is kept."""
+    from closegap.evaluate.distances import measure
+
+    try:
+        for _, records in groupby(measure(plan, store), key=lambda record: record.index):
+            yield tuple(records)
+    except KeyboardInterrupt as error:
+        if store is None:
+            error.add_note("nothing is kept; --store keeps what is finished")
+        else:
+            done = len(store.distance_keys())
+            error.add_note(f"{done} distances are in {store.path}; the same command continues")
+        raise
+
+
+def _folder(path: Path | None, option: str) -> Path | None:
+    """A folder to write to, made where it is missing, before the work begins."""
+    if path is None:
+        return None
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{option} {path}: it is no folder ({error.strerror})") from None
+    return path
+
+
+def _save(path: Path, plan: DistancePlan, records: Sequence[DistanceRecord]) -> None:
+    """One archive, or in a folder one for each distance."""
+    if path.suffix == ".npz":
+        _archive(path, plan, records)
+        return
+    for name in dict.fromkeys(record.distance for record in records):
+        kept = [record for record in records if record.distance == name]
+        _archive(path / f"{name}.npz", plan, kept)
+
+
+def _archive(path: Path, plan: DistancePlan, records: Sequence[DistanceRecord]) -> None:
     """The nearest counterexamples as a data set, the clean image where there is none."""
     import numpy as np
 
     from closegap.core.errors import OptionError
 
-    images = np.array(clean)
-    for row, image in enumerate(measured):
-        if image.result.witness is not None:
-            images[row] = image.result.witness
+    clean = dict(zip(plan.data.indices.tolist(), plan.data.images, strict=True))
+    images = [
+        clean[record.index] if record.pictures is None else record.pictures.witness
+        for record in records
+    ]
     try:
         np.savez_compressed(
             path,
-            images=images,
-            labels=np.array([image.label for image in measured], dtype=np.int64),
-            indices=np.array([image.index for image in measured], dtype=np.int64),
-            lower=np.array([image.result.lower for image in measured]),
-            upper=np.array([image.result.upper for image in measured]),
+            images=np.stack(images),
+            labels=np.array([record.label for record in records], dtype=np.int64),
+            indices=np.array([record.index for record in records], dtype=np.int64),
+            lower=np.array([record.lower for record in records]),
+            upper=np.array([record.upper for record in records]),
+            distances=np.array([record.distance for record in records]),
         )
     except OSError as error:
         raise OptionError(f"--save {path}: cannot be written ({error.strerror})") from None

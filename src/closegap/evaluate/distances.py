@@ -1,56 +1,228 @@
-"""Least distances over a data set, one image after the other."""
+"""Least distances over a data set: one image after the other, each under every distance asked."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
 
+from closegap.core.errors import OptionError
 from closegap.data import DataSet
+from closegap.evaluate import provenance
 from closegap.graph.network import Network
+from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import OBJECTIVES, ObjectiveOptions, make_objective
+from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
 from closegap.strategy.distance import DistanceResult, minimise_distance
 
-__all__ = ["MeasuredImage", "measure_data"]
+__all__ = ["Distance", "DistancePlan", "measure", "plan_distances"]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """One distance to minimise.
+
+    Attributes:
+        name: one of `OBJECTIVES`.
+        options: of the objective.
+        target: the one class that counts as a loss; `None` for every other.
+
+    Raises:
+        OptionError: the name is unknown.
+    """
+
+    name: str
+    options: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in OBJECTIVES:
+            raise OptionError(
+                f"no distance is called '{self.name}'; use one of {', '.join(OBJECTIVES)}"
+            )
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What defines it besides its name, JSON values."""
+        facts: dict[str, object] = {}
+        if self.name == "l1+tv":
+            facts = {"kappa": self.options.kappa, "of": self.options.of}
+            if self.options.isotropic:
+                facts["isotropic"] = True
+        if self.target is not None:
+            facts["target"] = self.target
+        return facts
+
+    def query(self, network: Network, image: NDArray[np.float32], label: int) -> DistanceQuery:
+        """The query at one image.
+
+        Raises:
+            OptionError: an option is out of range.
+        """
+        objective = make_objective(self.name, image, options=self.options)
+        return DistanceQuery(network, image, label, objective, self.target)
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredImage:
-    """One image's bracket of the least distance."""
+class DistancePlan:
+    """One run of distance queries.
 
-    index: int
-    label: int
-    result: DistanceResult
+    Attributes:
+        header: what goes into a store; which distances are asked is no part of it, so that a run
+            can be continued with others.
+        network: in whose input shape the images are.
+        data: images and labels.
+        distances: asked of every image, in this order.
+    """
 
-    def row(self) -> dict[str, object]:
-        """For JSON: `upper` is null where no witness was found."""
-        upper = self.result.upper
-        return {
-            "index": self.index,
-            "label": self.label,
-            "lower": self.result.lower,
-            "upper": upper if math.isfinite(upper) else None,
-            "verdict": "closed" if self.result.closed else "open",
-            "seconds": self.result.seconds,
-        }
+    header: RunHeader
+    network: Network
+    data: DataSet
+    distances: tuple[Distance, ...]
 
 
-def measure_data(
-    network: Network, data: DataSet, norm: float, timeout: float, *, seed: int = 0
-) -> Iterator[MeasuredImage]:
-    """Bracket the distance of every image to its nearest counterexample.
+def plan_distances(
+    network: Network,
+    data: DataSet,
+    distances: Sequence[Distance],
+    *,
+    timeout: float,
+    seed: int = 0,
+    data_digest: str = "",
+    command: str = "",
+) -> DistancePlan:
+    """The run that asks every distance of every image.
 
     Args:
         network: in whose input shape the images are.
-        data: images and labels.
-        norm: 1, 2 or infinity.
-        timeout: seconds an image.
+        data: images that fit it.
+        distances: at least one.
+        timeout: seconds for one distance of one image.
         seed: of every random choice.
+        data_digest: of the whole data set, so that a run can be continued with more of its images.
+        command: the command line, for the report.
     """
-    for place, index in enumerate(data.indices.tolist()):
-        image = np.asarray(data.images[place], dtype=np.float32)
-        query = DistanceQuery.of_norm(network, image, int(data.labels[place]), norm)
-        result = minimise_distance(query, timeout=timeout, seed=seed)
-        yield MeasuredImage(int(index), query.label, result)
+    header = RunHeader(
+        kind="distances",
+        model=network.source,
+        model_digest=network.digest,
+        data=data.name,
+        data_digest=data_digest,
+        eps=None,
+        norm="",
+        timeout=timeout,
+        engines=(),
+        settings={},
+        seed=seed,
+        command=command,
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+        started=provenance.now(),
+        total=len(data) * len(distances),
+        class_names=data.class_names,
+    )
+    return DistancePlan(header, network, data, tuple(distances))
+
+
+def measure(plan: DistancePlan, store: RunStore | None = None) -> Iterator[DistanceRecord]:
+    """Bracket every distance; records by image, each in the store before it is yielded.
+
+    What the store holds of the plan is not asked again, but yielded in its place.
+
+    Args:
+        plan: what is asked.
+        store: of this plan's run, or `None` to keep nothing.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    held: dict[str, DistanceRecord] = {}
+    if store is not None:
+        held = {record.key: record for record in store.distances()}
+        asked = {_key(plan, place, d) for place in range(len(plan.data)) for d in plan.distances}
+        store.set_total(len(asked | set(held)))
+    for place in range(len(plan.data)):
+        for distance in plan.distances:
+            key = _key(plan, place, distance)
+            if key in held:
+                yield held[key]
+                continue
+            record = _measured(plan, place, distance, key)
+            if store is not None:
+                store.add_distance(record)
+            yield record
+
+
+def _key(plan: DistancePlan, place: int, distance: Distance) -> str:
+    header, data = plan.header, plan.data
+    return query_key(
+        model=header.model_digest,
+        inputs=data.images[place].tobytes(),
+        query={
+            "index": int(data.indices[place]),
+            "label": int(data.labels[place]),
+            "distance": distance.name,
+            **distance.facts,
+        },
+        settings={"timeout": header.timeout, "seed": header.seed},
+    )
+
+
+def _measured(plan: DistancePlan, place: int, distance: Distance, key: str) -> DistanceRecord:
+    image = np.asarray(plan.data.images[place], dtype=np.float32)
+    query = distance.query(plan.network, image, int(plan.data.labels[place]))
+    result = minimise_distance(query, timeout=plan.header.timeout, seed=plan.header.seed)
+    pictures = _pictures(query, result)
+    rounded = None if result.witness is None else _rounded(query, result.witness)
+    return DistanceRecord(
+        key=key,
+        index=int(plan.data.indices[place]),
+        label=query.label,
+        distance=distance.name,
+        options=distance.facts,
+        target=None if pictures is None else _reached(pictures, query),
+        lower=result.lower,
+        upper=result.upper,
+        tolerance=result.tolerance,
+        seconds=result.seconds,
+        history=tuple(BracketEvent(at, "", low, high) for at, low, high in result.history),
+        pictures=pictures,
+        rounded=rounded,
+    )
+
+
+def _pictures(query: DistanceQuery, result: DistanceResult) -> Pictures | None:
+    """Clean image and witness, each with its outputs."""
+    if result.witness is None:
+        return None
+    clean = query.image.reshape(query.network.input_shape)
+    judge = replayer(query.network)
+    single = judge.outputs_float32(np.stack([clean, result.witness]))
+    return Pictures(
+        clean=clean,
+        witness=result.witness,
+        clean_outputs=single[0],
+        witness_outputs=single[1],
+        witness_outputs_float64=judge.outputs_float64(result.witness[None])[0],
+    )
+
+
+def _reached(pictures: Pictures, query: DistanceQuery) -> int:
+    """The target, or the greatest of the other outputs."""
+    if query.target is not None:
+        return query.target
+    outputs = pictures.witness_outputs.copy()
+    outputs[query.label] = -np.inf
+    return int(outputs.argmax())
+
+
+def _rounded(query: DistanceQuery, witness: NDArray[np.float32]) -> UInt8[np.ndarray, "..."] | None:
+    """The witness on the grid of 8-bit pictures, where it still loses its label."""
+    grid = np.rint(255 * witness.astype(np.float64)).clip(0, 255)
+    point = (grid / 255).astype(np.float32)
+    found = replayer(query.network).witness(query.within(query.distance(point)), point)
+    return grid.astype(np.uint8) if found is not None and found.breaks else None

@@ -6,8 +6,9 @@ and one registry line. Nothing here decides anything: it only shows what the sto
 
 from __future__ import annotations
 
+from closegap.report.files import write_pictures
 from closegap.report.options import ReportOptions
-from closegap.report.render import render
+from closegap.report.render import render, render_distances
 from closegap.report.write import write
 
-__all__ = ["ReportOptions", "render", "write"]
+__all__ = ["ReportOptions", "render", "render_distances", "write", "write_pictures"]

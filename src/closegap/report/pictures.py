@@ -7,7 +7,15 @@ import math
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-__all__ = ["DIVERGING", "brightness", "difference", "layout", "shade"]
+__all__ = [
+    "DIVERGING",
+    "brightness",
+    "change",
+    "difference",
+    "enlarged",
+    "layout",
+    "shade",
+]
 
 #: Purple (darker) over white (no change) to orange (brighter): safe for the colour-blind, and
 #: apart from the colours of the verdicts. Evenly spaced from -1 to 1.
@@ -78,6 +86,33 @@ def difference(
     anchors = np.linspace(0.0, 1.0, len(DIVERGING))
     channels = [np.interp(position, anchors, [c[k] for c in DIVERGING]) for k in range(3)]
     return np.rint(np.stack(channels, axis=2)).astype(np.uint8)
+
+
+def change(
+    clean: Float[np.ndarray, "height width channels"],
+    witness: Float[np.ndarray, "height width channels"],
+    scale: float,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """`witness - clean`, full colour at `scale`: signed colours for grey pictures.
+
+    Of a colour picture each channel is shown as it is, around a middle grey that is no change.
+
+    Raises:
+        ValueError: `scale` is not a positive number.
+    """
+    if clean.shape[2] == 1:
+        return difference(clean, witness, scale)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"the scale of a difference must be positive, got {scale}")
+    moved = np.nan_to_num(witness.astype(np.float64) - clean.astype(np.float64))
+    return np.rint(127.5 + 127.5 * np.clip(moved / scale, -1.0, 1.0)).astype(np.uint8)
+
+
+def enlarged(
+    pixels: UInt8[np.ndarray, "height width channels"], times: int
+) -> UInt8[np.ndarray, "height2 width2 channels"]:
+    """Every pixel as a square of `times` x `times`."""
+    return np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)
 
 
 def _unflattened(values: Shaped[np.ndarray, "D"]) -> Shaped[np.ndarray, "..."]:

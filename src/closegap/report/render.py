@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -12,11 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from closegap.report.options import ReportOptions
-from closegap.report.sections import SECTIONS
+from closegap.report.sections import DISTANCE_SECTIONS, SECTIONS, SectionView
 from closegap.report.wording import count, number, plain, radius, seconds, short_path
+from closegap.store.distances import DistanceRecord
 from closegap.store.records import Record, RunHeader
 
-__all__ = ["render"]
+__all__ = ["render", "render_distances"]
 
 
 def render(
@@ -35,11 +36,21 @@ def render(
         nothing to be loaded, and no script but its own.
     """
     limits = options or ReportOptions()
-    views = {
-        key: view
-        for key, make in SECTIONS.items()
-        if (view := make(header, records, limits)) is not None
-    }
+    made = {key: make(header, records, limits) for key, make in SECTIONS.items()}
+    return _page(header, made)
+
+
+def render_distances(
+    header: RunHeader, records: Sequence[DistanceRecord], options: ReportOptions | None = None
+) -> str:
+    """As `render`, for a run of distance queries."""
+    limits = options or ReportOptions()
+    made = {key: make(header, records, limits) for key, make in DISTANCE_SECTIONS.items()}
+    return _page(header, made)
+
+
+def _page(header: RunHeader, made: Mapping[str, SectionView | None]) -> str:
+    views = {key: view for key, view in made.items() if view is not None}
     style, script = _asset("report.css"), _asset("report.js")
     return (
         _environment()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from closegap.core.errors import OptionError
 from closegap.report.options import ReportOptions
-from closegap.report.render import render
+from closegap.report.render import render, render_distances
 from closegap.store import RunStore
 
 __all__ = ["write"]
@@ -25,7 +25,11 @@ def write(
         OptionError: the report cannot be written there.
     """
     with RunStore.open(store_path) as store:
-        page = render(store.header(), tuple(store.records()), options)
+        header = store.header()
+        if header.kind == "distances":
+            page = render_distances(header, tuple(store.distances()), options)
+        else:
+            page = render(header, tuple(store.records()), options)
     place = Path(out_path)
     draft = place.with_name(f".{place.name}.part")
     try:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from closegap.report.options import ReportOptions
+from closegap.store.distances import DistanceRecord
 from closegap.store.records import Record, RunHeader
 
-__all__ = ["Section", "SectionView"]
+__all__ = ["DistanceSection", "Section", "SectionView"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,6 @@ class SectionView:
 
 #: Makes one part of the page, or `None` where the run has nothing to say there.
 Section = Callable[[RunHeader, Sequence[Record], ReportOptions], SectionView | None]
+
+#: The same for a run of distance queries.
+DistanceSection = Callable[[RunHeader, Sequence[DistanceRecord], ReportOptions], SectionView | None]

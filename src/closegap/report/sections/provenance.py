@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from closegap.report.options import ReportOptions
 from closegap.report.sections.base import SectionView
 from closegap.report.wording import MISSING, number, radius
+from closegap.store.distances import DistanceRecord
 from closegap.store.records import Record, RunHeader
 
 __all__ = ["provenance"]
 
 
 def provenance(
-    header: RunHeader, records: Sequence[Record], options: ReportOptions
+    header: RunHeader, records: Sequence[Record] | Sequence[DistanceRecord], options: ReportOptions
 ) -> SectionView | None:
     """Hashes, versions, seed, command, machine and options of the run."""
     run = {
@@ -28,7 +29,7 @@ def provenance(
     files = {
         "model": header.model,
         "model SHA-256": header.model_digest,
-        "data" if header.kind == "evaluate" else "instances": header.data,
+        "instances" if header.kind == "instances" else "data": header.data,
         "data SHA-256": header.data_digest,
     }
     groups = {

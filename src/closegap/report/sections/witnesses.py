@@ -9,29 +9,18 @@ import numpy as np
 
 from closegap.core.verdict import Verdict
 from closegap.report.options import ReportOptions
+from closegap.report.panel import Panel, panel
 from closegap.report.pictures import DIVERGING, brightness, difference, layout, shade
-from closegap.report.png import data_uri
 from closegap.report.sections.base import SectionView
 from closegap.report.sections.outputs import OutputTable, output_table
 from closegap.report.summary import misclassified
 from closegap.report.wording import class_name, number, seconds, signed
 from closegap.store.records import Pictures, Record, RunHeader
 
-__all__ = ["Card", "Panel", "witnesses"]
+__all__ = ["Card", "witnesses"]
 
 #: An input that is no picture is a table; of long ones the entries that changed most.
 _MOST_VALUES = 40
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One picture of a card."""
-
-    caption: str
-    alt: str
-    source: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ class Card:
     @property
     def size(self) -> int:
         """Bytes of its pictures in the page."""
-        return sum(len(panel.source) for panel in self.panels)
+        return sum(len(shown.source) for shown in self.panels)
 
 
 def witnesses(
@@ -152,16 +141,16 @@ def _panels(pictures: Pictures, header: RunHeader, *, still: bool) -> tuple[Pane
     low, high = brightness(pictures.clean, pictures.witness)
     start = "clean" if header.kind == "evaluate" else "start"
     spread = "" if (low, high) == (0.0, 1.0) else f", {number(low, 3)} to {number(high, 3)}"
-    first = _panel(start + spread, "the input the query started from", shade(clean, low, high))
+    first = panel(start + spread, "the input the query started from", shade(clean, low, high))
     if still:
         return (first,)
     scale = _scale(pictures, header)
     if scale == 0.0:  # entries that are not finite cannot be subtracted
-        return (first, _panel("witness", "the witness", shade(witness, low, high)))
+        return (first, panel("witness", "the witness", shade(witness, low, high)))
     return (
         first,
-        _panel("witness", "the witness", shade(witness, low, high)),
-        _panel(
+        panel("witness", "the witness", shade(witness, low, high)),
+        panel(
             f"difference, ±{number(scale, 3)}",
             "witness minus start, in signed colours",
             difference(clean, witness, scale),
@@ -176,10 +165,6 @@ def _scale(pictures: Pictures, header: RunHeader) -> float:
     change = np.abs(pictures.witness.astype(np.float64) - pictures.clean.astype(np.float64))
     finite = change[np.isfinite(change)]
     return float(finite.max()) if finite.size else 0.0
-
-
-def _panel(caption: str, alt: str, pixels: np.ndarray) -> Panel:
-    return Panel(caption, alt, data_uri(pixels), pixels.shape[1], pixels.shape[0])
 
 
 def _values(pictures: Pictures) -> tuple[tuple[str, str, str, str], ...]:

@@ -1,0 +1,80 @@
+"""All distance queries, one a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from closegap.report.options import ReportOptions
+from closegap.report.sections.base import SectionView
+from closegap.report.sections.nearness import METRICS, distance_name
+from closegap.report.wording import class_name, number, seconds
+from closegap.store.distances import DistanceRecord
+from closegap.store.records import BracketEvent, RunHeader
+
+__all__ = ["distance_table"]
+
+
+def distance_table(
+    header: RunHeader, records: Sequence[DistanceRecord], options: ReportOptions
+) -> SectionView | None:
+    """A row for each query, with what opens under it kept as data for the page's script."""
+    if not records:
+        return None
+    known = [name for name in METRICS if any(name in record.metrics for record in records)]
+    states = ("closed", "open")
+    return SectionView(
+        title="All distances",
+        template="distance_table.html.j2",
+        lead="Sort by any column; open a row for the history of its bracket.",
+        context={
+            "rows": [_row(record, header, known) for record in records],
+            "metrics": [METRICS[name] for name in known],
+            "details": [_detail(record, options) for record in records],
+            "tally": {state: sum(_state(r) == state for r in records) for state in states},
+        },
+    )
+
+
+def _state(record: DistanceRecord) -> str:
+    return "closed" if record.closed else "open"
+
+
+def _row(record: DistanceRecord, header: RunHeader, metrics: Sequence[str]) -> dict[str, object]:
+    target = None if record.target is None else str(record.target)
+    share = record.lower / record.upper if 0 < record.upper < math.inf else math.nan
+    numbers = [record.lower, record.upper, share]
+    numbers += [record.metrics.get(name, math.nan) for name in metrics]
+    return {
+        "index": record.index,
+        "label": class_name(record.label, header),
+        "label_value": record.label,
+        "distance": distance_name(record),
+        "target": class_name(target, header),
+        "state": _state(record),
+        "numbers": [(_sortable(value), number(value)) for value in numbers],
+        "seconds": seconds(record.seconds),
+        "seconds_value": _sortable(record.seconds),
+    }
+
+
+def _sortable(value: float) -> str:
+    """As the page's script reads numbers; empty sorts last."""
+    if math.isnan(value):
+        return ""
+    return repr(float(value)).replace("inf", "Infinity")
+
+
+def _detail(record: DistanceRecord, options: ReportOptions) -> dict[str, object]:
+    kept = record.history[max(0, len(record.history) - options.history) :]
+    return {
+        "detail": record.detail,
+        "engines": [[name, seconds(spent)] for name, spent in record.part_seconds.items()],
+        "counts": [[name, f"{many:,}".replace(",", " ")] for name, many in record.counts.items()],
+        "history": [_event(event) for event in kept],
+        "earlier": len(record.history) - len(kept),
+    }
+
+
+def _event(event: BracketEvent) -> list[str]:
+    return [seconds(event.seconds), event.engine, number(event.lower), number(event.upper)]

@@ -1,0 +1,88 @@
+"""How near the nearest counterexamples are, distance by distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from closegap.report.options import ReportOptions
+from closegap.report.sections.base import SectionView
+from closegap.report.wording import MISSING, count, number, seconds
+from closegap.store.distances import DistanceRecord
+from closegap.store.records import RunHeader
+
+__all__ = ["METRICS", "distance_name", "nearness"]
+
+_SYMBOLS = {
+    "linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0", "l1+tv": "ℓ1+TV",
+    "weighted-l1": "weighted ℓ1",
+}  # fmt: skip
+
+#: Metrics of a record by name, with their headings; higher is less visible or sparser.
+METRICS = {
+    "pixels": "pixels changed",
+    "sparsity": "sparsity, %",
+    "invisibility": "invisibility, %",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+}
+
+
+def distance_name(record: DistanceRecord) -> str:
+    """`ℓ1+TV, kappa 0.1`: the distance and what defines it."""
+    name = _SYMBOLS.get(record.distance, record.distance)
+    facts = (
+        f"{key} {number(value) if isinstance(value, float) else value}"
+        for key, value in record.options.items()
+        if not isinstance(value, bool) or value
+    )
+    return ", ".join((name, *facts))
+
+
+def nearness(
+    header: RunHeader, records: Sequence[DistanceRecord], options: ReportOptions
+) -> SectionView | None:
+    """Counts and medians, a row for each distance."""
+    by_name: dict[str, list[DistanceRecord]] = {}
+    for record in records:
+        by_name.setdefault(distance_name(record), []).append(record)
+    closed = sum(record.closed for record in records)
+    title = "Nothing is finished yet"
+    if records:
+        title = f"Least distances: {closed} of {len(records)} brackets closed"
+    known = [name for name in METRICS if any(name in record.metrics for record in records)]
+    return SectionView(
+        title=title,
+        template="nearness.html.j2",
+        context={
+            "complete": len(records) >= header.total,
+            "done": len(records),
+            "total": count(max(header.total, len(records)), "query", "queries"),
+            "headings": (
+                "distance", "images", "closed", "median lower", "median upper",
+                "median lower / upper", *(f"median {METRICS[name]}" for name in known),
+                "median time",
+            ),
+            "rows": [_row(name, held, known) for name, held in by_name.items()],
+        },
+    )  # fmt: skip
+
+
+def _row(name: str, records: Sequence[DistanceRecord], metrics: Sequence[str]) -> tuple[str, ...]:
+    found = [r for r in records if math.isfinite(r.upper)]
+    return (
+        name,
+        str(len(records)),
+        str(sum(r.closed for r in records)),
+        _median(r.lower for r in records),
+        _median(r.upper for r in found),
+        _median(r.lower / r.upper for r in found if r.upper > 0),
+        *(_median(r.metrics[m] for r in found if m in r.metrics) for m in metrics),
+        seconds(median(r.seconds for r in records)),
+    )
+
+
+def _median(values: Iterable[float]) -> str:
+    held = list(values)
+    return number(median(held)) if held else MISSING

@@ -1,0 +1,91 @@
+"""`closegap attack --minimise`: rows, archives, pictures, a store that continues, a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+Call: TypeAlias = Callable[..., Any]
+
+QUICK = ("--timeout", "0.5", "--limit", "2", "--json")
+
+
+@pytest.fixture
+def asked(model: Path, images: Path) -> tuple[object, ...]:
+    return ("attack", model, "--data", images, *QUICK)
+
+
+def test_distances_stand_side_by_side(
+    call: Call, asked: tuple[object, ...], images: Path, tmp_path: Path
+) -> None:
+    store, page, png = tmp_path / "run.db", tmp_path / "out.html", tmp_path / "png"
+    said = call(*asked, "--minimise", "linf,2", "--store", store, "--png", png, "--save", tmp_path)
+    assert said.code == 0, said.err
+    assert [(row["index"], row["distance"]) for row in said.rows] == [
+        (index, name) for index in (0, 1) for name in ("linf", "l2")
+    ]
+    again = call(*asked, "--minimise", "linf,2", "--store", store)
+    assert again.rows == said.rows  # from the store, to the last digit of the seconds
+    more = call(*asked, "--minimise", "l1", "--store", store)
+    assert [row["distance"] for row in more.rows] == ["l1", "l1"]
+    assert call("report", store, "-o", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<article class="card"') == 2 and text.count("<tr data-row=") == 6
+    with np.load(images) as data, np.load(tmp_path / "linf.npz") as found:
+        for place, row in enumerate(said.rows[::2]):
+            offset = np.abs(found["images"][place].astype(float) - data["images"][place])
+            assert row["upper"] is None or offset.max() <= row["upper"]
+    assert {path.suffix for path in png.iterdir()} == {".png"}
+    assert len(list(png.glob("*_sheet.png"))) == 2
+
+
+def test_what_is_read_back_from_a_png_loses_the_label(
+    call: Call, asked: tuple[object, ...], model: Path, tmp_path: Path
+) -> None:
+    said = call(*asked, "--minimise", "l2", "--png", tmp_path)
+    assert said.code == 0, said.err
+    session = onnxruntime.InferenceSession(str(model))
+    checked = 0
+    for row in said.rows:
+        for place in tmp_path.glob(f"{row['index']:05d}_*_witness.png"):
+            pixels = np.asarray(Image.open(place), dtype=np.float32) / 255
+            (outputs,) = session.run(None, {"x": pixels.reshape(1, 1, 8, 8)})
+            assert outputs[0].argmax() != row["label"]
+            checked += 1
+    assert checked == len(said.rows)
+
+
+def test_one_archive_holds_every_distance(
+    call: Call, asked: tuple[object, ...], tmp_path: Path
+) -> None:
+    saved = tmp_path / "near.npz"
+    said = call(*asked, "--minimise", "l2,linf", "--save", saved)
+    assert said.code == 0, said.err
+    with np.load(saved) as found:
+        assert found["distances"].tolist() == ["l2", "linf"] * 2
+        assert len(found["images"]) == 4
+
+
+def test_misuse_is_one_line(
+    call: Call, asked: tuple[object, ...], model: Path, images: Path, tmp_path: Path
+) -> None:
+    method = ("attack", model, "--data", images, "--method", "pgd", "--eps", "0.1")
+    (tmp_path / "file").write_text("")
+    refused = {
+        (*asked, "--minimise", "l3"): "no distance is called 'l3'",
+        (*asked, "--minimise", "l1", "--png", tmp_path / "file"): "it is no folder",
+        (*asked, "--minimise", "l1", "--save", tmp_path / "no" / "such"): "it is no folder",
+        (*asked, "--minimise", "l1", "--store", tmp_path): "it is a folder",
+        (*method, "--kappa", "0.1"): "--kappa goes with --minimise",
+        (*method, "--store", tmp_path / "run.db"): "--store goes with --minimise",
+    }
+    for arguments, text in refused.items():
+        said = call(*arguments)
+        assert said.code == 2
+        assert text in " ".join(said.error_lines), said.err

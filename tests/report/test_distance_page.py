@@ -1,0 +1,140 @@
+"""The page of distance queries, and the PNG files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distance_runs import NAMES, distance_run, make_distance, missed
+from page_checks import read_page
+from PIL import Image
+
+from closegap.core.errors import OptionError
+from closegap.report import ReportOptions, render_distances, write, write_pictures
+from closegap.report.figures.spark import bracket_spark, draw_spark
+from closegap.report.pictures import change
+from closegap.store import BracketEvent, RunStore
+
+
+def test_every_image_shows_its_distances_side_by_side() -> None:
+    header, records = distance_run()
+    text = render_distances(header, records)
+    page = read_page(text)
+    assert "Least distances: 6 of 13 brackets closed" in page.text
+    assert text.count('<article class="card"') == 5
+    assert text.count('class="spark"') == 4 * len(NAMES)
+    assert text.count('alt="the clean image"') == 4  # once an image
+    assert text.count('alt="the witness"') == 4 * len(NAMES)
+    assert "no witness to show" in page.text
+    assert "ℓ1+TV, kappa 0.1, of image" in page.text
+    assert "[0.16, 0.16]" in page.text  # l2: 64 pixels by 0.02
+    assert render_distances(header, records) == text
+
+
+def test_a_page_without_records_says_so() -> None:
+    header, _ = distance_run()
+    page = read_page(render_distances(header, ()))
+    assert "Nothing is finished yet" in page.text
+    assert "Unfinished run" in page.text
+
+
+def test_long_runs_show_what_the_options_allow() -> None:
+    header, records = distance_run()
+    text = render_distances(header, records, ReportOptions(gallery=2))
+    assert text.count('<article class="card"') == 2
+    assert "the first 2 of 5 images" in read_page(text).text
+    assert text.count("<tr data-row=") == len(records)
+
+
+def test_names_and_notes_are_never_read_as_html() -> None:
+    header, _ = distance_run()
+    evil = "<img src=x onerror='document.title=1'>"
+    record = dataclasses.replace(
+        make_distance(), distance=evil, detail=evil, options={evil: evil}, counts={evil: 1}
+    )
+    page = read_page(render_distances(header, [record]))
+    assert evil in page.text
+    assert not [1 for tag, name, value in page.attributes if tag == "img" and value == "x"]
+
+
+def test_a_store_of_distances_becomes_this_page(tmp_path: Path) -> None:
+    header, records = distance_run()
+    with RunStore.create_or_resume(tmp_path / "run.db", header) as store:
+        for record in records:
+            store.add_distance(record)
+    place = write(tmp_path / "run.db", tmp_path / "out.html")
+    assert place.read_text(encoding="utf-8") == render_distances(header, records)
+
+
+def test_the_bracket_is_drawn_as_steps_that_never_cross() -> None:
+    events = (
+        BracketEvent(0.0, "", 0.0, math.inf),
+        BracketEvent(0.5, "", 0.1, 0.8),
+        BracketEvent(1.0, "", 0.3, 0.4),
+    )
+    spark = bracket_spark(events, 2.0)
+    assert spark is not None
+    assert spark.seconds == (0.01, 0.5, 1.0, 2.0)
+    svg = draw_spark(spark)
+    upper, lower = (
+        [tuple(map(float, point.split(","))) for point in points.split()]
+        for points in re.findall(r'<polyline class="[a-z-]+" points="([^"]+)"', svg)
+    )
+    assert [x for x, _ in upper] == [x for x, _ in lower] == sorted(x for x, _ in upper)
+    assert all(top <= bottom for (_, top), (_, bottom) in zip(upper, lower, strict=True))
+    assert upper[0][0] == 6.0 and upper[-1][0] == 234.0
+    assert bracket_spark((), 1.0) is None
+
+
+@pytest.mark.parametrize("spent", [0.0, 0.5])
+def test_a_bracket_of_one_step_is_drawn(spent: float) -> None:
+    spark = bracket_spark((BracketEvent(0.5, "", 0.0, 0.0),), spent)
+    assert spark is not None
+    assert "nan" not in draw_spark(spark)
+
+
+def test_changes_of_colour_pictures_lie_around_grey() -> None:
+    clean = np.full((4, 4, 3), 0.5, dtype=np.float32)
+    witness = clean.copy()
+    witness[1, 2] += np.array([0.1, -0.1, 0.05], dtype=np.float32)
+    shown = change(clean, witness, 0.1)
+    assert (shown[0, 0] == 128).all()
+    assert shown[1, 2].tolist() == [255, 0, 191]
+    with pytest.raises(ValueError, match="positive"):
+        change(clean, witness, 0.0)
+
+
+def test_png_files_hold_the_pictures(tmp_path: Path) -> None:
+    records = [make_distance(7, name) for name in NAMES]
+    unrounded = dataclasses.replace(make_distance(7, "l0"), rounded=None)
+    written = write_pictures(tmp_path, [*records, missed(7), unrounded])
+    names = [place.name for place in written]
+    assert names[0] == "00007_0_clean.png"
+    assert names[1:3] == [
+        "00007_0_l2_to_1_at_0.16_witness.png",
+        "00007_0_l2_to_1_at_0.16_change.png",
+    ]
+    assert names[-1] == "00007_0_sheet.png"
+    assert "00007_0_l0_to_1_at_0.4_witness_not_rounded.png" in names
+    assert sorted(names) == sorted(place.name for place in tmp_path.iterdir())
+    kept = np.asarray(Image.open(written[1]))
+    assert records[0].rounded is not None
+    np.testing.assert_array_equal(kept, records[0].rounded[0])
+    with Image.open(written[-1]) as sheet:
+        mode, size = sheet.mode, sheet.size
+    assert mode == "RGB"
+    assert size == (6 + 3 * (8 * 21 + 6), 6 + 4 * (8 * 21 + 6))
+
+
+def test_png_files_of_what_is_no_picture(tmp_path: Path) -> None:
+    assert write_pictures(tmp_path, [missed(3), make_distance(3, shape=(1, 2, 50, 1))]) == ()
+    assert write_pictures(tmp_path, []) == ()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be written"):
+        write_pictures(tmp_path / "no such folder", [make_distance()])
