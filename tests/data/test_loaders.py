@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from closegap.core.errors import DataError, MissingDependencyError
-from closegap.data import DATA_NAMES, digits_split, load_data
+from closegap.data import DATA_NAMES, digits_split, load_data, load_training
 
 
 @pytest.fixture
@@ -94,6 +94,22 @@ class TestIdx:
         ) as info:
             load_data("mnist")
         assert str(home / "mnist") in str(info.value)
+
+    def test_training_images_are_another_part(self, home: Path, rng: np.random.Generator) -> None:
+        folder = home / "mnist"
+        images, labels = put_idx(folder, rng)
+        assert load_training("mnist") is None
+        for kind in ("images-idx3", "labels-idx1"):
+            (folder / f"t10k-{kind}-ubyte").rename(folder / f"train-{kind}-ubyte")
+        training = load_training("mnist")
+        assert training is not None
+        np.testing.assert_array_equal(np.rint(255 * training.images[:, 0]), images)
+        np.testing.assert_array_equal(training.labels, labels)
+        (folder / "train-labels-idx1-ubyte").unlink()
+        with pytest.raises(DataError, match="train-labels-idx1-ubyte is missing"):
+            load_training("mnist")
+        with pytest.raises(DataError, match="mnist and fashion-mnist"):
+            load_training("cifar10")
 
     def test_only_images(self, home: Path, rng: np.random.Generator) -> None:
         put_idx(home / "mnist", rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from closegap.data.dataset import DataSet
 from closegap.data.digits import DigitsSplit, digits_split
 from closegap.data.fit import fit_to_network
-from closegap.data.load import DATA_NAMES, load_data
+from closegap.data.load import DATA_NAMES, load_data, load_training
 from closegap.data.select import read_indices, select
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "digits_split",
     "fit_to_network",
     "load_data",
+    "load_training",
     "read_indices",
     "select",
 ]

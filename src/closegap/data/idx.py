@@ -22,30 +22,37 @@ __all__ = ["load_idx_set", "read_idx"]
 _UNSIGNED_BYTE = 8
 #: Where torchvision puts the files, below the folder it was given.
 _SUBFOLDERS = ("", "raw", "MNIST/raw", "FashionMNIST/raw")
-_ARCHIVE = "t10k.npz"
 
 
-def load_idx_set(folder: Path, name: str, class_names: tuple[str, ...]) -> DataSet | None:
-    """The test images in `folder`: `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`.
+def load_idx_set(
+    folder: Path, name: str, class_names: tuple[str, ...], part: str = "t10k"
+) -> DataSet | None:
+    """The images of one part in `folder`: `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`.
 
     Either may end in `.gz` or have a dot for the second dash; `t10k.npz` is read too.
 
+    Args:
+        folder: where to look, subfolders of torchvision included.
+        name: of the set.
+        class_names: in label order.
+        part: how the files' names begin: `t10k` for the test images, or `train`.
+
     Returns:
-        images `[10000, 1, 28, 28]`, or `None` when the folder holds none of the files.
+        images `[M, 1, 28, 28]`, or `None` when the folder holds none of the files.
 
     Raises:
         DataError: a file is damaged, or only one of the two is there.
     """
     for place in (folder / part for part in _SUBFOLDERS):
-        found = {kind: _find(place, kind) for kind in ("images-idx3", "labels-idx1")}
+        found = {kind: _find(place, part, kind) for kind in ("images-idx3", "labels-idx1")}
         images, labels = found.values()
         if images is not None and labels is not None:
             return _join(images, labels, name, class_names)
         if images is not None or labels is not None:
             absent = next(kind for kind, path in found.items() if path is None)
-            raise DataError(f"{place}: the file t10k-{absent}-ubyte is missing; put it there too")
-    if (folder / _ARCHIVE).is_file():
-        return load_archive(folder / _ARCHIVE, name, class_names)
+            raise DataError(f"{place}: the file {part}-{absent}-ubyte is missing; put it there too")
+    if (folder / f"{part}.npz").is_file():
+        return load_archive(folder / f"{part}.npz", name, class_names)
     return None
 
 
@@ -68,8 +75,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=begin).reshape(shape)
 
 
-def _find(folder: Path, kind: str) -> Path | None:
-    stems = (f"t10k-{kind}-ubyte", f"t10k-{kind.replace('-', '.')}-ubyte")
+def _find(folder: Path, part: str, kind: str) -> Path | None:
+    stems = (f"{part}-{kind}-ubyte", f"{part}-{kind.replace('-', '.')}-ubyte")
     paths = (folder / (stem + suffix) for stem in stems for suffix in ("", ".gz"))
     return next((path for path in paths if path.is_file()), None)
 

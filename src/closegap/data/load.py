@@ -15,7 +15,7 @@ from closegap.data.digits import digits_split
 from closegap.data.download import download_set
 from closegap.data.idx import load_idx_set
 
-__all__ = ["DATA_NAMES", "load_data"]
+__all__ = ["DATA_NAMES", "load_data", "load_training"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,22 @@ def load_data(name_or_path: str | Path, *, download: bool = False) -> DataSet:
             "the path of an .npz file, and there is none"
         )
     return load_archive(path)
+
+
+def load_training(name: str) -> DataSet | None:
+    """The training images of `mnist` or `fashion-mnist`, from the folders of `load_data`.
+
+    Returns:
+        `None` where none of these folders holds `train-images-idx3-ubyte` (or `train.npz`).
+
+    Raises:
+        DataError: the name is another, or a file is damaged.
+    """
+    entry = _ON_DISK.get(name)
+    if entry is None or entry.load is not load_idx_set:
+        raise DataError(f"no training images of '{name}': the names are mnist and fashion-mnist")
+    found = (load_idx_set(folder, name, entry.class_names, "train") for folder in _folders(name))
+    return next((data for data in found if data is not None), None)
 
 
 def _load_named(name: str, download: bool) -> DataSet:
