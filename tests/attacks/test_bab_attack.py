@@ -21,6 +21,7 @@ from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
 from closegap.attacks.gradient.hopping import hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.outcome import AttackInterrupted
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -151,6 +152,27 @@ def test_a_solver_that_hangs_does_not_keep_the_attack(
         assert isinstance(solver, KillableBackend)
         solver.close()  # those that stood in wait for more work
     assert set(worker_processes()) <= before
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupted_attack_hands_over_what_it_found(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """And no other worker goes on until the deadline."""
+
+    def interrupted(search: BottomUpSearch) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BottomUpSearch, "step", interrupted)
+    options = BabAttackOptions(hopping=QUICK, walks=0, hops=0)
+    asked, begun = hard(rng), time.monotonic()
+    with pytest.raises(AttackInterrupted) as stopped:
+        BabAttack(options).attack_query(asked, Budget.of_seconds(60.0, threads=threads))
+    assert time.monotonic() - begun < 10
+    outcome = stopped.value.outcome
+    assert not outcome.finished
+    assert len(outcome.points)
+    assert all(contains(asked.region, point) for point in outcome.points)
 
 
 @pytest.mark.parametrize("name", ["lns", "dive", "beam", "bab-attack"])

@@ -78,7 +78,7 @@ def test_an_unknown_attack_is_named_with_those_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bab-attack", "lns", "dive", "beam", "lippa", "region-walk", "mt-pgd"]
+    "name", ["bab-attack", "lns", "dive", "beam", "lippa", "region-walk", "mip", "mt-pgd"]
 )
 def test_attacks_of_both_kinds_are_found_by_name(name: str) -> None:
     assert make_attack(name, AttackOptions(steps=3, restarts=2)).name == name

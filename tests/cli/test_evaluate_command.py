@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import onnxruntime
 import pytest
 
 import closegap
+from closegap.attacks.activation.region_walk import RegionWalkAttack
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
+from closegap.core.budget import Budget
+from closegap.specs.query import Query
 from closegap.store import Record, RunStore
 from conftest import Said
 
@@ -164,6 +169,31 @@ def test_attack_saves_what_it_found_as_a_data_set(
     again = call("evaluate", model, "--data", saved, "--eps", "0", "--json", *QUICK)
     wrong = {row["index"] for row in again.rows if row["verdict"] == "falsified"}
     assert {row["index"] for row in rows if row["verdict"] == "falsified"} <= wrong
+
+
+def test_an_interrupted_attack_keeps_what_it_found(
+    call: Call, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = RegionWalkAttack.attack_query
+
+    def attacked(attack: RegionWalkAttack, query: Query, budget: Budget) -> AttackOutcome:
+        raise AttackInterrupted(replace(walked(attack, query, budget), finished=False))
+
+    monkeypatch.setattr(RegionWalkAttack, "attack_query", attacked)
+    saved = tmp_path / "adv.npz"
+    said = call(
+        *("attack", model, "--data", images, "--method", "region-walk", "--eps", "0.001"),
+        *("--restarts", "1", "--timeout", "1", "--save", saved, "--json"),
+    )
+    assert said.code == 130
+    assert said.rows[-1]["reason"] == "interrupted"
+    done = len(said.rows)
+    (line,) = said.error_lines
+    with np.load(images) as data, np.load(saved) as found:
+        total = len(data["images"])
+        assert done < total
+        assert line.endswith(f"{done} of {total} images were attacked and are in {saved}")
+        assert all(len(found[key]) == done for key in ("images", "labels", "broken"))
 
 
 def test_least_distances_are_rows_and_a_data_set(

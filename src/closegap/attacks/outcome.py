@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-__all__ = ["AttackOutcome", "merge_outcomes"]
+__all__ = ["AttackInterrupted", "AttackOutcome", "merge_outcomes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,18 @@ class AttackOutcome:
     def best(self) -> NDArray[np.float32] | None:
         """The candidate of least margin."""
         return np.asarray(self.points[0]) if len(self.margins) else None
+
+
+class AttackInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an attack on one query.
+
+    Attributes:
+        outcome: what was found until then.
+    """
+
+    def __init__(self, outcome: AttackOutcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 def merge_outcomes(outcomes: Sequence[AttackOutcome], method: str) -> AttackOutcome:

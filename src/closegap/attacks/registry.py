@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from closegap.attacks.activation.bab_attack.attack import bab_attack, beam, dive, lns
 from closegap.attacks.activation.lippa import lippa
+from closegap.attacks.activation.mip_attack import mip_attack
 from closegap.attacks.activation.query_attack import Attack, QueryAttack
 from closegap.attacks.activation.region_walk import region_walk
 from closegap.attacks.binarized.bit_search import bit_search
@@ -37,6 +38,7 @@ QUERY_ATTACKS: dict[str, QueryFactory] = {
     "iprop": iprop,
     "lippa": lippa,
     "milp": sign_milp,
+    "mip": mip_attack,
     "region-walk": region_walk,
     "ste-pgd": straight_through_attack,
 }

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass, lower_bound
@@ -44,10 +46,21 @@ class NetworkBounds:
     values: list[Interval]
     complete: bool = True
 
+    def flat(self) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Lower and upper bounds of the feeding nodes of the first domain, as flat arrays."""
+        return {
+            index: (_flat(interval.lower), _flat(interval.upper))
+            for index, interval in self.activations.items()
+        }
+
     @property
     def empty(self) -> bool:
         """True iff they contradict themselves: nothing satisfies what they were proved under."""
         return any(bool((b.lower > b.upper).any()) for b in self.activations.values())
+
+
+def _flat(bounds: Tensor) -> NDArray[np.float64]:
+    return np.asarray(bounds[0].flatten().cpu().numpy(), dtype=np.float64)
 
 
 def bound_activations(

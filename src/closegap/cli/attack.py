@@ -19,7 +19,8 @@ __all__ = ["attack_command"]
 @click.command("attack")
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options
-@click.option("--method", help="Which attack, such as pgd, region-walk or bab-attack.")
+@click.option("--method", help="Which attack, such as pgd, region-walk, lippa, mip or "
+              "bab-attack.")  # fmt: skip
 @click.option("--eps", type=number, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
 @click.option(
@@ -102,16 +103,28 @@ def attack_command(model: Path, **options: Any) -> None:
     whole = load_data(options["data"], download=options["download"])
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
     data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
-    attacked = []
-    for image in attack_data(network, data, question, method, seed=options["seed"]):
-        attacked.append(image)
-        if options["as_json"]:
-            print_row(image.record.row())
-    if save is not None:
-        _write(save, data.images, attacked)
-    if not options["as_json"]:
-        title = f"{method.name} on {model.name}, {data.name}, eps {question.eps:g}"
-        print_attack_summary([image.record for image in attacked], title)
+    attacked: list[AttackedImage] = []
+    try:
+        for image in attack_data(network, data, question, method, seed=options["seed"]):
+            attacked.append(image)
+            if options["as_json"]:
+                print_row(image.record.row())
+    except KeyboardInterrupt as error:
+        error.add_note(_kept(len(attacked), len(data), save))
+        raise
+    finally:
+        if save is not None:
+            _write(save, data.images, attacked)
+        if not options["as_json"]:
+            title = f"{method.name} on {model.name}, {data.name}, eps {question.eps:g}"
+            print_attack_summary([image.record for image in attacked], title)
+
+
+def _kept(done: int, total: int, save: Path | None) -> str:
+    """What an interrupted run leaves."""
+    if save is None:
+        return f"{done} of {total} images were attacked; --save keeps what was found"
+    return f"{done} of {total} images were attacked and are in {save}"
 
 
 def _npz(path: Path | None) -> Path | None:
@@ -128,7 +141,8 @@ def _write(path: Path, clean: Any, attacked: Iterable[AttackedImage]) -> None:
 
     from closegap.core.errors import OptionError
 
-    images, found = np.array(clean), list(attacked)
+    found = list(attacked)
+    images = np.array(clean[: len(found)])
     for row, image in enumerate(found):
         if image.bracket.witness is not None:
             images[row] = image.bracket.witness.input

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from closegap.attacks.activation.query_attack import Attack, QueryAttack, run_attack
-from closegap.attacks.outcome import AttackOutcome
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason, Verdict
@@ -28,6 +28,11 @@ __all__ = ["AttackedImage", "attack_data"]
 _BATCH = 64
 #: Of what an attack found for an image, so many of the best are replayed.
 _REPLAYED = 4
+_ADVICE = {
+    Reason.INCOMPLETE: "nothing was found, which proves nothing",
+    Reason.TIME: "the time ran out",
+    Reason.INTERRUPTED: "the attack was interrupted",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,10 @@ def attack_data(
         question: radius, norm, and seconds an image; a batch has the sum.
         method: the attack.
         seed: of every random choice.
+
+    Raises:
+        KeyboardInterrupt: after the image under attack, with what was found of it; images attacked
+            side by side are lost.
     """
     import torch  # heavy, as everything that follows
 
@@ -72,16 +81,23 @@ def attack_data(
         brackets = [_clean(query) for query in queries]
         open_ = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
         budget = Budget.of_seconds(question.timeout * len(rows), seed=seed)
-        outcomes = run_attack(
-            compiled(network, torch.float32), [queries[n] for n in open_], method, budget
-        )
-        finished = [True] * len(queries)
+        stopped: AttackInterrupted | None = None
+        try:
+            outcomes = run_attack(
+                compiled(network, torch.float32), [queries[n] for n in open_], method, budget
+            )
+        except AttackInterrupted as stop:  # attacks that raise it come one image at a time
+            stopped, outcomes = stop, (stop.outcome,)
+        reasons = [Reason.INCOMPLETE] * len(queries)
         for place, outcome in zip(open_, outcomes, strict=True):
             brackets[place] = _replayed(queries[place], brackets[place], outcome)
-            finished[place] = outcome.finished
+            if not outcome.finished:
+                reasons[place] = Reason.TIME if stopped is None else Reason.INTERRUPTED
         seconds = (time.monotonic() - started) / len(rows)
         indices = data.indices[begin : rows.stop].tolist()
-        yield from _attacked(queries, brackets, finished, indices, seconds)
+        yield from _attacked(queries, brackets, reasons, indices, seconds)
+        if stopped is not None:
+            raise stopped
 
 
 def _clean(query: Query) -> Bracket:
@@ -103,14 +119,12 @@ def _replayed(query: Query, bracket: Bracket, outcome: AttackOutcome) -> Bracket
 def _attacked(
     queries: Sequence[Query],
     brackets: Sequence[Bracket],
-    finished: Sequence[bool],
+    reasons: Sequence[Reason],
     indices: Sequence[int],
     seconds: float,
 ) -> Iterator[AttackedImage]:
-    for query, bracket, ended, index in zip(queries, brackets, finished, indices, strict=True):
+    for query, bracket, reason, index in zip(queries, brackets, reasons, indices, strict=True):
         broken = bracket.verdict is Verdict.FALSIFIED
-        reason = Reason.INCOMPLETE if ended else Reason.TIME
-        advice = "nothing was found, which proves nothing" if ended else "the time ran out"
         yield AttackedImage(
             Record(
                 key=str(index),
@@ -120,7 +134,7 @@ def _attacked(
                 target=_target(query, bracket),
                 verdict=bracket.verdict,
                 reason=None if broken else reason,
-                detail="" if broken else advice,
+                detail="" if broken else _ADVICE[reason],
                 lower=-math.inf,
                 upper=bracket.upper,
                 engine=bracket.upper_engine,

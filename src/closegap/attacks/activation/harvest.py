@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from closegap.attacks.outcome import AttackOutcome
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.attacks.projection import to_float32_inside
 from closegap.core.numerics import REPLAY_SLACK
 from closegap.runtime.cache import compiled
@@ -76,6 +77,18 @@ class Harvest:
             self.done = self.done or margin < -slack
         elif self.query.prop.broken_by(margin):
             self.done = self.done or self._judge(point)
+
+    @contextmanager
+    def kept(self, method: str) -> Iterator[None]:
+        """Ctrl-C within it carries what was found.
+
+        Raises:
+            AttackInterrupted: in place of the `KeyboardInterrupt`.
+        """
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            raise AttackInterrupted(self.outcome(method, finished=False)) from stop
 
     def outcome(self, method: str, *, finished: bool) -> AttackOutcome:
         """The best candidates, in ascending order of margin."""

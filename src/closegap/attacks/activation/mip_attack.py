@@ -13,8 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from closegap.attacks.activation.harvest import Harvest
+from closegap.attacks.gradient.descent import Descent
+from closegap.attacks.gradient.loop import run as run_method
+from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.outcome import AttackOutcome
 from closegap.attacks.projection import to_float32_inside
+from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import EncodingError
 from closegap.encode import Bounds, EncodeOptions, Purpose, encode
@@ -28,8 +33,9 @@ from closegap.verify.clause_search import (
     mixed_integer_solvers,
     solve_in_turn,
 )
+from closegap.verify.incomplete import AlphaOptions, LinearVerifier
 
-__all__ = ["MipAttack", "MipAttackOptions"]
+__all__ = ["MipAttack", "MipAttackOptions", "mip_attack"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,18 @@ class MipAttackOptions:
         emphasis: see `SolveOptions`.
         give_up_when_safe: leave a clause once the solver believes that it cannot be met.
         encode: how the program is written; its purpose is always the attack.
+        warm: gradient runs that the solver starts from, where nothing else is given.
+        slopes: climbing on the bounds of the activations, where none are known.
     """
 
     solver: str | None = None
     emphasis: Emphasis = "light"
     give_up_when_safe: bool = True
     encode: EncodeOptions = field(default_factory=EncodeOptions)
+    warm: Descent = field(
+        default_factory=lambda: Descent("ods-pgd", steps=30, restarts=16, diversify=8)
+    )
+    slopes: AscentOptions = field(default_factory=lambda: AlphaOptions().inner)
 
 
 class MipAttack:
@@ -60,6 +72,46 @@ class MipAttack:
 
     def __init__(self, options: MipAttackOptions | None = None) -> None:
         self.options = MipAttackOptions() if options is None else options
+
+    def attack_query(self, query: Query, budget: Budget) -> AttackOutcome:
+        """Attack one query: gradient runs, bounds by alpha-CROWN, then every clause's program.
+
+        A network that cannot be written as a program gets the gradient runs only.
+
+        Args:
+            query: what to break.
+            budget: see `run`.
+
+        Returns:
+            the best candidates, all inside the region.
+
+        Raises:
+            AttackInterrupted: Ctrl-C, with what was found until then.
+            MissingDependencyError: no solver is installed.
+        """
+        harvest = Harvest(query)
+        if budget.expired or not query.prop.clauses:
+            return harvest.outcome(self.name, finished=not budget.expired)
+        with harvest.kept(self.name):
+            network = compiled(query.network, torch.float32)
+            first = run_method(network, [query], self.options.warm, budget)[0]
+            harvest.add(first)
+            if not (harvest.done or budget.expired):
+                self._programs(query, harvest, first.points, budget)
+        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+
+    def _programs(
+        self, query: Query, harvest: Harvest, starts: NDArray[np.float32], budget: Budget
+    ) -> None:
+        def take(point: NDArray[np.float64]) -> bool:
+            harvest.take(point.reshape(-1))
+            return harvest.done
+
+        half = budget.within(budget.remaining / 2)
+        verifier = LinearVerifier(query)
+        bounds = verifier.activations(half)
+        bounds = verifier.activations(half, bounds, self.options.slopes)
+        self.run(query, bounds.flat(), budget, list(starts), take)
 
     def run(
         self,
@@ -190,3 +242,14 @@ def _outcome(
         evaluations=len(points),
         finished=finished,
     )
+
+
+def mip_attack(options: AttackOptions) -> MipAttack:
+    """The attack; `steps` and `restarts` are those of the gradient runs before it."""
+    sizes = MipAttackOptions()
+    warm = replace(
+        sizes.warm,
+        steps=options.steps or sizes.warm.steps,
+        restarts=options.restarts or sizes.warm.restarts,
+    )
+    return MipAttack(replace(sizes, warm=warm))

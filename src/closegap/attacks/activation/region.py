@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -99,14 +98,10 @@ def region_problem(
         query = replace(query, network=network)
     if bounds is None:
         bounds = LinearVerifier(query).activations(budget)
-    flat = {
-        i: (_numpy(interval.lower), _numpy(interval.upper))
-        for i, interval in bounds.activations.items()
-    }
     box = bounding_box(query.region)
     lower, upper = box.lower.reshape(-1), box.upper.reshape(-1)
     reach = np.maximum(np.abs(lower), np.abs(upper))
-    reduced = reduce_network(network, flat, reach, budget=budget)
+    reduced = reduce_network(network, bounds.flat(), reach, budget=budget)
     if reduced is None:
         return None
     ground = Ground(lower, upper, _center(query))
@@ -128,7 +123,3 @@ def _center(query: Query) -> NDArray[np.float64]:
     if query.center is not None:
         return query.center.reshape(-1).astype(np.float64)
     return ((query.region.lower + query.region.upper) / 2).reshape(-1)
-
-
-def _numpy(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return np.asarray(tensor[0].flatten().numpy(), dtype=np.float64)

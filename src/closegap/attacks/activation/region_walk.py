@@ -89,15 +89,19 @@ class RegionWalkAttack:
 
         Returns:
             the best candidates, all inside the region.
+
+        Raises:
+            AttackInterrupted: Ctrl-C, with what was found until then.
         """
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
             return harvest.outcome(self.name, finished=not budget.expired)
-        if not len(starts):
-            harvest.add(_gradient_runs(self.options, query, budget, 0))
-        problem = None if harvest.done else region_problem(query, budget, bounds)
-        if problem is not None and problem.units.units:
-            _Search(self.options, problem, harvest, budget).run(starts)
+        with harvest.kept(self.name):
+            if not len(starts):
+                harvest.add(_gradient_runs(self.options, query, budget, 0))
+            problem = None if harvest.done else region_problem(query, budget, bounds)
+            if problem is not None and problem.units.units:
+                _Search(self.options, problem, harvest, budget).run(starts)
         return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason
 from closegap.encode import Bounds
@@ -47,12 +45,5 @@ class MipEngine:
 
 def flat_bounds(session: Session) -> Bounds:
     """The session's activation bounds as flat arrays; there must be some."""
-    bounds = session.bounds
-    assert bounds is not None
-    return {
-        index: (
-            np.asarray(interval.lower[0].flatten().numpy()),
-            np.asarray(interval.upper[0].flatten().numpy()),
-        )
-        for index, interval in bounds.activations.items()
-    }
+    assert session.bounds is not None
+    return session.bounds.flat()

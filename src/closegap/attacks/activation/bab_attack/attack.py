@@ -138,19 +138,23 @@ class BabAttack:
 
         Returns:
             the best candidates, all inside the region.
+
+        Raises:
+            AttackInterrupted: Ctrl-C, with what was found until then.
         """
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
             return harvest.outcome(self.name, finished=not budget.expired)
-        first = hopped(self.options.hopping, query, budget)
-        harvest.add(first)
-        problem = None if harvest.done else region_problem(query, budget, bounds)
-        if problem is not None and problem.units.units:
-            arena = Arena(problem, harvest, budget, self.options.capacity, self.options.polish)
-            arena.add(first)
-            for point in starts:
-                arena.offer(point.reshape(1, -1).astype(np.float64))
-            _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
+        with harvest.kept(self.name):
+            first = hopped(self.options.hopping, query, budget)
+            harvest.add(first)
+            problem = None if harvest.done else region_problem(query, budget, bounds)
+            if problem is not None and problem.units.units:
+                arena = Arena(problem, harvest, budget, self.options.capacity, self.options.polish)
+                arena.add(first)
+                for point in starts:
+                    arena.offer(point.reshape(1, -1).astype(np.float64))
+                _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
         return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
 
 
@@ -174,8 +178,11 @@ def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
         work()
         return
     with ThreadPoolExecutor(workers) as team:
-        for waiting in [team.submit(work) for _ in range(workers)]:
-            waiting.result()
+        try:
+            for waiting in [team.submit(work) for _ in range(workers)]:
+                waiting.result()
+        finally:
+            arena.finished = True  # whatever ended one of them, the others stop too
 
 
 def _steps(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> Iterator[Step]:
