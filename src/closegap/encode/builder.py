@@ -29,6 +29,16 @@ class ModelBuilder:
         self._row_upper: list[Array] = []
         self.columns = 0
 
+    @classmethod
+    def of(cls, model: Model) -> ModelBuilder:
+        """Begin with a model's columns and rows; its cost is left behind."""
+        builder = cls()
+        builder._lower, builder._upper = [model.lower], [model.upper]
+        builder._integer, builder._rows = [model.integer], [model.matrix]
+        builder._row_lower, builder._row_upper = [model.row_lower], [model.row_upper]
+        builder.columns = model.columns
+        return builder
+
     def add_columns(self, lower: Array, upper: Array, *, integer: bool = False) -> Columns:
         """Append columns with these bounds; returns their indices."""
         count = len(lower)

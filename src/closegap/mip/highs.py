@@ -351,7 +351,7 @@ def _set_options(native: Any, values: dict[str, object]) -> None:
 
 def _pass_model(native: Any, model: Model) -> str:
     """Hand the arrays over; returns why that cannot be, or an empty string."""
-    flaw = model.flaw()
+    flaw = model.flaw() or ("HiGHS knows no cones" if model.cones else "")
     if flaw:
         return flaw
     _set_options(native, {"small_matrix_value": SMALL_COEFFICIENT})

@@ -19,6 +19,7 @@ __all__ = [
     "POLL_SECONDS",
     "Capabilities",
     "Claim",
+    "Cone",
     "Emphasis",
     "Incumbent",
     "LinearSession",
@@ -35,6 +36,23 @@ POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, eq=False)
+class Cone:
+    """`||v[columns]||_2 <= v[bound]`.
+
+    Attributes:
+        columns: `[N]`.
+        bound: one column, whose lower bound is not negative.
+    """
+
+    columns: NDArray[np.int64]
+    bound: int
+
+    def excess(self, point: Array) -> float:
+        """By how much a point `[V]` violates it; not positive where it does not."""
+        return float(np.linalg.norm(point[self.columns]) - point[self.bound])
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """`min cost . v + constant  s.t.  row_lower <= matrix v <= row_upper, lower <= v <= upper`.
 
@@ -47,6 +65,7 @@ class Model:
         upper: `[V]`, +infinity for none.
         integer: bool `[V]`; all False is a linear program.
         constant: added to every objective and bound.
+        cones: second-order cones; most backends know none, and fail (see `Capabilities.cones`).
 
     Raises:
         ValueError: an array's length does not fit the matrix.
@@ -60,6 +79,7 @@ class Model:
     upper: Array
     integer: NDArray[np.bool_]
     constant: float = 0.0
+    cones: tuple[Cone, ...] = ()
 
     def __post_init__(self) -> None:
         rows, columns = self.matrix.shape
@@ -100,6 +120,7 @@ class Model:
             self.row_lower - rows,
             rows - self.row_upper,
             np.abs(point - np.rint(point))[self.integer],
+            np.array([cone.excess(point) for cone in self.cones]),
         )
         return max(float(gap.max(initial=0.0)) for gap in gaps)
 
@@ -115,8 +136,8 @@ class Model:
 
     @property
     def is_linear(self) -> bool:
-        """True iff no variable is integer."""
-        return not self.integer.any()
+        """True iff no variable is integer, and there is no cone."""
+        return not (self.integer.any() or self.cones)
 
 
 class Status(StrEnum):
@@ -234,6 +255,7 @@ class Capabilities:
     duals: bool
     streams_incumbents: bool
     killable: bool
+    cones: bool = False
     notes: tuple[str, ...] = field(default=())
 
 

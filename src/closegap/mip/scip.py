@@ -69,6 +69,7 @@ class ScipInProcess:
         duals=False,
         streams_incumbents=True,
         killable=False,
+        cones=True,
     )
 
     def installed(self) -> bool:
@@ -287,6 +288,10 @@ def _build(model: Model, parameters: dict[str, object]) -> tuple[Any, list[Any]]
         row_terms = [terms[column] for column in columns[entries]]
         expression = Expr(dict(zip(row_terms, values[entries], strict=True)))
         native.addCons(ExprCons(expression, lhs=low, rhs=high))
+    for cone in model.cones:
+        squares = {Term(variables[j], variables[j]): 1.0 for j in cone.columns.tolist()}
+        squares[Term(variables[cone.bound], variables[cone.bound])] = -1.0
+        native.addCons(ExprCons(Expr(squares), rhs=0.0))
     return native, variables
 
 

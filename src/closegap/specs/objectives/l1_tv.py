@@ -122,6 +122,8 @@ class L1TvDistance:
         rate = cheapest_rate(bought, gained, half.need - half.gains @ half.rest)
         bounds = piecewise_least(half, rate, stops, costs, sizes)
         floor = piecewise_least(half, 0 * rate, stops, costs, sizes)
+        if self.of == "difference" or 4 * self.kappa <= 1:
+            floor = np.fmax(floor, 0.0)
         return np.where(half.out_of_reach, np.inf, np.fmax(bounds, floor))
 
     def _relief(self, image: Array) -> Relief:

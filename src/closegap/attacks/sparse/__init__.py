@@ -1,0 +1,1 @@
+"""Exact least distances: a mixed-integer solver, or a tree of our own."""

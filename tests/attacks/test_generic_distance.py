@@ -1,0 +1,139 @@
+"""Least distances by mixed-integer programs: against enumeration, on all distances and solvers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from closegap.attacks.sparse.generic import GenericMip
+from closegap.core.budget import Budget
+from closegap.encode import encode
+from closegap.encode.distances import encode_distance, tangents
+from closegap.mip.model import Cone, SolveOptions, Status
+from closegap.mip.registry import backend
+from closegap.runtime.cache import replayer
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import (
+    Grid,
+    L0Distance,
+    L1Distance,
+    L1TvDistance,
+    L2Distance,
+    LinfDistance,
+    Objective,
+)
+from closegap.specs.region import Box
+from closegap.testing.distances import least_distance, pieces_of
+from closegap.testing.enumeration import interval_bounds
+from closegap.testing.networks import random_mlp
+
+GRID = Grid(1, 2, 2)
+TV: list[Objective] = [
+    L1TvDistance(GRID, of=of, isotropic=isotropic)
+    for of in ("image", "difference")
+    for isotropic in (False, True)
+]
+WEIGHTED = L1Distance(np.array([0.5, 1.0, 2.0, 4.0]))
+PLAIN: list[Objective] = [LinfDistance(), L2Distance(), L1Distance(), WEIGHTED, L0Distance(GRID)]
+SOLVERS = ["scip", "highs"]
+#: Distances that are bracketed, by solver and target.
+BRACKETS: dict[tuple[str, int | None], list[Objective]] = {
+    ("scip", None): [LinfDistance(), L2Distance(), WEIGHTED, TV[0], TV[1]],
+    ("highs", None): [L0Distance(GRID), TV[2]],
+    ("scip", 2): [L1Distance(), L0Distance(GRID)],
+}
+
+
+def asked(rng: np.random.Generator, sizes: list[int]) -> DistanceQuery:
+    """A tiny network that knows more than one class, and an image of the most frequent."""
+    while True:
+        network = random_mlp(rng, sizes)
+        points = rng.random((200, sizes[0])).astype(np.float32)
+        labels = replayer(network).outputs_float32(points).argmax(axis=1)
+        if np.bincount(labels).max() < 180:
+            label = int(np.bincount(labels).argmax())
+            return DistanceQuery(network, points[labels == label][0], label)
+
+
+def solved(query: DistanceQuery, solver: str) -> float:
+    """The optimum of the exact programs, with no allowance, over interval bounds."""
+    decision = query.within(0.0)
+    whole = np.zeros(query.network.input_shape)
+    decision = replace(decision, region=Box(whole, whole + 1))
+    best = math.inf
+    for clause in range(decision.prop.clauses):
+        network = encode(decision, interval_bounds(decision), clause=clause)
+        program = encode_distance(network, query.objective, query.center)
+        claim = backend(solver).solve(program.model, SolveOptions(time_limit=20))
+        if claim.status is not Status.INFEASIBLE:
+            assert claim.status is Status.OPTIMAL
+            best = min(best, claim.objective)
+    return best
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_programs_have_the_enumerated_optimum(rng: np.random.Generator, solver: str) -> None:
+    query = asked(rng, [4, 3, 3, 2])
+    pieces = pieces_of(query)
+    for objective in [*PLAIN, *TV]:
+        varied = isinstance(objective, L1TvDistance) and objective.isotropic
+        if solver == "highs" and (varied or isinstance(objective, L2Distance)):
+            continue  # HiGHS knows no cones
+        one = replace(query, objective=objective)
+        assert solved(one, solver) == pytest.approx(least_distance(one, pieces), abs=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "target"), list(BRACKETS))
+def test_brackets_hold_the_enumerated_optimum(
+    rng: np.random.Generator, solver: str, target: int | None
+) -> None:
+    query = asked(rng, [4, 4, 3])
+    if target is not None:
+        query = replace(query, target=(query.label + 1) % 3)
+    pieces = pieces_of(query)
+    for objective in BRACKETS[solver, target]:
+        one = replace(query, objective=objective)
+
+        def judge(point: np.ndarray, distance: float, one: DistanceQuery = one) -> bool:
+            witness = replayer(one.network).witness(one.within(distance), point)
+            return witness is not None and witness.breaks
+
+        best = least_distance(one, pieces)
+        answer = GenericMip(solver=solver).run(one, Budget.of_seconds(20), judge)
+        assert answer.lower <= best + 1e-9
+        assert answer.upper >= best - 1e-9
+        if math.isfinite(best):
+            assert answer.upper - answer.lower <= 1e-3
+            assert answer.witness is not None
+            assert one.distance(answer.witness) == answer.upper
+        else:
+            assert answer.lower == math.inf
+
+
+def test_starts_are_completed_feasibly(rng: np.random.Generator) -> None:
+    query = asked(rng, [4, 5, 3])
+    decision = query.within(0.0)
+    whole = np.zeros(4)
+    decision = replace(decision, region=Box(whole, whole + 1))
+    network = encode(decision, interval_bounds(decision), clause=0)
+    for objective in [*PLAIN, *TV]:
+        program = encode_distance(network, objective, query.center, margin=1e3)
+        for point in rng.random((5, 4)):
+            start = program.start_from(point)
+            assert program.model.violation(start) <= 1e-9
+            wanted = objective.value(query.center, point)
+            assert program.model.objective(start) == pytest.approx(float(wanted))
+
+
+def test_tangents_cut_a_point_off_and_keep_the_cone(rng: np.random.Generator) -> None:
+    cones = (Cone(np.array([0, 1]), 4), Cone(np.array([2, 3]), 5))
+    point = np.array([3.0, 4.0, 1.0, 0.0, 4.5, 2.0])
+    rows = tangents(cones, point, 1e-6).toarray()
+    assert rows.shape == (1, 6)
+    assert rows[0] @ point == pytest.approx(0.5)
+    inside = rng.normal(size=(100, 6))
+    inside[:, 4] = np.linalg.norm(inside[:, :2], axis=1)
+    assert (inside @ rows[0] <= 1e-12).all()
