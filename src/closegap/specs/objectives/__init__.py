@@ -13,7 +13,7 @@ from closegap.specs.objectives.base import Objective
 from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.l0 import L0Distance
 from closegap.specs.objectives.l1 import L1Distance, visibility_weights
-from closegap.specs.objectives.l1_tv import L1TvDistance, VariationOf
+from closegap.specs.objectives.l1_tv import DEFAULT_KAPPA, L1TvDistance, VariationOf
 from closegap.specs.objectives.l2 import L2Distance
 from closegap.specs.objectives.linf import LinfDistance
 
@@ -43,7 +43,7 @@ class ObjectiveOptions:
         isotropic: of `l1+tv`, lengths of gradients in place of sums of differences.
     """
 
-    kappa: float = 0.1
+    kappa: float = DEFAULT_KAPPA
     of: VariationOf = "image"
     isotropic: bool = False
 

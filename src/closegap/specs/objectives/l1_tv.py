@@ -22,9 +22,14 @@ from closegap.specs.objectives.relief import Relief, relief_of
 from closegap.specs.objectives.separable import HalfBox, cheapest_rate, piecewise_least
 from closegap.specs.region import Region, lp_ball
 
-__all__ = ["L1TvDistance", "VariationOf"]
+__all__ = ["DEFAULT_KAPPA", "L1TvDistance", "VariationOf"]
 
 VariationOf: TypeAlias = Literal["image", "difference"]
+
+#: The largest round weight below 1/4. From 1/4 on it costs nothing to level a pixel that sticks out
+#: of its four neighbours, and least points are smoothed pictures; far below, changes are those of
+#: l1 and do not hide in texture.
+DEFAULT_KAPPA = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class L1TvDistance:
     """
 
     grid: Grid
-    kappa: float = 0.1
+    kappa: float = DEFAULT_KAPPA
     of: VariationOf = "image"
     isotropic: bool = False
 
