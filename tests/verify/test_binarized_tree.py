@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 
 from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
+from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
 from closegap.graph.binarized.forward import BinarizedForward
+from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.binarized.recognise import binarized_form
+from closegap.graph.binarized.records import Patches, SignLayer, Thresholds
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query, robustness
+from closegap.specs.region import bounding_box
 from closegap.strategy.solve import solve
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_mlp, random_sign
+from closegap.verify.binarized.sign_layers import stage_of
 from closegap.verify.binarized.tree import SignSearch
 
 
@@ -29,29 +36,77 @@ def tiny(seed: int, sizes: list[int], eps: float) -> Query:
 
 def search_of(q: Query) -> SignSearch:
     clauses = np.arange(q.prop.clauses)
-    return SignSearch(q, binarized_form(q.network), clauses, lambda point: False)
+    return SignSearch(q, BinarizedForward(binarized_form(q.network)), clauses, lambda point: False)
 
 
-@pytest.mark.parametrize("sizes", [[6, 6, 3], [7, 6, 5, 3], [8, 7, 7, 3]])
+@pytest.mark.parametrize("sizes", [[6, 6, 3], [7, 6, 5, 3], [8, 6, 6, 3]])
 def test_a_closed_tree_is_right_and_never_above_the_truth(sizes: list[int]) -> None:
     for seed in range(2):
         q = tiny(seed, sizes, 0.12)
-        least = min(least_clause_margin(q, k) for k in range(q.prop.clauses))
         search = search_of(q)
         search.run(Budget.of_seconds(5))
-        assert search.lower <= least + 1e-12
-        assert (search.lower > 0) == (least > 0)
+        least = [least_clause_margin(q, k) for k in range(q.prop.clauses)]
+        found = [search.lower(k) for k in range(q.prop.clauses)]
+        assert all(low <= most + 1e-12 for low, most in zip(found, least, strict=True))
+        assert [low > 0 for low in found] == [most > 0 for most in least]
 
 
-def test_bounds_hold_at_every_pattern(rng: np.random.Generator) -> None:
-    q = tiny(1, [7, 6, 5, 3], 0.3)
-    search = search_of(q)
-    signs = rng.choice([-1, 0, 1], size=(40, 6))
-    lower, _ = search.lower_bounds(signs)
-    forward = BinarizedForward(binarized_form(q.network))
-    bits = np.where(signs == 0, rng.random(signs.shape) < 0.5, signs > 0)
-    margins = q.prop.clause_values(q.prop.row_margins(forward.outputs(bits)))
-    assert (lower <= margins).all()
+def test_bounds_hold_at_every_input_with_the_signs(rng: np.random.Generator) -> None:
+    for seed, sizes in enumerate(([7, 6, 5, 3], [6, 12, 8, 3], [8, 9, 7, 6, 3])):
+        q = tiny(seed, sizes, 0.3)
+        relaxation = search_of(q).relaxation
+        forward = BinarizedForward(binarized_form(q.network))
+        box = bounding_box(q.region)
+        points = rng.uniform(box.lower, box.upper, size=(80, *box.lower.shape))
+        bits = first_signs(forward.network.first, points.reshape(80, -1))
+        shown = rng.random(bits.shape) < 0.6
+        fixed = fixed_signs(
+            forward.network.first,
+            sum_bounds(forward.network.first, box.lower.reshape(-1), box.upper.reshape(-1)),
+        )
+        signs = np.where(shown | (fixed != 0), np.where(bits, 1, -1), 0).astype(np.int64)
+        margins = q.prop.clause_values(q.prop.row_margins(forward.outputs(bits)))
+        for clause in range(q.prop.clauses):
+            which = np.full(80, clause)
+            found = relaxation.bound(signs, which, None)
+            again = relaxation.bound(signs, which, found.knobs)
+            assert (found.lower <= margins[:, clause]).all()
+            assert (again.lower <= margins[:, clause]).all()
+
+
+def test_cells_called_empty_are_empty(rng: np.random.Generator) -> None:
+    q = tiny(1, [2, 9, 3], 0.5)
+    first = binarized_form(q.network).first
+    box = bounding_box(q.region)
+    points = rng.uniform(box.lower, box.upper, size=(20000, 2))
+    seen = np.unique(np.where(first_signs(first, points), 1, -1), axis=0)
+    open_ = (seen != seen[0]).any(axis=0)
+    patterns = np.repeat(seen[:1], 2 ** open_.sum(), axis=0)
+    patterns[:, open_] = list(product([-1, 1], repeat=int(open_.sum())))
+    found = search_of(q).relaxation.bound(patterns, np.zeros(len(patterns), np.int64), None)
+    occurs = (patterns[:, None] == seen[None]).all(axis=2).any(axis=1)
+    assert not occurs[np.isinf(found.lower)].any()
+    assert np.isinf(found.lower).sum() > (~occurs).sum() / 2
+
+
+def test_a_pooled_layer_is_bounded_by_intervals(rng: np.random.Generator) -> None:
+    layer = SignLayer(
+        Patches(np.arange(8)[None], rng.choice([-1.0, 1.0], size=(6, 8)), 8),
+        Thresholds(
+            taken=np.arange(6).reshape(3, 2),
+            sense=rng.choice([-1, 1], size=(3, 2)),
+            low=rng.choice([-2.0, 0.0, 2.0], size=(3, 2)),
+            high=np.zeros((3, 2)),
+            exact=(),
+            which=np.zeros((3, 2), np.int64),
+            any_of=np.array([True, False, True]),
+        ),
+        np.full(6, 8),
+    )
+    signs = rng.choice([-1, 0, 1], size=(60, 8), p=[0.4, 0.2, 0.4])
+    fixed = stage_of(layer).signs(torch.from_numpy(signs).float())[2].numpy()
+    np.testing.assert_array_equal(fixed, interval_layer(layer).signs(signs))
+    assert (fixed != 0).any()
 
 
 def test_solve_uses_it_on_binarized_networks_only(rng: np.random.Generator) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 
 from closegap.attacks.binarized.bit_search import BitSearch
 from closegap.core.budget import Budget
+from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.ops import Sign
 from closegap.runtime.cache import binarized
 from closegap.specs.region import Ball
 from closegap.strategy.session import Session
-from closegap.verify.binarized.tree import SignSearch
+from closegap.verify.binarized.tree import SignSearch, open_signs
 
 __all__ = ["BinarizedEngine"]
 
@@ -25,13 +26,13 @@ class BinarizedEngine:
         attack: the search among signs.
         attack_share: of the time that is left, for it.
         tree_share: of the time that is left then, for branch and bound.
-        most_sums: of a layer, above which branch and bound is not tried.
+        most_entries: of the dense matrix of a layer, above which branch and bound is not tried.
     """
 
     attack: BitSearch = field(default_factory=BitSearch)
     attack_share: float = 0.1
     tree_share: float = 0.5
-    most_sums: int = 4096
+    most_entries: int = 1 << 24
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -44,21 +45,27 @@ class BinarizedEngine:
             return
         spend = budget.within(self.attack_share * budget.remaining)
         session.offer(self.attack.attack_query(query, spend).points, "binarized")
-        network = form.network
-        layers = [network.first.patches, *(layer.patches for layer in network.hidden)]
-        sums = max(patches.sums for patches in layers)
-        pools = network.first.thresholds.taken.shape[1] > 1
-        if session.decided or isinstance(query.region, Ball) or pools or sums > self.most_sums:
+        if not session.decided and not isinstance(query.region, Ball):
+            self._prove(session, form, budget.within(self.tree_share * budget.remaining))
+
+    def _prove(self, session: Session, form: BinarizedForward, budget: Budget) -> None:
+        network, shape = form.network, session.query.network.input_shape
+        if network.first.thresholds.taken.shape[1] > 1:
+            session.note("binarized: no branch and bound, the first layer's signs pool sums")
             return
-        shape = query.network.input_shape
+        clauses = np.sort(session.open_clauses)
+        sizes = [layer.patches.size * layer.thresholds.units for layer in network.hidden]
+        entries = max([open_signs(session.query, network) * int(np.prod(shape)), *sizes])
+        if entries > self.most_entries:
+            session.note(f"binarized: no branch and bound, a layer has {entries} open weights")
+            return
         search = SignSearch(
-            query,
-            network,
-            np.sort(session.open_clauses),
+            session.query,
+            form,
+            clauses,
             lambda point: session.offer(point.reshape(1, *shape), "binarized"),
         )
-        open_ = np.sort(session.open_clauses)
-        search.run(budget.within(self.tree_share * budget.remaining))
+        search.run(budget)
         session.count(sign_nodes=search.nodes)
-        for clause in open_:
-            session.prove_clause(int(clause), search.lower, "binarized")
+        for clause in clauses.tolist():
+            session.prove_clause(clause, search.lower(clause), "binarized")

@@ -1,9 +1,9 @@
 """Branch and bound over the signs of the first layer.
 
-A node fixes some of them. Exact integer intervals follow the signs to the last layer, where the
-clauses' margins are bounded with their rounding subtracted; a linear program asks whether the fixed
-signs occur together at all. Both children of a split cover their node: every input gives the unit
-one of its two signs.
+A node gives some of them and belongs to one clause. It is closed when its clause's lower bound is
+positive or when no input has its signs; where all signs are given and neither was shown, a
+certified linear program decides. Both halves of a split cover their node: every input gives the
+unit one of its two signs.
 """
 
 from __future__ import annotations
@@ -16,121 +16,190 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from closegap.core.budget import Budget
-from closegap.core.numerics import gamma
 from closegap.graph.binarized.first_layer import fixed_signs, sum_bounds
-from closegap.graph.binarized.intervals import interval_layer
+from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.records import BinarizedNetwork
 from closegap.specs.query import Query
 from closegap.specs.region import bounding_box
-from closegap.verify.binarized.cells import CellPrograms
+from closegap.verify.binarized.cells import CellPrograms, half_spaces
+from closegap.verify.binarized.relaxation import SignRelaxation
 
-__all__ = ["SignSearch"]
+__all__ = ["SignSearch", "open_signs"]
 
-#: Units whose split is tried before one is chosen.
-_TRIED = 48
-#: What a sign that a split fixes counts beside what the split wins of the bound.
-_FIXED_WORTH = 0.01
+#: How far from all thresholds an input of a leaf is sought, in gaps that searches keep.
+_CLEAR = (1e4, 1e3, 1e2, 1e1, 1.0)
+#: Nodes bounded together.
+_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class _Node:
-    """Signs of the first layer (0: either) and the clauses' lower bounds."""
+class _Nodes:
+    """Open nodes.
 
-    signs: NDArray[np.int64]
-    lower: NDArray[np.float64]
+    Attributes:
+        signs: of the first layer; 0 for either.
+        clause: which they belong to.
+        lower: bounds of its margin.
+        knobs: their parents' (`NodeBounds.knobs`); `None` at the root.
+    """
+
+    signs: Int[np.ndarray, "B U"]
+    clause: Int[np.ndarray, "B"]
+    lower: Float[np.ndarray, "B"]
+    knobs: Float[np.ndarray, "B knobs"] | None
+
+    def __len__(self) -> int:
+        return len(self.clause)
+
+    @property
+    def rooted(self) -> bool:
+        """Whether they have no parents."""
+        return self.knobs is None
+
+    def at(self, which: NDArray[np.int64] | NDArray[np.bool_] | slice) -> _Nodes:
+        """Some of them."""
+        knobs = None if self.knobs is None else self.knobs[which]
+        return _Nodes(self.signs[which], self.clause[which], self.lower[which], knobs)
+
+
+def _joined(parts: list[_Nodes]) -> _Nodes:
+    knobs = [part.knobs for part in parts if part.knobs is not None]
+    return _Nodes(
+        np.concatenate([part.signs for part in parts]),
+        np.concatenate([part.clause for part in parts]),
+        np.concatenate([part.lower for part in parts]),
+        np.concatenate(knobs) if knobs else None,
+    )
+
+
+def open_signs(query: Query, network: BinarizedNetwork) -> int:
+    """How many units of the first layer may have either sign on the query's box."""
+    box = bounding_box(query.region)
+    bounds = sum_bounds(network.first, box.lower.reshape(-1), box.upper.reshape(-1))
+    return int(np.count_nonzero(fixed_signs(network.first, bounds) == 0))
 
 
 class SignSearch:
-    """One tree for all clauses that are open.
+    """A tree for each clause that is open; all of them in one batch.
 
     Args:
         query: what to decide; the first layer of its network pools nothing.
-        network: in exact form.
+        forward: the network in exact form.
         clauses: which to prove.
         offer: told of inputs on the way; True ends the search.
 
     Attributes:
         nodes: how many were bounded.
+        programs: how many linear programs were solved.
         stuck: nodes that nothing is left to do with, and that are not proved.
     """
 
     def __init__(
         self,
         query: Query,
-        network: BinarizedNetwork,
+        forward: BinarizedForward,
         clauses: Int[np.ndarray, "open"],
         offer: Callable[[NDArray[np.float64]], bool],
     ) -> None:
-        self._query, self._network, self._clauses, self._offer = query, network, clauses, offer
+        self._query, self._forward, self._offer = query, forward, offer
         box = bounding_box(query.region)
-        low, high = box.lower.reshape(-1), box.upper.reshape(-1)
-        bounds = sum_bounds(network.first, low, high)
-        self._layers = [interval_layer(layer) for layer in network.hidden]
-        root = fixed_signs(network.first, bounds).astype(np.int64)
-        self._free = np.flatnonzero(root == 0)
-        self._cells = CellPrograms(network.first, bounds, low, high, self._free)
-        self._waiting = [_Node(root, self.lower_bounds(root[None])[0][0])]
-        self._closed = np.inf
-        self.nodes, self.stuck = 1, 0
+        ends = box.lower.reshape(-1).astype(np.float64), box.upper.reshape(-1).astype(np.float64)
+        first = forward.network.first
+        bounds = sum_bounds(first, *ends)
+        root = fixed_signs(first, bounds).astype(np.int64)
+        spaces = half_spaces(first, bounds, ends, np.flatnonzero(root == 0))
+        self._free = spaces.free
+        self.relaxation = SignRelaxation(forward.network, query.prop, spaces)
+        self._cells = CellPrograms(spaces)
+        count = len(clauses)
+        self._waiting = [
+            _Nodes(
+                np.repeat(root[None], count, axis=0),
+                np.asarray(clauses),
+                np.full(count, -np.inf),
+                None,
+            )
+        ]
+        self._closed = np.full(query.prop.clauses, np.inf)
+        self.nodes, self.programs, self.stuck = 0, 0, 0
 
-    @property
-    def lower(self) -> float:
-        """Proved lower bound of the least margin of the clauses, over closed and open nodes."""
-        waiting = [float(node.lower.min()) for node in self._waiting]
-        stuck = -np.inf if self.stuck else np.inf
-        return min([self._closed, stuck, *waiting])
+    def lower(self, clause: int) -> float:
+        """Proved lower bound of a clause's margin, over closed and open nodes."""
+        parts = [part.lower[part.clause == clause] for part in self._waiting]
+        return min([float(self._closed[clause]), *(float(p.min(initial=np.inf)) for p in parts)])
 
     def run(self, budget: Budget) -> None:
-        """Search depth first until the tree is closed, an input is accepted or the budget ends."""
+        """Search depth first until the trees are closed, an input is accepted or time is up."""
         most = np.inf if budget.nodes is None else budget.nodes
-        while self._waiting and not budget.expired and self.nodes < most and not self.stuck:
-            node = self._waiting.pop()
-            if (node.lower > 0).all():
-                self._closed = min(self._closed, float(node.lower.min()))
-                continue
-            empty, point = self._cells.ask(node.signs[self._free], budget.remaining)
-            if empty:
-                continue
-            if point is not None and self._offer(point):
-                self._waiting.append(node)
+        while self._waiting and not budget.expired and self.nodes < most:
+            nodes = self._taken()
+            if self._step(nodes, budget):
                 return
-            self._branch(node)
 
-    def _branch(self, node: _Node) -> None:
-        free = np.flatnonzero(node.signs == 0)
-        if not len(free):
-            self.stuck += 1
+    def _taken(self) -> _Nodes:
+        """The nodes waiting last, one batch at most."""
+        parts = [self._waiting.pop()]
+        while self._waiting and self._waiting[-1].rooted == parts[0].rooted:
+            if sum(map(len, parts)) >= _BATCH:
+                break
+            parts.insert(0, self._waiting.pop())
+        nodes = _joined(parts)
+        if len(nodes) > _BATCH:
+            self._waiting.append(nodes.at(slice(0, len(nodes) - _BATCH)))
+        return nodes.at(slice(-_BATCH, None))
+
+    def _step(self, nodes: _Nodes, budget: Budget) -> bool:
+        """Bound, close, split. True iff an input was accepted."""
+        found = self.relaxation.bound(nodes.signs, nodes.clause, nodes.knobs)
+        self.nodes += len(nodes)
+        lower = np.fmax(found.lower, nodes.lower)
+        closed = lower > 0
+        np.minimum.at(self._closed, nodes.clause[closed], lower[closed])
+        if self._offered(found.points[~closed], nodes.signs[~closed]):
+            self._waiting.append(nodes)
+            return True
+        left = _Nodes(nodes.signs, nodes.clause, lower, found.knobs).at(~closed)
+        gaps = found.gaps[~closed]
+        whole = ~(left.signs == 0).any(axis=1)
+        for row in np.flatnonzero(whole):
+            if self._leaf(left.at(slice(row, row + 1)), budget):
+                self._waiting.append(nodes)
+                return True
+        self._split(left.at(~whole), gaps[~whole])
+        return False
+
+    def _offered(self, points: NDArray[np.float64], signs: NDArray[np.int64]) -> bool:
+        """Offer the inputs that break the property, were it not for rounding."""
+        if not len(points):
+            return False
+        bits = signs > 0
+        bits[:, self._free] = self.relaxation.signs_at(points)
+        prop = self._query.prop
+        margins = prop.margins(self._forward.outputs(bits))
+        worst = np.argsort(margins, kind="stable")[:1]
+        return any(bool(margins[k] <= 0) and self._offer(points[k]) for k in worst)
+
+    def _leaf(self, node: _Nodes, budget: Budget) -> bool:
+        """All signs are given, and break the clause: does an input have them?"""
+        self.programs += 1
+        core, point = self._cells.ask(node.signs[0, self._free], budget.remaining)
+        if core is not None:
+            return False
+        if point is not None and self._offer(point):
+            return True
+        for clear in _CLEAR if point is not None else ():
+            inner = self._cells.ask(node.signs[0, self._free], budget.remaining, clear=clear)[1]
+            if inner is not None and self._offer(inner):
+                return True
+        self.stuck += 1
+        np.minimum.at(self._closed, node.clause, node.lower)
+        return False
+
+    def _split(self, nodes: _Nodes, gaps: NDArray[np.float64]) -> None:
+        if not len(nodes):
             return
-        children = self._children(node, free)
-        self.nodes += 2
-        self._waiting.extend(sorted(children, key=lambda child: float(child.lower.min())))
-
-    def _children(self, node: _Node, free: NDArray[np.int64]) -> list[_Node]:
-        """The two halves of the split that wins most, by bounds and by signs that it fixes."""
-        tried = free[np.linspace(0, len(free) - 1, min(_TRIED, len(free))).astype(np.int64)]
-        halves = np.repeat(node.signs[None], 2 * len(tried), axis=0)
-        halves[np.arange(2 * len(tried)), np.repeat(tried, 2)] = np.tile([1, -1], len(tried))
-        lower, fixed = self.lower_bounds(halves)
-        score = (lower.min(axis=1) + _FIXED_WORTH * fixed).reshape(-1, 2)
-        best = 2 * int((score.min(axis=1) + score.mean(axis=1)).argmax())
-        low = np.maximum(lower, node.lower)
-        return [_Node(halves[k], low[k]) for k in (best, best + 1)]
-
-    def lower_bounds(
-        self, signs: Int[np.ndarray, "B U"]
-    ) -> tuple[Float[np.ndarray, "B open"], Int[np.ndarray, "B"]]:
-        """Lower bounds of the clauses' margins, and how many later signs are fixed."""
-        fixed = np.zeros(len(signs), dtype=np.int64)
-        for layer in self._layers:
-            signs = layer.signs(signs)
-            fixed += np.count_nonzero(signs, axis=1)
-        last, prop = self._network.last, self._query.prop
-        slope = (prop.rows * last.factor) @ last.weight
-        added = prop.rows @ (last.factor * last.bias + last.offset) + prop.offsets
-        values = signs @ slope.T - (signs == 0) @ np.abs(slope).T + added
-        sizes = np.abs(prop.rows * last.factor) @ np.abs(last.weight).sum(axis=1)
-        sizes += np.abs(prop.rows) @ (np.abs(last.factor * last.bias) + np.abs(last.offset))
-        sizes += np.abs(prop.offsets)
-        terms = prop.rows.shape[1] + slope.shape[1] + 8
-        margins = values - gamma(4 * terms) * sizes
-        return prop.clause_values(margins)[:, self._clauses], fixed
+        unit = self._free[gaps.argmax(axis=1)]
+        count = len(nodes)
+        both = nodes.at(np.tile(np.arange(count), 2))
+        both.signs[np.arange(2 * count), np.tile(unit, 2)] = np.repeat([-1, 1], count)
+        self._waiting.append(both.at(np.argsort(-both.lower, kind="stable")))
