@@ -28,16 +28,20 @@ if TYPE_CHECKING:
     from closegap.attacks.gradient.pgd import PGD
     from closegap.attacks.gradient.pgd_adam import AdamPGD
     from closegap.attacks.gradient.square import Square
+    from closegap.attacks.minimal.images import CW, EAD, FMN, DeepFool, SigmaZero, SparseFool
 
 __all__ = [
     "APGDCE",
     "APGDDLR",
     "APGDT",
+    "CW",
     "DAA",
     "DIFGSM",
+    "EAD",
     "FAB",
     "FABT",
     "FGSM",
+    "FMN",
     "GAMAPGD",
     "MIFGSM",
     "ODSPGD",
@@ -47,10 +51,13 @@ __all__ = [
     "AutoAttackPlus",
     "BaBAttack",
     "CrossEntropyPGD",
+    "DeepFool",
     "HopPGD",
     "LiPPA",
     "MultiTargetedPGD",
     "RegionWalk",
+    "SigmaZero",
+    "SparseFool",
     "Square",
 ]
 
@@ -62,12 +69,16 @@ _HOME = {
     "BaBAttack": "activation.bab_attack.attack",
     "AutoAttack": "gradient.autoattack",
     "AutoAttackPlus": "gradient.autoattack",
+    "CW": "minimal.images",
     "CrossEntropyPGD": "gradient.cross_entropy",
     "DAA": "gradient.distributional",
+    "DeepFool": "minimal.images",
     "DIFGSM": "gradient.diverse_inputs",
+    "EAD": "minimal.images",
     "FAB": "gradient.fab",
     "FABT": "gradient.fab",
     "FGSM": "gradient.fgsm",
+    "FMN": "minimal.images",
     "GAMAPGD": "gradient.gama",
     "HopPGD": "gradient.hopping",
     "LiPPA": "activation.lippa",
@@ -76,6 +87,8 @@ _HOME = {
     "ODSPGD": "gradient.output_diversified",
     "PGD": "gradient.pgd",
     "RegionWalk": "activation.region_walk",
+    "SigmaZero": "minimal.images",
+    "SparseFool": "minimal.images",
     "Square": "gradient.square",
 }
 

@@ -19,7 +19,15 @@ from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import robustness
 
-__all__ = ["BoundAttack", "ImageAttack", "Model", "Norm", "attack_images", "norm_value"]
+__all__ = [
+    "BoundAttack",
+    "ImageAttack",
+    "Model",
+    "Norm",
+    "as_network",
+    "attack_images",
+    "norm_value",
+]
 
 Model: TypeAlias = Network | torch.nn.Module
 Norm: TypeAlias = str | float | int
@@ -130,7 +138,7 @@ def attack_images(
     """
     if len(images) != len(labels):
         raise DataError(f"{len(images)} images came with {len(labels)} labels")
-    network = model if isinstance(model, Network) else _exported(model, images[:1])
+    network = as_network(model, images[:1])
     arrays = images.detach().cpu().numpy()
     queries = [
         robustness(network, image, int(label), float(eps), norm=norm_value(norm))
@@ -147,7 +155,10 @@ def attack_images(
     return torch.stack([torch.as_tensor(f, dtype=torch.float32) for f in found]).to(device)
 
 
-def _exported(module: torch.nn.Module, example: Tensor) -> Network:
+def as_network(model: Model, example: Float[Tensor, "B ..."]) -> Network:
+    """The network, or the torch module exported with this example."""
+    if isinstance(model, Network):
+        return model
     from closegap.frontend import from_torch  # heavy, and needed for modules only
 
-    return from_torch(module, example)
+    return from_torch(model, example)

@@ -36,6 +36,7 @@ __all__ = [
     "SEARCH_EPSILON",
     "SIGN_GAP",
     "SMALL_COEFFICIENT",
+    "TANH_RIM",
     "TINY",
     "VERTEX_CELL",
     "VIOLATION",
@@ -58,6 +59,9 @@ FINEST_CUT = 1e-3
 
 #: Keeps Adam's step finite where a gradient vanishes; a matter of speed, not of soundness.
 SEARCH_EPSILON = 1e-8
+
+#: How far inside the box, as a share, a pixel at its end begins where it is the tanh of a number.
+TANH_RIM = 1e-6
 
 #: The multiplier of an l2 ball is sought from this times its greatest value on.
 BISECTION_SPAN = 1e-6

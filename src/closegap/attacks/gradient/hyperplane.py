@@ -11,7 +11,7 @@ from torch import Tensor
 from closegap.attacks.projection import RegionBatch
 from closegap.core.numerics import TINY
 
-__all__ = ["gauge", "to_hyperplane"]
+__all__ = ["gauge", "least_in_box", "to_hyperplane"]
 
 
 def gauge(regions: RegionBatch, points: Float[Tensor, "B L D"]) -> Float[Tensor, "B L"]:
@@ -48,8 +48,20 @@ def to_hyperplane(
         return direction.sign() * half * reach[..., None]
     upper, lower = regions.upper[:, None] - points, points - regions.lower[:, None]
     room = torch.where(direction > 0, upper, lower).clamp(min=0.0)
-    kernel = _least_l2 if regions.norm == 2 else _least_l1
-    return direction.sign() * kernel(normal.abs(), room, gap.abs())
+    return direction.sign() * least_in_box(regions.norm, normal.abs(), room, gap.abs())
+
+
+def least_in_box(
+    norm: float,
+    slope: Float[Tensor, "B L D"],
+    room: Float[Tensor, "B L D"],
+    gap: Float[Tensor, "B L"],
+) -> Float[Tensor, "B L D"]:
+    """The s in `[0, room]` of least norm (1, 2, infinity) with `slope . s = gap`; all are >= 0.
+
+    Where no s of the box reaches the gap, it goes as near as the box allows.
+    """
+    return _KERNELS[norm](slope, room, gap)
 
 
 def _least_l2(
@@ -83,3 +95,22 @@ def _least_l1(
     left = (gap[..., None] - (won.cumsum(dim=2) - won)).clamp(min=0.0)
     taken = torch.where(steep > 0, torch.minimum(left / steep.clamp(min=TINY), ends), 0.0)
     return torch.zeros_like(slope).scatter(2, order, taken)
+
+
+def _least_linf(
+    slope: Float[Tensor, "B L D"], room: Float[Tensor, "B L D"], gap: Float[Tensor, "B L"]
+) -> Float[Tensor, "B L D"]:
+    """The s in `[0, room]` of least greatest entry with `slope . s = gap`: `min(t, room)`."""
+    stops, order = room.sort(dim=2)
+    steep = slope.gather(2, order)
+    ends = steep * stops
+    before = ends.cumsum(dim=2) - ends
+    moving = steep.sum(dim=2, keepdim=True) - steep.cumsum(dim=2) + steep
+    reach = (gap[..., None] - before).clamp(min=0.0) / moving.clamp(min=TINY)
+    within = reach <= stops
+    first = within.int().argmax(dim=2, keepdim=True)
+    level = torch.where(within.any(dim=2, keepdim=True), reach.gather(2, first), torch.inf)
+    return torch.where(slope > 0, torch.minimum(level, room), 0.0)
+
+
+_KERNELS = {1.0: _least_l1, 2.0: _least_l2, math.inf: _least_linf}

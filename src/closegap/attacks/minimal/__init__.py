@@ -1,0 +1,1 @@
+"""Attacks of least distance: how near is a counterexample? Batched over images and restarts."""

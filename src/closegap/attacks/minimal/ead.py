@@ -1,0 +1,95 @@
+"""EAD: elastic-net attacks by iterative shrinkage and thresholding (Chen et al., 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.lanes import Best, Lanes, Seen, evaluate, margins
+from closegap.attacks.minimal.weighting import Weighting
+
+__all__ = ["EADSearch", "EADState", "ead"]
+
+
+@dataclass(frozen=True, eq=False)
+class EADState:
+    """Where the lanes are.
+
+    Attributes:
+        points: candidates, to be evaluated next.
+        ahead: the points with momentum, where the gradient is taken.
+        weighting: of the attack's loss.
+        taken: steps so far.
+    """
+
+    points: Float[Tensor, "L D"]
+    ahead: Float[Tensor, "L D"]
+    weighting: Weighting
+    taken: int
+
+
+@dataclass(frozen=True)
+class EADSearch:
+    """Minimise `c * max(margin, 0) + ||d||_2^2 + beta ||d||_1` by FISTA; binary search over c.
+
+    Of all broken points the one of least l1 distance is kept (the paper's l1 decision rule).
+
+    Attributes:
+        rounds: gradient steps for one c.
+        searches: values of c.
+        beta: weight of the l1 norm, and the threshold of the shrinkage.
+        step_size: of the first step; later ones fall with the root of what is left.
+        first_weight: the first c.
+
+    Source: Chen, Sharma, Zhang, Yi, Hsieh, EAD: Elastic-Net Attacks to Deep Neural Networks via
+        Adversarial Examples, AAAI 2018, algorithm 1.
+    """
+
+    name: str = "ead"
+    norm: float = 1.0
+    rounds: int = 1000
+    searches: int = 9
+    beta: float = 1 / 1000
+    step_size: float = 0.01
+    first_weight: float = 1 / 1000
+
+    @property
+    def steps(self) -> int:
+        """Of all values of c."""
+        return self.rounds * self.searches
+
+    def init(self, lanes: Lanes, random: torch.Generator) -> EADState:
+        """The images."""
+        weighting = Weighting.of(self.first_weight, lanes.slack)
+        return EADState(lanes.images, lanes.images, weighting, 0)
+
+    def look(self, lanes: Lanes, state: EADState) -> Seen:
+        """Margins at the points, the gradient ahead of them."""
+        ahead = evaluate(lanes, state.ahead)
+        return Seen(state.points, margins(lanes, state.points), ahead.losses, ahead.gradient)
+
+    def step(self, lanes: Lanes, state: EADState, seen: Seen, best: Best) -> EADState:
+        """One step of FISTA, or the next c."""
+        weighting = state.weighting.seen(seen.margins < -lanes.slack)
+        taken = state.taken + 1
+        if taken % self.rounds == 0:
+            return EADState(lanes.images, lanes.images, weighting.next(), taken)
+        place = state.taken % self.rounds
+        length = self.step_size * (1 - place / self.rounds) ** 0.5
+        active = seen.losses > -2 * lanes.slack
+        push = torch.where(active, weighting.weight, 0.0)[:, None] * seen.gradient
+        slope = push + 2 * (state.ahead - lanes.images)
+        offset = state.ahead - length * slope - lanes.images
+        shrunk = torch.nn.functional.softshrink(offset, self.beta)
+        points = (lanes.images + shrunk).clamp(0.0, 1.0)
+        ahead = points + place / (place + 3) * (points - state.points)
+        return EADState(points, ahead, weighting, taken)
+
+
+def ead(options: AttackOptions, norm: float) -> EADSearch:
+    """With so many steps for each weight."""
+    return EADSearch(rounds=options.steps or EADSearch.rounds)

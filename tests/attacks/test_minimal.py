@@ -1,0 +1,306 @@
+"""Attacks of least distance against closed forms, enumeration and replay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+
+import closegap as cg
+from closegap.attacks.gradient.hyperplane import least_in_box
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.attack import MinimalAttack, replayed
+from closegap.attacks.minimal.lanes import build_lanes, in_ball, margins, sizes
+from closegap.attacks.minimal.polish import drawn, restored
+from closegap.attacks.minimal.registry import MINIMAL, make_minimal
+from closegap.core.budget import Budget
+from closegap.core.errors import DataError, OptionError
+from closegap.graph.network import Network
+from closegap.runtime.cache import compiled, replayer
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import make_objective
+from closegap.specs.query import Query, robustness
+from closegap.specs.region import Box
+from closegap.testing.enumeration import least_clause_margin
+from closegap.testing.networks import random_conv, random_mlp
+
+NAMES = {0.0: "l0", 1.0: "l1", 2.0: "l2", math.inf: "linf"}
+EVERY = [(name, norm) for name, (norms, _) in MINIMAL.items() for norm in norms]
+
+
+def asked(
+    network: Network, image: np.ndarray, norm: float, target: int | None = None
+) -> DistanceQuery:
+    """Around an image, of the class that the network gives it."""
+    picture = image.astype(np.float32).reshape(network.input_shape)
+    label = int(replayer(network).outputs_float32(picture[None])[0].argmax())
+    return DistanceQuery(network, picture, label, make_objective(NAMES[norm], picture), target)
+
+
+def small(name: str, norm: float, restarts: int = 4) -> MinimalAttack:
+    steps = {"ead": 10, "cw": 30, "sparsefool": 8, "deepfool": 20}.get(name, 60)
+    return make_minimal(name, AttackOptions(steps=steps, restarts=restarts), norm)
+
+
+def affine_optimum(query: DistanceQuery, norm: float) -> float:
+    """The least distance on an affine network, class by class: programs and greedy choice."""
+    network = compiled(query.network, torch.float64)
+    image = network.tensor(query.image[None]).requires_grad_()
+    outputs = network(image)[0]
+    best = math.inf
+    for row, offset in zip(
+        query.within(0.0).prop.rows, query.within(0.0).prop.offsets, strict=True
+    ):
+        value = (outputs * network.tensor(row)).sum() + offset
+        (slope,) = torch.autograd.grad(value, image, retain_graph=True)
+        best = min(
+            best, _to_plane(slope[0].numpy().reshape(-1), float(value.detach()), query.center, norm)
+        )
+    return best
+
+
+def _to_plane(slope: np.ndarray, margin: float, image: np.ndarray, norm: float) -> float:
+    room, steep = np.where(slope > 0, image, 1 - image), np.abs(slope)
+    if norm == 0:
+        gains = np.sort(steep * room)[::-1].cumsum()
+        return float((gains < margin).sum() + 1) if gains[-1] >= margin else math.inf
+    if norm == 2:
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            middle = (low + high) / 2
+            reached = steep @ np.minimum(middle * steep, room) >= margin
+            low, high = (low, middle) if reached else (middle, high)
+        return float(np.linalg.norm(np.minimum(high * steep, room))) if high < 1e5 else math.inf
+    size = len(slope)
+    cost = np.ones(size) if norm == 1 else np.append(np.zeros(size), 1.0)
+    bounds = [(0, r) for r in room]
+    if norm == 1:
+        found = linprog(cost, A_ub=-steep[None], b_ub=[-margin], bounds=bounds)
+    else:
+        rows = np.hstack([np.eye(size), -np.ones((size, 1))])
+        rows = np.vstack([rows, np.append(-steep, 0.0)])
+        limits = np.append(np.zeros(size), -margin)
+        found = linprog(cost, A_ub=rows, b_ub=limits, bounds=[*bounds, (0, None)])
+    return float(found.fun) if found.status == 0 else math.inf
+
+
+#: How much farther than the optimum an attack may stay on affine networks; in l0, pixels.
+AFFINE = {"deepfool": 1.001, "fmn": 1.1, "sparsefool": 1.1, "ead": 1.5, "cw": 1.5}
+
+
+@pytest.mark.parametrize(("name", "norm"), EVERY)
+def test_near_the_closed_form_on_affine_networks(
+    rng: np.random.Generator, name: str, norm: float
+) -> None:
+    network = random_mlp(rng, [12, 4])
+    queries = [asked(network, 0.2 + 0.6 * rng.random(12), norm) for _ in range(4)]
+    for query, found in zip(queries, small(name, norm).run_all(queries, Budget()), strict=True):
+        optimum = affine_optimum(query, norm)
+        assert found.found == math.isfinite(optimum)
+        if found.found:
+            assert found.distance >= optimum * (1 - 1e-6)
+            allowed = optimum if norm == 0 else AFFINE[name] * optimum + 1e-3
+            assert found.distance <= allowed
+
+
+def optimum_by_enumeration(query: DistanceQuery, high: float) -> float:
+    """By bisection over radii, each decided by enumerating linear regions."""
+    low = 0.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        inside = query.within(middle)
+        broken = min(least_clause_margin(inside, k) for k in range(inside.prop.clauses)) < 0
+        low, high = (low, middle) if broken else (middle, high)
+    return low
+
+
+@pytest.mark.parametrize("norm", [1.0, math.inf])
+def test_never_below_the_enumerated_optimum(rng: np.random.Generator, norm: float) -> None:
+    query, exact = None, 1.0
+    while query is None or exact > 0.8:
+        query = asked(random_mlp(rng, [2, 4, 2]), rng.random(2), norm)
+        inside = query.within(0.8)
+        exact = optimum_by_enumeration(query, 0.8) if least_clause_margin(inside, 0) < 0 else 1.0
+    for name in (n for n, (norms, _) in MINIMAL.items() if norm in norms):
+        found = small(name, norm).run(query, Budget(), replayed(query))
+        assert found.distance >= exact - 1e-6
+        assert found.distance <= 1.5 * exact + 0.01
+
+
+def fewest_pixels(query: DistanceQuery) -> float:
+    """By trying all sets of pixels, each decided by enumerating linear regions."""
+    whole = robustness(query.network, query.image, query.label, 1.0)
+    flat = query.center
+    for count in range(1, len(flat) + 1):
+        for chosen in combinations(range(len(flat)), count):
+            lower, upper = flat.copy(), flat.copy()
+            lower[list(chosen)], upper[list(chosen)] = 0.0, 1.0
+            part = Query(query.network, Box(lower, upper), whole.prop)
+            if min(least_clause_margin(part, k) for k in range(part.prop.clauses)) < 0:
+                return float(count)
+    return math.inf
+
+
+def test_pixel_counts_against_all_sets_of_pixels(rng: np.random.Generator) -> None:
+    network = random_mlp(rng, [4, 4, 3])
+    queries = [asked(network, rng.random(4), 0.0) for _ in range(4)]
+    exact = [fewest_pixels(query) for query in queries]
+    assert max(e for e in exact if math.isfinite(e)) > 1
+    least = np.full(len(queries), math.inf)
+    for name in ("sigma-zero", "fmn", "sparsefool"):
+        found = np.array([f.distance for f in small(name, 0.0).run_all(queries, Budget())])
+        assert (found >= exact).all()
+        least = np.minimum(least, found)
+    assert (least == exact).sum() >= 2
+
+
+def pictured(rng: np.random.Generator) -> Iterator[tuple[Network, np.ndarray]]:
+    for _ in range(2):
+        network = random_conv(rng)
+        yield network, rng.random(network.input_shape)
+
+
+@pytest.mark.parametrize(("name", "norm"), EVERY)
+def test_what_is_found_is_replayed_inside_the_box(
+    rng: np.random.Generator, name: str, norm: float
+) -> None:
+    for network, image in pictured(rng):
+        query = asked(network, image, norm)
+        found = small(name, norm, 1).run(query, Budget(), replayed(query))
+        if found.point is None:
+            continue
+        assert found.point.dtype == np.float32
+        assert found.point.min() >= 0
+        assert found.point.max() <= 1
+        outputs = replayer(network).outputs_float32(found.point[None])
+        assert outputs.argmax() != query.label
+        assert found.distance == query.distance(found.point)
+
+
+def test_a_target_is_the_class_that_wins(rng: np.random.Generator) -> None:
+    network = random_mlp(rng, [6, 8, 3])
+    query = asked(network, rng.random(6), 2.0)
+    for target in (t for t in range(3) if t != query.label):
+        aimed = DistanceQuery(network, query.image, query.label, query.objective, target)
+        found = small("fmn", 2.0).run(aimed, Budget(), replayed(aimed))
+        if found.point is not None:
+            outputs = replayer(network).outputs_float32(found.point[None])[0]
+            assert outputs[target] > outputs[query.label]
+
+
+def test_channels_of_a_pixel_count_once(rng: np.random.Generator) -> None:
+    network = random_conv(rng)
+    image = rng.random(network.input_shape).astype(np.float32)
+    query = asked(network, image, 0.0)
+    lanes = build_lanes(compiled(network, torch.float32), [query], 1, 8)
+    moved = image.copy()
+    moved[:, 0, 1] = 1 - moved[:, 0, 1]
+    offset = torch.from_numpy((moved - image).reshape(1, -1))
+    assert sizes(lanes, offset, 0.0).tolist() == [1.0]
+    assert query.distance(moved) == 1
+    kept = in_ball(lanes, torch.rand(1, image.size), torch.tensor([2.0]), 0.0)
+    assert query.distance(kept.numpy().reshape(image.shape)) == 2
+
+
+@pytest.mark.parametrize("name", list(MINIMAL))
+def test_the_seed_decides_and_company_does_not(rng: np.random.Generator, name: str) -> None:
+    network = random_mlp(rng, [6, 8, 3])
+    attack = small(name, MINIMAL[name][0][0])
+    queries = [asked(network, rng.random(6), attack.method.norm) for _ in range(3)]
+    first, second = (attack.run_all(queries, Budget(seed=3)) for _ in range(2))
+    assert [f.distance for f in first] == [f.distance for f in second]
+    alone = attack.run(queries[1], Budget(seed=3), replayed(queries[1]))
+    assert alone.distance == pytest.approx(first[1].distance, rel=0.05)
+
+
+def test_the_polish_never_loses(rng: np.random.Generator) -> None:
+    corners = torch.rand((12, 16), generator=torch.Generator().manual_seed(0)).round()
+    broken = torch.zeros(12, dtype=torch.bool)
+    while broken.sum() < 4:
+        network = random_mlp(rng, [16, 12, 3])
+        queries = [asked(network, rng.random(16), 1.0) for _ in range(6)]
+        lanes = build_lanes(compiled(network, torch.float32), queries, 2, 5)
+        broken = margins(lanes, corners) < -lanes.slack
+    for norm in (0.0, 1.0):
+        fewer = restored(lanes, corners, norm, 64, Budget())
+        assert ((margins(lanes, fewer) < -lanes.slack) == broken).all()
+        assert torch.equal(fewer[~broken], corners[~broken])
+        same = (fewer == corners) | (fewer == lanes.images)
+        assert bool(same.all())
+        before, after = (sizes(lanes, p - lanes.images, norm) for p in (corners, fewer))
+        assert bool((after <= before).all())
+    near = drawn(lanes, corners, 12)
+    assert (margins(lanes, near) < -lanes.slack)[broken].all()
+    before, after = (sizes(lanes, p - lanes.images, 2.0) for p in (corners, near))
+    assert bool((after <= before + 1e-6).all())
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_least_displacements_in_a_box(rng: np.random.Generator, norm: float) -> None:
+    """Against programs; where the box ends first, everything moves to its end."""
+    for _ in range(10):
+        image, slope = rng.random(7), rng.normal(size=7) * (rng.random(7) < 0.8)
+        room, steep = np.where(slope > 0, image, 1 - image), np.abs(slope)
+        gap = float(rng.random() * 1.3 * (steep @ room))
+        tensors = (torch.as_tensor(a).reshape(1, 1, -1) for a in (steep, room))
+        least = least_in_box(norm, *tensors, torch.tensor([[gap]]).double())[0, 0].numpy()
+        exact = _to_plane(slope, gap, image, norm)
+        if math.isfinite(exact):
+            assert steep @ least == pytest.approx(gap)
+            assert np.linalg.norm(least, norm) == pytest.approx(exact, rel=1e-6, abs=1e-9)
+        else:
+            np.testing.assert_allclose(least[steep > 0], room[steep > 0])
+
+
+def test_a_lost_label_is_at_distance_zero(rng: np.random.Generator) -> None:
+    network = random_mlp(rng, [4, 6, 3])
+    query = asked(network, rng.random(4), 2.0)
+    wrong = DistanceQuery(network, query.image, (query.label + 1) % 3, query.objective)
+    assert make_minimal("fmn", norm=2.0).run(wrong, Budget(), replayed(wrong)).distance == 0
+
+
+def test_no_time_and_no_queries(rng: np.random.Generator) -> None:
+    query = asked(random_mlp(rng, [4, 6, 3]), rng.random(4), 0.0)
+    nothing = make_minimal("sigma-zero").run(query, Budget.of_seconds(0), replayed(query))
+    assert not nothing.found
+    assert nothing.distance == math.inf
+    assert make_minimal("sigma-zero").run_all([], Budget()) == ()
+
+
+def test_misuse_is_named() -> None:
+    with pytest.raises(OptionError, match="called 'magic'; there are sigma-zero"):
+        make_minimal("magic")
+    with pytest.raises(OptionError, match="cw minimises l2, not l1"):
+        make_minimal("cw", norm=1.0)
+    with pytest.raises(OptionError, match="no radius"):
+        make_minimal("fmn", AttackOptions(step_size=0.1))
+
+
+def test_the_calling_convention(rng: np.random.Generator) -> None:
+    network = random_conv(rng)
+    images = torch.rand((4, *network.input_shape), generator=torch.Generator().manual_seed(5))
+    labels = torch.as_tensor(replayer(network).outputs_float32(images.numpy()).argmax(axis=1))
+    for attack in (
+        cg.attacks.SigmaZero(network, steps=20),
+        cg.attacks.FMN(network, norm="l2", steps=20),
+        cg.attacks.EAD(network, steps=5),
+        cg.attacks.SparseFool(network, restarts=2),
+        cg.attacks.DeepFool(network, norm=math.inf),
+        cg.attacks.CW(network, steps=5),
+    ):
+        found = attack(images, labels)
+        assert found.shape == images.shape
+        assert found.dtype == torch.float32
+        after = replayer(network).outputs_float32(found.numpy()).argmax(axis=1)
+        lost = torch.as_tensor(after) != labels
+        assert ((found == images).flatten(1).all(dim=1) | lost).all()
+    assert len(cg.attacks.CW(network)(images[:0], labels[:0])) == 0
+    with pytest.raises(DataError, match="4 images came with 3 labels"):
+        cg.attacks.FMN(network)(images, labels[:3])
+    with pytest.raises(OptionError, match="norm must be"):
+        cg.attacks.FMN(network, norm="magic")
