@@ -16,7 +16,7 @@ from rich.table import Table
 
 from closegap.core.verdict import Verdict
 from closegap.evaluate import Event, RunStarted, Summary, Tally, TaskFinished
-from closegap.store import Record
+from closegap.store import DistanceRecord, Record
 
 __all__ = [
     "Follower",
@@ -25,6 +25,7 @@ __all__ = [
     "print_distances",
     "print_row",
     "print_summary",
+    "tell_distance",
 ]
 
 #: Without a terminal, one line of progress is written at most this often, in seconds.
@@ -161,6 +162,16 @@ def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
             f"{row['seconds']:.1f}",
         )
     _print_titled(title, table)
+
+
+def tell_distance(record: DistanceRecord, done: int, total: int) -> None:
+    """A line on stderr for one finished distance query."""
+    state = "closed" if record.closed else "open"
+    Console(stderr=True, highlight=False).print(
+        f"{done}/{total}  image {record.index}  {record.distance}  "
+        f"{record.lower:.5g} .. {record.upper:.5g}  {state}  {duration(record.seconds)}",
+        markup=False,
+    )
 
 
 def _print_titled(title: str, table: Table) -> None:

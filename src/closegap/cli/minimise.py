@@ -93,10 +93,8 @@ def _plan(model: Path, options: dict[str, Any]) -> DistancePlan:
 
 def _by_image(plan: DistancePlan, store: RunStore | None) -> Iterator[tuple[DistanceRecord, ...]]:
     """The records of one image after the other; an interruption says what is kept."""
-    from closegap.evaluate.distances import measure
-
     try:
-        for _, records in groupby(measure(plan, store), key=lambda record: record.index):
+        for _, records in groupby(_told(plan, store), key=lambda record: record.index):
             yield tuple(records)
     except KeyboardInterrupt as error:
         if store is None:
@@ -105,6 +103,17 @@ def _by_image(plan: DistancePlan, store: RunStore | None) -> Iterator[tuple[Dist
             done = len(store.distance_keys())
             error.add_note(f"{done} distances are in {store.path}; the same command continues")
         raise
+
+
+def _told(plan: DistancePlan, store: RunStore | None) -> Iterator[DistanceRecord]:
+    """The records, each with a line on stderr."""
+    from closegap.cli.display import tell_distance
+    from closegap.evaluate.distances import measure
+
+    total = len(plan.data) * len(plan.distances)
+    for done, record in enumerate(measure(plan, store), start=1):
+        tell_distance(record, done, total)
+        yield record
 
 
 def _folder(path: Path | None, option: str) -> Path | None:
