@@ -29,10 +29,10 @@ DISTANCES: list[Objective] = [
     L2Distance(),
     L1Distance(),
     L0Distance(GRID),
-    L1TvDistance(GRID),
-    L1TvDistance(GRID, isotropic=True),
-    L1TvDistance(GRID, of="difference"),
-    L1TvDistance(GRID, of="difference", isotropic=True),
+    L1TvDistance(GRID, 0.1),
+    L1TvDistance(GRID, 0.1, isotropic=True),
+    L1TvDistance(GRID, 0.1, of="difference"),
+    L1TvDistance(GRID, 0.1, of="difference", isotropic=True),
 ]
 
 

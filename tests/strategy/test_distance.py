@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,8 +14,17 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import (
+    Grid,
+    L0Distance,
+    L1Distance,
+    L1TvDistance,
+    LinfDistance,
+    Objective,
+)
 from closegap.specs.region import bounding_box
 from closegap.strategy.distance import _Bracketing, minimise_distance
+from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_mlp
 
@@ -55,6 +65,24 @@ def test_never_below_the_enumerated_optimum(rng: np.random.Generator, norm: floa
         assert least_clause_margin(query.within(result.upper), 0) < 1e-9
 
 
+def test_exact_brackets_close_around_the_enumerated_distance(rng: np.random.Generator) -> None:
+    """Also where the total variation weighs so much that a distance may be negative."""
+    grid = Grid(1, 1, 2)
+    query, weights = asked(rng, math.inf), np.array([0.5, 2.0])
+    pieces = pieces_of(query)
+    distances: list[Objective] = [LinfDistance(), L0Distance(grid), L1Distance(weights)]
+    for objective in [*distances, L1TvDistance(grid), L1TvDistance(grid, 1.5, isotropic=True)]:
+        one = replace(query, objective=objective)
+        best = least_distance(one, pieces)
+        result = minimise_distance(one, timeout=10, attack=NearestAttack(rounds=1), exact="mip")
+        assert result.lower <= best + 1e-9
+        assert result.upper >= best - 1e-9
+        assert result.upper - result.lower <= 1e-3
+        assert result.witness is not None
+        assert one.distance(result.witness) == result.upper
+        assert "starts" in result.part_seconds
+
+
 def test_a_misclassified_image_is_its_own_counterexample(rng: np.random.Generator) -> None:
     query = asked(rng, math.inf)
     wrong = DistanceQuery(query.network, query.image, 1 - query.label)
@@ -74,6 +102,8 @@ def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) ->
         DistanceQuery.of_norm(query.network, query.image, 0, 3.0)
     with pytest.raises(OptionError, match="positive"):
         minimise_distance(query, timeout=-1)
+    with pytest.raises(OptionError, match="no exact solver"):
+        minimise_distance(query, exact="abacus")
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -1,30 +1,35 @@
 """Distance queries: a bracket of the distance to the nearest counterexample.
 
 Walks push the upper end down to a replayed witness; decision queries at radii in between push the
-lower end up. The radius tried first is just below the upper end: where the witness is the nearest
-one, that proof closes the bracket at once.
+lower end up. For a norm the radius tried first is just below the upper end: where the witness is
+the nearest one, that proof closes the bracket at once. For other distances an exact solver, started
+at the witness, pushes both ends; walks look for starts that are near in the l1 norm.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from closegap.attacks.activation.nearest import Nearest, NearestAttack
+from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
+from closegap.attacks.sparse.generic import GenericMip
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
 from closegap.core.numerics import DISTANCE_TOLERANCE, FLOAT64_UNIT
+from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Verdict
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import norm_objective
 from closegap.strategy.solve import solve
 
-__all__ = ["DistanceResult", "minimise_distance"]
+__all__ = ["EXACT", "DistanceResult", "ExactAnswer", "ExactSolver", "minimise_distance"]
 
 _CHEAP = ("crown", "alpha-crown")
 _COMPLETE = ("crown", "alpha-crown", "bab", "mip", "input-split")
@@ -38,17 +43,58 @@ _HALVING_SHARE = 0.05
 _BELOW = 0.9
 
 
+@runtime_checkable
+class ExactAnswer(Protocol):
+    """What an exact solver found."""
+
+    @property
+    def lower(self) -> float:
+        """No counterexample is nearer, rounding included; infinity where there is none at all."""
+
+    @property
+    def upper(self) -> float:
+        """Attained by the witness; infinity without one."""
+
+    @property
+    def witness(self) -> NDArray[np.float32] | None:
+        """What the judge accepted, in the network's input shape."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of all trees."""
+
+
+@runtime_checkable
+class ExactSolver(Protocol):
+    """Brackets any distance; given the time, closes the bracket."""
+
+    def run(
+        self,
+        query: DistanceQuery,
+        budget: Budget,
+        judge: OnNearer,
+        starts: Sequence[NDArray[np.float32]] = (),
+    ) -> ExactAnswer:
+        """Search under the nearest of `starts` until the budget ends."""
+
+
+#: Exact solvers by name.
+EXACT: dict[str, Callable[[], ExactSolver]] = {"mip": GenericMip}
+
+
 @dataclass(frozen=True, eq=False)
 class DistanceResult:
     """What is known of a least distance.
 
     Attributes:
-        lower: proved: within it the label is kept.
+        lower: proved: no counterexample is nearer.
         upper: attained by `witness`; infinity where none was found.
         witness: float32, replayed, in the network's input shape.
         tolerance: a bracket this narrow is closed.
         seconds: wall-clock.
         history: seconds, lower and upper end after every improvement.
+        counts: what was done how often, such as nodes.
+        part_seconds: wall-clock of each part.
     """
 
     lower: float
@@ -57,6 +103,8 @@ class DistanceResult:
     tolerance: float
     seconds: float
     history: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
+    counts: dict[str, int] = field(default_factory=dict)
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def closed(self) -> bool:
@@ -71,30 +119,43 @@ def minimise_distance(
     tolerance: float = DISTANCE_TOLERANCE,
     engines: Sequence[str] = _COMPLETE,
     attack: NearestAttack | None = None,
+    exact: str | None = None,
     seed: int = 0,
 ) -> DistanceResult:
     """Bracket the distance to the nearest counterexample.
 
     Args:
-        query: network, image, label and norm.
+        query: network, image, label and distance.
         timeout: seconds.
         tolerance: stop once the bracket is this narrow, in input units.
         engines: for proofs at a radius.
         attack: for witnesses.
+        exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these, and takes
+            the first that there is for the other distances.
         seed: of every random choice.
 
     Raises:
-        OptionError: timeout or tolerance is negative or NaN.
+        OptionError: timeout or tolerance is negative or NaN, or the solver is unknown.
         SoundnessError: a proof and a witness exclude each other.
     """
     if not (timeout >= 0 and tolerance > 0):
         raise OptionError(f"timeout {timeout} and tolerance {tolerance} must be positive")
+    if exact is not None and exact not in EXACT:
+        raise OptionError(f"no exact solver is called '{exact}'; use one of {', '.join(EXACT)}")
+    if exact is None and query.objective.norm is None:
+        exact = next(iter(EXACT))
     budget = Budget.of_seconds(timeout, seed=seed)
     search = _Bracketing(query, tolerance, attack or NearestAttack(), budget)
     if not search.clean():
-        search.attacks()
-        search.halve()
-        search.close(engines)
+        with search.watch.part("starts"):
+            search.attacks()
+        with search.watch.part("linear bounds"):
+            search.halve()
+        with search.watch.part("radii" if exact is None else exact):
+            if exact is None:
+                search.close(engines)
+            else:
+                search.solve(EXACT[exact]())
     return search.result()
 
 
@@ -109,9 +170,11 @@ class _Bracketing:
         self._attack = attack
         self._budget = budget
         self._started = time.monotonic()
-        self._lower = 0.0
+        self._lower = _floor(query)
         self._best = Nearest()
         self._history: list[tuple[float, float, float]] = []
+        self._counts_of: dict[str, int] = {}
+        self.watch = Stopwatch()
 
     def clean(self) -> bool:
         """Whether the image itself loses its label, at distance 0."""
@@ -123,12 +186,24 @@ class _Bracketing:
     def attacks(self) -> None:
         """Search for near witnesses for a share of the time."""
         spend = self._budget.within(_ATTACK_SHARE * self._budget.remaining)
-        self._reach(self._attack.run(self._query, spend, self._counts))
+        if self._query.objective.norm is not None:
+            self._reach(self._attack.run(self._query, spend, self._counts))
+            return
+        proxy = replace(self._query, objective=norm_objective(1))
+        self._attack.run(proxy, spend, self._by_proxy)
+
+    def _by_proxy(self, point: NDArray[np.float32], _: float) -> bool:
+        """Whether a point breaks the property; if so, it may be the nearest in our distance."""
+        distance = self._query.distance(point)
+        broken = self._counts(point, distance)
+        if broken:
+            self._reach(Nearest(distance, point))
+        return broken
 
     def halve(self) -> None:
-        """Raise the lower end by linear bounds."""
+        """Raise the lower end by linear bounds; a count of pixels has no balls to try."""
         high = self._best.distance
-        for _ in range(_HALVINGS if self._best.found else 0):
+        for _ in range(_HALVINGS if self._best.found and not self._query.objective.integral else 0):
             if self._done:
                 return
             middle = (self._lower + min(high, self._best.distance)) / 2
@@ -148,6 +223,26 @@ class _Bracketing:
             else:
                 high = radius
 
+    def solve(self, solver: ExactSolver) -> None:
+        """Let an exact solver push both ends, from the best point there is."""
+        if self._done:
+            return
+        starts = () if self._best.point is None else (self._best.point,)
+        answer = solver.run(self._query, self._budget, self._counts, starts)
+        self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
+        if answer.witness is not None:
+            distance = self._query.distance(answer.witness)
+            if self._counts(answer.witness, distance):
+                self._reach(Nearest(distance, answer.witness))
+        # Nothing at all to be found: every distance is a bound, the farthest corner's is finite.
+        corner = np.where(self._query.image < 0.5, np.float32(1), np.float32(0))
+        lower = min(answer.lower, max(self._query.distance(corner), self._lower))
+        if lower > self._best.distance:
+            self._contradiction(lower)
+        if lower > self._lower:
+            self._lower = lower
+            self._remember()
+
     @property
     def _done(self) -> bool:
         narrow = self._best.distance - self._lower <= self._tolerance
@@ -155,18 +250,21 @@ class _Bracketing:
 
     def _try(self, radius: float, engines: Sequence[str], seconds: float) -> bool:
         """Decide one radius; True iff an end of the bracket moved."""
+        before = self._lower, self._best.distance
         spend = self._budget.within(seconds)
         result = solve(self._query.within(radius), engines=engines, budget=spend)
         if result.verdict is Verdict.VERIFIED:
             self._raise(radius)
         elif result.verdict is Verdict.FALSIFIED and result.witness is not None:
             self._improve(result.witness.input)
-        return result.verdict is not Verdict.UNKNOWN
+        return (self._lower, self._best.distance) != before
 
     def _improve(self, point: NDArray[np.float32]) -> None:
         distance = self._query.distance(point)
         if self._counts(point, distance):
             self._reach(Nearest(distance, point))
+        if self._query.objective.norm is None:
+            return
         spend = self._budget.within(_ATTACK_SHARE * self._budget.remaining)
         self._reach(self._attack.improve(self._query, point, spend, self._counts))
 
@@ -177,19 +275,24 @@ class _Bracketing:
     def _raise(self, radius: float) -> None:
         """Keep a proof; the ends of the region's box are rounded, perhaps towards the image."""
         self._lower = max(self._lower, radius * (1 - 4 * FLOAT64_UNIT) - 4 * FLOAT64_UNIT)
+        if self._lower >= self._best.distance and self._best.distance > 0:
+            self._contradiction(self._lower)
         self._remember()
 
     def _reach(self, nearest: Nearest) -> None:
         if nearest.distance < self._best.distance:
             self._best = nearest
+            if self._best.distance < self._lower:
+                self._contradiction(self._lower)
             self._remember()
 
+    def _contradiction(self, lower: float) -> None:
+        raise SoundnessError(
+            f"the label was proved within {lower} and lost at {self._best.distance}; "
+            "no distance is given: please report this network and image"
+        )
+
     def _remember(self) -> None:
-        if self._lower >= self._best.distance and self._best.distance > 0:
-            raise SoundnessError(
-                f"the label was proved within {self._lower} and lost at {self._best.distance}; "
-                "no distance is given: please report this network and image"
-            )
         seconds = time.monotonic() - self._started
         self._history.append((seconds, self._lower, self._best.distance))
 
@@ -202,4 +305,13 @@ class _Bracketing:
             self._tolerance,
             time.monotonic() - self._started,
             tuple(self._history),
+            self._counts_of,
+            self.watch.seconds,
         )
+
+
+def _floor(query: DistanceQuery) -> float:
+    """The least the distance can be: 0, or less where changes may be rewarded."""
+    center, nothing = query.center, np.zeros((1, query.center.size))
+    ends = np.zeros(center.size), np.ones(center.size)
+    return float(query.objective.least(center, nothing, np.zeros(1), *ends)[0])
