@@ -82,6 +82,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "hop-pgd": lambda: make_attack("hop-pgd"),
     "lippa": lambda: make_attack("lippa"),
     "region-walk": lambda: make_attack("region-walk"),
+    "bab-attack": lambda: make_attack("bab-attack"),
 }
 
 #: The table `robust`, with the attacks' own defaults.

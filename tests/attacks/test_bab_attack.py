@@ -11,12 +11,18 @@ import pytest
 from closegap.attacks.activation.bab_attack.arena import Arena, Polish
 from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
 from closegap.attacks.activation.bab_attack.beam import BeamSearch
-from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch, SubSearch
+from closegap.attacks.activation.bab_attack.bottom_up import (
+    BottomUp,
+    BottomUpSearch,
+    SubSearch,
+    shared_inputs,
+)
 from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
 from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.attacks.activation.bab_attack.subtree import SubTree
 from closegap.attacks.activation.bab_attack.tree import TreeOptions, sampling_odds
+from closegap.attacks.activation.cells import UnitLayer, UnitNetwork
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
 from closegap.attacks.gradient.hopping import hop_pgd
@@ -112,6 +118,27 @@ def test_a_part_is_searched_within_its_phases(rng: np.random.Generator) -> None:
     for point in found:
         depth = arena.problem.units.pre_activations(point) * phase
         assert (depth >= -1e-5).all()
+
+
+def test_units_around_one_read_its_inputs(rng: np.random.Generator) -> None:
+    """Two layers of two halves that read an input each; one unit reads nothing."""
+    first = np.kron(np.eye(2), np.ones((4, 1))) * rng.uniform(0.5, 1.5, (8, 1))
+    second = np.kron(np.eye(2), np.ones((3, 4)))
+    second[-1] = 0.0
+    units = UnitNetwork(
+        layers=(
+            UnitLayer(first, np.zeros(8), 0.0, 0),
+            UnitLayer(np.hstack([np.zeros((6, 2)), second]), np.zeros(6), 0.0, 8),
+        ),
+        weight=np.ones((1, 16)),
+        bias=np.zeros(1),
+        inputs=2,
+    )
+    cell = units.cell(np.ones(14, np.bool_))
+    half = np.array([0] * 4 + [1] * 4 + [0] * 3 + [1] * 2 + [2])
+    for middle in range(13):
+        np.testing.assert_array_equal(shared_inputs(cell, middle), half == half[middle])
+    assert not shared_inputs(cell, 13).any()
 
 
 def test_an_empty_part_costs_no_solver(rng: np.random.Generator) -> None:

@@ -62,7 +62,7 @@ def test_a_cells_maps_are_the_networks_derivatives(rng: np.random.Generator, kin
         np.testing.assert_allclose(cell.output_rows @ point + cell.output_constants, outputs)
         np.testing.assert_allclose(problem.units.outputs(point), outputs, atol=1e-9)
         weights = rng.normal(size=len(outputs))
-        gradient = problem.units.gradient(point, weights)
+        gradient = problem.units.gradient(problem.units.phase(point), weights)
         np.testing.assert_allclose(gradient, weights @ cell.output_rows, atol=1e-9)
         assert (cell.depths(point) >= -1e-9).all()
 

@@ -102,7 +102,12 @@ class UnitNetwork:
 
     def outputs(self, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "C"]:
         """The outputs at a flat input."""
-        values = self.pre_activations(point)
+        return self.outputs_behind(point, self.pre_activations(point))
+
+    def outputs_behind(
+        self, point: Float[np.ndarray, "D"], values: Float[np.ndarray, "U"]
+    ) -> Float[np.ndarray, "C"]:
+        """The outputs at a flat input whose pre-activations are known."""
         state = np.concatenate([point, self.slopes(values >= 0) * values])
         return np.asarray(self.weight @ state + self.bias)
 
@@ -189,10 +194,10 @@ class UnitNetwork:
         return np.asarray(gain)
 
     def gradient(
-        self, point: Float[np.ndarray, "D"], output_weights: Float[np.ndarray, "C"]
+        self, phase: Bool[np.ndarray, "U"], output_weights: Float[np.ndarray, "C"]
     ) -> Float[np.ndarray, "D"]:
-        """The derivative of `output_weights . outputs` by a flat input."""
-        slope = self.slopes(self.phase(point))
+        """The derivative of `output_weights . outputs` by a flat input, in a cell."""
+        slope = self.slopes(phase)
         gain = self.weight.T @ output_weights
         for layer in reversed(self.layers):
             inner = slope[layer.units] * gain[self.inputs :][layer.units]

@@ -172,19 +172,20 @@ class _TargetWalk:
 
     def _descend(self, point: Float[np.ndarray, "D"], size: float) -> Float[np.ndarray, "D"] | None:
         problem, here = self._problem, point
+        values = problem.units.pre_activations(here)
         for _ in range(self._options.steps):
-            gradient = problem.gradient(self._clause, here)
+            gradient = problem.gradient(self._clause, here, values)
             following = problem.inside(here - size * np.sign(gradient))
             if np.array_equal(following, here):
                 return None
             here = following
-            if self._is_new(here):
+            values = problem.units.pre_activations(here)
+            if self._is_new(values):
                 return here
         return None
 
-    def _is_new(self, point: Float[np.ndarray, "D"]) -> bool:
-        """Whether the point lies in a cell that was not visited, and on none of its walls."""
-        values = self._problem.units.pre_activations(point)
+    def _is_new(self, values: Float[np.ndarray, "U"]) -> bool:
+        """Whether pre-activations are of a cell that was not visited, and of none of its walls."""
         clear = np.abs(values).min(initial=np.inf) > CELL_TOLERANCE
         return bool(clear) and cell_key(values >= 0) not in self._visited
 

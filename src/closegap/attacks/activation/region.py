@@ -54,11 +54,20 @@ class RegionProblem:
         outputs = self.units.outputs(point)
         return np.array([goal.margin(outputs) for goal in self.goals])
 
-    def gradient(self, clause: int, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "D"]:
-        """The derivative of a clause's margin by the flat input."""
+    def gradient(
+        self, clause: int, point: Float[np.ndarray, "D"], values: Float[np.ndarray, "U"]
+    ) -> Float[np.ndarray, "D"]:
+        """The derivative of a clause's margin by the flat input.
+
+        Args:
+            clause: whose.
+            point: flat, where.
+            values: of the units' pre-activations there.
+        """
         goal = self.goals[clause]
-        worst = int(np.argmax(goal.rows @ self.units.outputs(point) + goal.offsets))
-        return self.units.gradient(point, goal.rows[worst])
+        outputs = self.units.outputs_behind(point, values)
+        worst = int(np.argmax(goal.rows @ outputs + goal.offsets))
+        return self.units.gradient(values >= 0, goal.rows[worst])
 
     def inside(self, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "D"]:
         """The point moved into the box, then drawn towards the center until the ball holds it."""

@@ -7,17 +7,20 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int8
+from jaxtyping import Float, Int, Int8
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Start
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
 from closegap.attacks.activation.bab_attack.subprogram import SubProgram
+from closegap.attacks.activation.cells import Cell
 from closegap.mip.model import Status
 
-__all__ = ["BottomUp", "BottomUpSearch", "SubSearch", "drawn_order"]
+__all__ = ["BottomUp", "BottomUpSearch", "SubSearch", "drawn_order", "shared_inputs"]
 
 #: Free units that are implied are made up for, so many times.
 _REFILLS = 2
+#: Weights below this share of a unit's largest are no reading.
+_FAINT = 0.05
 _SOLVED = (Status.OPTIMAL, Status.BOUND_REACHED)
 
 
@@ -42,6 +45,8 @@ class BottomUp:
         shrink: the next one after one that took all its time.
         candidates: of the pool, the centers of neighbourhoods.
         disagreement: how much the pool's disagreement counts against chance; 0 is chance alone.
+        sharing: how much the inputs that a unit shares with a drawn one count in every other pair
+            of neighbourhoods; 0 leaves these out.
         program: searches a neighbourhood.
     """
 
@@ -52,6 +57,7 @@ class BottomUp:
     shrink: float = 0.75
     candidates: int = 6
     disagreement: float = 10.0
+    sharing: float = 6.0
     program: SubSearch = field(default_factory=SubProgram)
 
 
@@ -67,7 +73,7 @@ class BottomUpSearch:
         self._options = options
         self._arena = arena
         self._known = unit_bounds(arena.problem)
-        self._size = float(options.first)
+        self._size = [float(options.first)] * 2  # by disagreement alone, and around a unit
         self._turn = 0
         self._closed: set[int] = set()
         self._lock = threading.Lock()
@@ -84,14 +90,32 @@ class BottomUpSearch:
         if not starts or self.exhausted:
             return
         with self._lock:
-            start, size = starts[_rank(self._turn) % len(starts)], round(self._size)
+            start = starts[_rank(self._turn) % len(starts)]
+            around = int(options.sharing > 0 and self._turn // 2 % 2)
+            size = round(self._size[around])
             self._turn += 1
-        start = self._open(start)
-        part, bounds = self._neighbourhood(start, size, arena.random())
+        start, random = self._open(start), arena.random()
+        order = self._around(start, random) if around else self._drawn(random)
+        part, bounds = self._neighbourhood(start, size, order)
         status = options.program.search(arena, part, bounds)
         if not arena.done:
-            self._adapt(status)
+            self._adapt(around, status)
             self._close(part, status)
+
+    def _drawn(self, random: np.random.Generator) -> Int[np.ndarray, "U"]:
+        """Units that the pool disagrees on first."""
+        return drawn_order(self._arena, -self._options.disagreement, random)
+
+    def _around(self, start: Start, random: np.random.Generator) -> Int[np.ndarray, "U"]:
+        """Units that share inputs with one of them first; its odds are as in `_drawn`.
+
+        An input moves only as far as the fixed units that read it let it: scattered units leave
+        every input held by others, units that read the same inputs set these free.
+        """
+        odds = -self._options.disagreement * self._arena.pool.commonness()
+        middle = int(np.argmax(random.gumbel(size=len(odds)) + odds))
+        overlap = shared_inputs(self._arena.problem.units.cell(start.pattern), middle)
+        return np.argsort(-(random.gumbel(size=len(odds)) + self._options.sharing * overlap))
 
     def _open(self, start: Start) -> Start:
         """The start, against the nearest clause whose whole region was not searched yet."""
@@ -110,10 +134,9 @@ class BottomUpSearch:
             self._closed.add(part.clause)
 
     def _neighbourhood(
-        self, start: Start, size: int, random: np.random.Generator
+        self, start: Start, size: int, order: Int[np.ndarray, "U"]
     ) -> tuple[Fixing, UnitBounds]:
-        """Free units by disagreement and chance, until so many of them are undecided."""
-        order = drawn_order(self._arena, -self._options.disagreement, random)
+        """Free units in this order, until so many of them are undecided."""
         own = np.where(start.pattern, 1, -1).astype(np.int8)
         count = size
         for _ in range(_REFILLS):
@@ -132,14 +155,14 @@ class BottomUpSearch:
         phase[free] = 0
         return phase
 
-    def _adapt(self, status: Status) -> None:
-        options = self._options
+    def _adapt(self, around: int, status: Status) -> None:
+        options, size = self._options, self._size
         with self._lock:
             if status in _SOLVED:
-                self._size *= options.grow
+                size[around] *= options.grow
             elif status is Status.TIME:
-                self._size *= options.shrink
-            self._size = min(max(self._size, options.least), options.most)
+                size[around] *= options.shrink
+            size[around] = min(max(size[around], options.least), options.most)
 
 
 def drawn_order(
@@ -153,6 +176,17 @@ def drawn_order(
     commonness = arena.pool.commonness()
     keys = random.gumbel(size=len(commonness)) + agreement * commonness
     return np.argsort(-keys)
+
+
+def shared_inputs(cell: Cell, middle: int) -> Float[np.ndarray, "U"]:
+    """Of each unit's weights in a cell, the share on the inputs that unit `middle` reads there.
+
+    Inputs with little of the largest weight do not count; a unit that reads nothing shares nothing.
+    """
+    size = np.abs(cell.rows)
+    read = size[middle] > _FAINT * size[middle].max(initial=0.0)
+    total = size.sum(axis=1)
+    return np.asarray(size[:, read].sum(axis=1) / np.where(total > 0, total, 1.0))
 
 
 def _rank(turn: int) -> int:
