@@ -240,7 +240,7 @@ def test_our_own_search_of_everything_gives_the_least_margin(
     arena = arena_of(asked)
     bounds = unit_bounds(arena.problem)
     free = np.zeros(arena.problem.units.units, np.int8)
-    search = SubTree(hopeless=1.0)
+    search = SubTree(hopeless=1.0, seconds=60.0)
     for goal, reached in ((least + 0.01, True), (least - 0.01, False)):
         shifted = asked.prop.offsets - least + 1.0
         moved = arena_of(replace(asked, prop=replace(asked.prop, offsets=shifted)))
