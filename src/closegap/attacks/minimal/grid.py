@@ -1,4 +1,4 @@
-"""Witnesses as 8-bit pictures: rounded to multiples of 1/255, and repaired where that loses them."""
+"""Witnesses as 8-bit pictures: rounded to multiples of 1/255, repaired where that loses them."""
 
 from __future__ import annotations
 
