@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -45,8 +47,9 @@ def test_least_under_half_spaces_is_below_the_program_and_near_it(
     targets = rng.normal(size=(2, rows, size))
     spaces = HalfSpaces(torch.tensor(normals), torch.tensor(offsets))
     box = torch.tensor(lower), torch.tensor(upper)
-    value, rounding = least_under(spaces, torch.tensor(targets), *box, 60)
-    plain, _ = least_under(spaces, torch.tensor(targets), *box, 1)
+    best = least_under(spaces, torch.tensor(targets), *box, 60)
+    value, rounding = best.value, best.rounding
+    plain = least_under(spaces, torch.tensor(targets), *box, 1).value
     for domain in range(2):
         for row in range(rows):
             program = linprog(
@@ -62,11 +65,41 @@ def test_least_under_half_spaces_is_below_the_program_and_near_it(
             assert found >= float(plain[domain, row]) - 1e-9
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_least_values_stay_below_the_dual_in_exact_arithmetic(
+    precision: str, rng: np.random.Generator
+) -> None:
+    size, cuts, rows = 300, 5, 8
+    lower = rng.random(size)
+    upper = lower + 10.0 ** rng.uniform(-6, 0, size)
+    normals, offsets = rng.normal(size=(1, cuts, size)), rng.normal(size=(1, cuts))
+    targets = rng.normal(size=(1, rows, size)) * 10.0 ** rng.uniform(-4, 4, (1, rows, 1))
+    spaces = HalfSpaces(torch.tensor(normals), torch.tensor(offsets))
+    torch.set_float32_matmul_precision(precision)
+    try:
+        box = torch.tensor(lower), torch.tensor(upper)
+        found = least_under(spaces, torch.tensor(targets), *box, 6)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for row in range(rows):
+        beta = [Fraction(b) for b in found.multipliers[0, row].tolist()]
+        moved = [
+            Fraction(t) + sum(b * Fraction(n) for b, n in zip(beta, column, strict=True))
+            for t, column in zip(targets[0, row].tolist(), normals[0].T.tolist(), strict=True)
+        ]
+        ends = zip(moved, lower.tolist(), upper.tolist(), strict=True)
+        dual = sum(m * Fraction(low if m > 0 else high) for m, low, high in ends)
+        dual += sum(b * Fraction(o) for b, o in zip(beta, offsets[0].tolist(), strict=True))
+        value, rounding = float(found.value[0, row]), float(found.rounding[0, row])
+        assert Fraction(value) - Fraction(rounding) <= dual
+        assert abs(float(dual) - value) <= rounding <= 1e-3 * (1 + np.abs(targets[0, row]).sum())
+
+
 def test_an_empty_cut_has_no_least_value() -> None:
     spaces = HalfSpaces(torch.tensor([[[1.0]]]).double(), torch.tensor([[3.0]]).double())
     box = torch.tensor([-1.0]).double(), torch.tensor([1.0]).double()
-    value, _ = least_under(spaces, torch.tensor([[[1.0]]]).double(), *box, 40)
-    assert float(value) > 1  # beyond everything the box holds
+    found = least_under(spaces, torch.tensor([[[1.0]]]).double(), *box, 40)
+    assert float(found.value) > 1  # beyond everything the box holds
 
 
 @pytest.mark.parametrize("kind", ["dense", "leaky", "narrow residual", "convolutional"])

@@ -116,7 +116,8 @@ class LayerChain:
         if cuts.count:
             rows = linear.coefficients.flatten(2).expand(len(cuts.offsets), -1, -1)
             box = region.lower[0].flatten(), region.upper[0].flatten()
-            value, rounding = least_under(cuts, rows, *box, self._steps)
+            found = least_under(cuts, rows, *box, self._steps)
+            value, rounding = found.value, found.rounding
         else:
             value, rounding = least(region, linear.coefficients)
         total = value + linear.constant - 2 * (rounding + linear.rounding)

@@ -2,8 +2,8 @@
 
 A split of a unit leaves a half-space of the input (exact in the first layer). With multipliers
 `beta >= 0` every half-space `g . x + d <= 0` may be added to a function that is to be minimised;
-any multipliers give a sound bound, so they are sought in float32 and count after one evaluation in
-float64 with its rounding subtracted.
+any multipliers give a sound bound. They are sought in float32, and the sums over the inputs that
+were made on the way count: float32's own rounding, bounded for sums in any order, is subtracted.
 
 Source: the dual of Clip-and-Verify's complete clipping (Zhou et al., NeurIPS 2025); Wang et al.,
 beta-CROWN, 2021.
@@ -12,18 +12,34 @@ beta-CROWN, 2021.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from closegap.core.numerics import TINY, gamma
+from closegap.core.numerics import FLOAT32_UNIT, FLOAT64_UNIT, TINY, gamma
 
-__all__ = ["HalfSpaces", "least_under"]
+__all__ = ["HalfSpaces", "Least", "least_under"]
 
 _MOMENTUM, _VARIANCE = 0.9, 0.99
 #: First step, in units of the multiplier that would double a row, and what is left after each.
 _RATE, _DECAY = 0.2, 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Least:
+    """Least values of rows over a cut box.
+
+    Attributes:
+        value: minus `rounding` a lower bound in exact arithmetic, float64 `[B, Q]`.
+        rounding: float64 `[B, Q]`.
+        multipliers: of the half-spaces behind the values, `[B, Q, K]`.
+    """
+
+    value: Float[Tensor, "B Q"]
+    rounding: Float[Tensor, "B Q"]
+    multipliers: Float[Tensor, "B Q K"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,53 +84,84 @@ def least_under(
     lower: Float[Tensor, "D"],
     upper: Float[Tensor, "D"],
     steps: int,
-) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B Q"]]:
-    """Lower bounds of `rows . x` over the box cut by the half-spaces, and their rounding.
+) -> Least:
+    """Lower bounds of `rows . x` over the box cut by the half-spaces.
 
-    The first minus the second is a lower bound in exact arithmetic.
+    What the half-widths add is summed in single precision, with the allowance for that; what the
+    middle of the box adds, in double precision.
 
     Args:
         spaces: the cuts.
         rows: float64.
         lower: of the box.
         upper: of the box.
-        steps: gradient steps on the multipliers.
+        steps: evaluations of multipliers; the first is of zeros, and is always made.
     """
-    beta = _climb(spaces, rows, lower, upper, steps).double()
-    moved = torch.baddbmm(rows, beta, spaces.normals)
-    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    box = _Box(spaces, rows, lower, upper)
+    beta, value = _climb(box, steps)
+    chosen = beta.double()
     reach = torch.maximum(lower.abs(), upper.abs())
-    value = moved @ middle - moved.abs() @ half + _weighted(beta, spaces.offsets)
-    size = rows.abs() @ reach + _weighted(beta, spaces.normals.abs() @ reach)
-    size = 4 * size + _weighted(beta, spaces.offsets.abs())
-    return value, gamma(rows.shape[2] + spaces.offsets.shape[1] + 16) * size
+    wide = rows.abs() @ reach
+    wide = wide + _weighted(chosen, spaces.normals.abs() @ reach + spaces.offsets.abs())
+    near = _length(box.rows).double() + _weighted(chosen, _length(box.normals).double())
+    terms = rows.shape[2] + spaces.count + 16
+    rounding = 4 * gamma(terms) * wide + 2 * gamma(terms, box.unit) * near
+    lost = TINY * (1 + chosen.sum(2)) * (rows.shape[2] + reach.sum())
+    return Least(rows @ box.middle + value, rounding + lost, beta)
+
+
+def _length(rows: Tensor) -> Tensor:
+    """Sums of absolute entries, over the last axis."""
+    return cast(Tensor, torch.linalg.vector_norm(rows, 1, dim=-1))
 
 
 def _weighted(beta: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("bqk,bk->bq", beta, values)
 
 
-def _climb(
-    spaces: HalfSpaces, rows: Tensor, lower: Tensor, upper: Tensor, steps: int
-) -> Float[Tensor, "B Q K"]:
-    """Multipliers by projected Adam in float32; those of the best value seen, each row's own."""
-    normals, offsets, fixed = spaces.normals.float(), spaces.offsets.float(), rows.float()
-    middle, half = ((lower + upper) / 2).float(), ((upper - lower) / 2).float()
-    size = (normals.abs() @ half).clamp(min=TINY)
-    scale = (fixed.abs() @ half)[..., None] / size[:, None]
-    beta = fixed.new_zeros(*rows.shape[:2], offsets.shape[1])
-    best, kept = fixed.new_full(rows.shape[:2], -torch.inf), beta
+class _Box:
+    """Rows and cuts in units of the box's half-widths, around its middle.
+
+    In float32, unless torch was told that its products of float32 may be less precise than that.
+    """
+
+    def __init__(self, spaces: HalfSpaces, rows: Tensor, lower: Tensor, upper: Tensor) -> None:
+        exact = torch.get_float32_matmul_precision() == "highest"
+        dtype = torch.float32 if exact else torch.float64
+        self.unit = FLOAT32_UNIT if exact else FLOAT64_UNIT
+        self.middle, half = (lower + upper) / 2, ((upper - lower) / 2).to(dtype)
+        self.rows = rows.to(dtype) * half
+        self.normals = spaces.normals.to(dtype) * half
+        self.offsets = spaces.offsets + spaces.normals @ self.middle
+
+
+def _climb(box: _Box, steps: int) -> tuple[Tensor, Tensor]:
+    """Multipliers by projected Adam; those of the best value seen, each row's own, and the values.
+
+    The values leave the rows' products with the middle of the box out.
+    """
+    offsets, normals = box.offsets.to(box.rows.dtype), box.normals
+    across = normals.transpose(1, 2)
+    size = _length(normals).clamp(min=TINY)
+    scale = _length(box.rows)[..., None] / size[:, None]
+    shape = (*box.rows.shape[:2], offsets.shape[1])
+    beta = box.rows.new_zeros(shape)
+    best, kept = box.rows.new_full(shape[:2], -torch.inf, dtype=torch.float64), beta
     mean, square = torch.zeros_like(beta), torch.zeros_like(beta)
-    for count in range(1, steps + 1):
-        moved = torch.baddbmm(fixed, beta, normals)
-        point = middle - half * moved.sign()
-        slope = torch.baddbmm(offsets[:, None], point, normals.transpose(1, 2))
-        value = (fixed * point).sum(2) + (beta * slope).sum(2)
+    moved = torch.empty_like(box.rows)
+    last = max(1, steps)
+    for count in range(1, last + 1):
+        torch.baddbmm(box.rows, beta, normals, out=moved)
+        value = torch.matmul(beta.double(), box.offsets[..., None])[..., 0]
+        value = value - _length(moved)
         better = value > best
         best = torch.where(better, value, best)
         kept = torch.where(better[..., None], beta, kept)
-        mean.lerp_(slope / size[:, None], 1 - _MOMENTUM)
-        square.lerp_((slope / size[:, None]) ** 2, 1 - _VARIANCE)
+        if count == last:
+            break
+        slope = torch.baddbmm(offsets[:, None], moved.sign_(), across, alpha=-1) / size[:, None]
+        mean.lerp_(slope, 1 - _MOMENTUM)
+        square.lerp_(slope * slope, 1 - _VARIANCE)
         move = mean / (1 - _MOMENTUM**count) / (square / (1 - _VARIANCE**count)).sqrt().add(TINY)
         beta = (beta + _RATE * _DECAY**count * scale * move).clamp(min=0)
-    return kept
+    return kept, best
