@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from closegap.attacks.binarized.layer_task import LayerTask, by_program, by_search
+from closegap.attacks.binarized.iprop import IProp, IPropOptions
+from closegap.attacks.binarized.layer_task import LayerTask, by_descent, by_program, by_search
 from closegap.attacks.binarized.milp import sign_program
 from closegap.attacks.binarized.moves import push
 from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
@@ -181,3 +182,26 @@ def test_integer_intervals_hold_and_are_attained(rng: np.random.Generator) -> No
     fixed = rows.signs(known)[0]
     np.testing.assert_array_equal(fixed == 1, signs.all(axis=0))
     np.testing.assert_array_equal(fixed == -1, ~signs.any(axis=0))
+
+
+def test_descent_meets_what_the_program_meets(rng: np.random.Generator) -> None:
+    for _ in range(5):
+        task = random_task(rng, integer=False)
+        found = by_descent(task)
+        exact = by_program(task, 5.0, found)
+        assert (found >= task.lower).all() and (found <= task.upper).all()
+        assert (
+            int((task.at(found) >= task.gap).sum()) >= int((task.at(exact) >= task.gap).sum()) - 1
+        )
+        assert task.worth(found) >= task.worth(task.reference)
+
+
+def test_iprop_without_gradients_starts_at_the_image(rng: np.random.Generator) -> None:
+    q = tiny(rng, eps=0.2)
+    outcome = IProp(IPropOptions(rounds=1, warm=None)).attack_query(q, Budget.of_seconds(2))
+    assert q.center is not None
+    clean = min(clause_margin(q, k, q.center[None])[0] for k in range(q.prop.clauses))
+    assert outcome.margin <= clean + 1e-4
+    stamps, margins = zip(*outcome.history, strict=True)
+    assert sorted(stamps) == list(stamps) and sorted(margins, reverse=True) == list(margins)
+    assert margins[-1] == outcome.margin

@@ -25,6 +25,8 @@ class AttackOutcome:
         margins: float64 `[M]`, the property's margin at each.
         evaluations: how many inputs were pushed through the network.
         finished: False where the deadline came first.
+        history: every new least margin and when it was found, on `time.monotonic()`'s clock; empty
+            where the attack does not tell.
     """
 
     method: str
@@ -32,6 +34,7 @@ class AttackOutcome:
     margins: Float[np.ndarray, "M"]
     evaluations: int
     finished: bool
+    history: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def nothing(cls, method: str, input_shape: tuple[int, ...]) -> AttackOutcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -45,6 +46,7 @@ class Harvest:
         self._network = compiled(query.network, torch.float32)
         self._points: list[NDArray[np.float32]] = []
         self._margins: list[float] = []
+        self._history: list[tuple[float, float]] = []
 
     def take(self, point: Float[np.ndarray, "D"]) -> float:
         """Move a flat point into the region and keep it.
@@ -62,6 +64,8 @@ class Harvest:
         if np.isfinite(margin):
             self._points.append(inside)
             self._margins.append(margin)
+            if not self._history or margin < self._history[-1][1]:
+                self._history.append((time.monotonic(), margin))
             self._ask(inside, margin, REPLAY_SLACK * (1 + float(np.abs(outputs).max())))
         return margin
 
@@ -96,4 +100,6 @@ class Harvest:
         points = np.stack(self._points) if self._points else np.zeros(shape, np.float32)
         margins = np.array(self._margins, dtype=np.float64)
         order = np.argsort(margins, kind="stable")[:KEPT]
-        return AttackOutcome(method, points[order], margins[order], self.evaluations, finished)
+        return AttackOutcome(
+            method, points[order], margins[order], self.evaluations, finished, tuple(self._history)
+        )

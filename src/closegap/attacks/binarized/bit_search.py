@@ -48,6 +48,7 @@ class BitSearchOptions:
         disturbed: share of the inputs that a new start throws to a random end.
         targets: clauses attacked side by side, those of least margin first.
         warm: how the gradient runs before the search are made.
+        leg: rounds, after which such runs from other points give half of the lanes new starts.
     """
 
     lanes: int = 8
@@ -57,6 +58,7 @@ class BitSearchOptions:
     disturbed: float = 0.1
     targets: int = 3
     warm: StraightThroughOptions = field(default_factory=short_runs)
+    leg: int = 50
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,15 @@ class BitSearch:
         found = warm.attack_query(query, budget.within(budget.remaining / 4))
         harvest.add(found)
         if problem is not None and len(problem.free) and not harvest.done:
-            _Search(problem, self.options, harvest, found.points, budget).run()
+            search = _Search(problem, self.options, harvest, found.points, budget)
+            for number in range(0, self.options.rounds, self.options.leg):
+                search.run(min(self.options.leg, self.options.rounds - number))
+                if harvest.done or budget.expired:
+                    break
+                other = replace(budget, seed=budget.seed + number + 1)
+                found = warm.attack_query(query, other.within(budget.remaining / 4))
+                harvest.add(found)
+                search.join(found.points)
         return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
 
 
@@ -129,9 +139,16 @@ class _Search:
         score = scores[np.arange(len(points)), self._clause[: len(points)]]
         return _Lanes(points, sums, score, score.copy(), np.zeros(len(points), dtype=np.int64))
 
-    def run(self) -> None:
+    def join(self, points: NDArray[np.float32]) -> None:
+        """The half of the lanes that waits longest goes on from these points."""
+        which = np.argsort(-self._lanes.idle, kind="stable")[: max(1, self._options.lanes // 2)]
+        flat = points.reshape(len(points), -1).astype(np.float64)[: len(which)]
+        if len(flat):
+            self._place(which[: len(flat)], flat)
+
+    def run(self, rounds: int) -> None:
         """Rounds of moves until the harvest is done or the budget ends."""
-        for _ in range(self._options.rounds):
+        for _ in range(rounds):
             if self._harvest.done or self._budget.expired:
                 return
             self._round()
@@ -174,11 +191,14 @@ class _Search:
 
     def _restart(self, which: NDArray[np.int64]) -> None:
         """Those lanes begin again at the incumbent, with some inputs thrown to random ends."""
-        problem, lanes = self._problem, self._lanes
+        problem = self._problem
         shape = len(which), len(problem.lower)
         thrown = self._random.random(shape) < self._options.disturbed
         ends = np.where(self._random.random(shape) < 0.5, problem.lower, problem.upper)
-        fresh = np.where(thrown, ends, self._best)
+        self._place(which, np.where(thrown, ends, self._best))
+
+    def _place(self, which: NDArray[np.int64], fresh: NDArray[np.float64]) -> None:
+        problem, lanes = self._problem, self._lanes
         sums = problem.sums.at(fresh)
         scores = problem.scores(problem.bits(sums))[1][np.arange(len(which)), self._clause[which]]
         lanes.points[which], lanes.sums[which] = fresh, sums

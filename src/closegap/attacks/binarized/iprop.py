@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from closegap.attacks.activation.harvest import Harvest
-from closegap.attacks.binarized.layer_task import LayerTask, by_program, by_search
+from closegap.attacks.binarized.layer_task import LayerTask, by_descent, by_program, by_search
 from closegap.attacks.binarized.milp import require_single_sums
 from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
 from closegap.attacks.binarized.straight_through import (
@@ -49,7 +49,8 @@ class IPropOptions:
         steps: of a layer's local search.
         program_seconds: for a layer's integer program after the search; 0 for the search alone.
         targets: clauses attacked in turn, those of least margin first.
-        warm: the gradient runs whose best point is the first incumbent.
+        warm: the gradient runs whose best point is the first incumbent; without any it is the
+            query's center.
     """
 
     rounds: int = 60
@@ -58,7 +59,7 @@ class IPropOptions:
     steps: int = 120
     program_seconds: float = 0.0
     targets: int = 3
-    warm: StraightThroughOptions = field(default_factory=short_runs)
+    warm: StraightThroughOptions | None = field(default_factory=short_runs)
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,24 @@ class IProp:
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
             return harvest.outcome(self.name, finished=not budget.expired)
-        warm = StraightThroughAttack(self.options.warm)
-        harvest.add(warm.attack_query(query, budget.within(budget.remaining / 4)))
+        if self.options.warm is not None:
+            warm = StraightThroughAttack(self.options.warm)
+            harvest.add(warm.attack_query(query, budget.within(budget.remaining / 4)))
         if problem is not None and not harvest.done and _small(problem):
             best = harvest.outcome(self.name, finished=False).best
-            middle = (problem.lower + problem.upper) / 2
-            start = middle if best is None else best.reshape(-1).astype(np.float64)
+            start = _center(problem) if best is None else best.reshape(-1).astype(np.float64)
+            harvest.take(start)
             search = _Propagation(problem, self.options, harvest, budget)
             margins = problem.scores(problem.bits(problem.sums.at(start[None])))[0][0]
             for clause in np.argsort(margins)[: self.options.targets]:
                 search.run(int(clause), start)
         return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+
+
+def _center(problem: BinarizedProblem) -> NDArray[np.float64]:
+    center = problem.query.center
+    middle = (problem.lower + problem.upper) / 2 if center is None else center.reshape(-1)
+    return np.clip(middle.astype(np.float64), problem.lower, problem.upper)
 
 
 def _small(problem: BinarizedProblem) -> bool:
@@ -216,7 +224,8 @@ class _Propagation:
         signs = targets[asked].astype(np.float64)
         slope = self._slopes[layer][:, asked] * signs
         task = LayerTask(slope, signs * slack[asked], gap[asked], *ends, integer=layer > 0)
-        values = by_search(task, self._random, self._options.steps)
+        steps = self._options.steps
+        values = by_search(task, self._random, steps) if layer else by_descent(task, steps)
         seconds = min(self._options.program_seconds, self._budget.remaining)
         return by_program(task, seconds, values) if seconds > 0 else values
 

@@ -18,10 +18,20 @@ from closegap.core.numerics import TINY
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
 
-__all__ = ["LayerTask", "by_program", "by_search"]
+__all__ = ["LayerTask", "by_descent", "by_program", "by_search"]
 
 #: What a target that is met counts beside how near the others are.
 _MET = 4.0
+#: Jumps without a better count, after which a search ends.
+_PATIENCE = 40
+#: Shortfall, as a share of the greatest, at which a target has lost half its weight.
+_NEAR = 0.02
+#: How far beyond its threshold a target is pushed, in gaps, so that rounding takes none back.
+_CLEAR = 2.0
+#: Steps between two weightings of a descent.
+_WEIGHED = 25
+#: The first step of a descent and its last one, as shares of the half-widths.
+_STRIDES = (0.3, 0.03)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +77,13 @@ def by_search(
     values, slack = task.reference.copy(), task.slack.copy()
     best, most = values.copy(), task.worth(values)
     weights, scale = np.ones(len(slack)), np.abs(task.slope).max(axis=0, initial=0.0) + TINY
-    allowed = np.zeros(len(values), dtype=np.int64)
+    allowed, last = np.zeros(len(values), dtype=np.int64), 0
     for step in range(steps):
-        if (slack >= task.gap).all():
+        if (slack >= task.gap).all() or step - last > _PATIENCE:
             break
         jumps = np.stack([task.lower - values, task.upper - values])
+        if task.integer:
+            jumps = jumps.sum(axis=0, keepdims=True)
         after = slack + jumps[:, :, None] * task.slope
         short = np.minimum(after - task.gap, 0.0)
         score = (_MET * (short >= 0) + np.maximum(short / scale, -_MET)) @ weights
@@ -86,7 +98,35 @@ def by_search(
         weights[slack < task.gap] += 1 / len(slack)
         worth = task.worth(values)
         if worth > most:
-            best, most = values.copy(), worth
+            best, most, last = values.copy(), worth, step
+    return best
+
+
+def by_descent(task: LayerTask, steps: int = 150) -> NDArray[np.float64]:
+    """Signed descent of what real variables lack of their targets, all of them moving at once.
+
+    What targets are short of counts by shares of the greatest shortfall there may be; from time to
+    time those far from met lose weight, so that in the end the number of targets met counts.
+
+    Returns:
+        the best values it passed through, the reference if none is better.
+    """
+    half = (task.upper - task.lower) / 2
+    reach = half @ np.abs(task.slope) + TINY
+    values, best, most = task.reference, task.reference, task.worth(task.reference)
+    weights, momentum = np.ones(len(reach)), np.zeros(len(values))
+    for step in range(steps):
+        short = np.maximum(_CLEAR * task.gap - task.at(values), 0.0) / reach
+        if step % _WEIGHED == 0 and step:
+            weights = 1.0 / (_NEAR + short)
+        if not short.any():
+            break
+        momentum = 0.8 * momentum + task.slope @ (weights / reach * (short > 0))
+        share = _STRIDES[0] + (_STRIDES[1] - _STRIDES[0]) * step / steps
+        values = np.clip(values + share * half * np.sign(momentum), task.lower, task.upper)
+        worth = task.worth(values)
+        if worth > most:
+            best, most = values, worth
     return best
 
 
