@@ -3,7 +3,7 @@
 Walks push the upper end down to a replayed witness; decision queries at radii in between push the
 lower end up. For a norm the radius tried first is just below the upper end: where the witness is
 the nearest one, that proof closes the bracket at once. For other distances an exact solver, started
-at the witness, pushes both ends; walks look for starts that are near in the l1 norm.
+at the witness, pushes both ends; the starts are near in the l1 norm, or in pixels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
+from closegap.attacks.minimal.registry import make_minimal
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
@@ -189,6 +190,9 @@ class _Bracketing:
         if self._query.objective.norm is not None:
             self._reach(self._attack.run(self._query, spend, self._counts))
             return
+        method = make_minimal("sigma-zero" if self._query.objective.integral else "ead")
+        part = self._budget.within(spend.remaining / 2)
+        self._reach(method.run(self._query, part, self._counts))
         proxy = replace(self._query, objective=norm_objective(1))
         self._attack.run(proxy, spend, self._by_proxy)
 
