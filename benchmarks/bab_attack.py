@@ -207,7 +207,13 @@ def main(
     asked = Asked(model, chosen, seconds, seed, threads)
     named = options["variants"]
     variants = str(named).split(",") if named else list(VARIANTS)
-    found = answers(asked, ["all"] if what == "hard" else variants, Path(str(options["lines"])))
+    chosen_variants = ["all"] if what == "hard" else variants
+    unknown = [name for name in chosen_variants if name not in VARIANTS]
+    if unknown:
+        raise click.UsageError(f"--variants {unknown[0]}: known are {', '.join(VARIANTS)}")
+    most = len(chosen) * len(chosen_variants) * seconds / 60
+    click.echo(f"at most {most:.0f} minutes; answers in {options['lines']}", err=True)
+    found = answers(asked, chosen_variants, Path(str(options["lines"])))
     table(found)
     if what == "margins":
         draw(found, Path(str(options["picture"])))
