@@ -190,6 +190,8 @@ def _measured(plan: DistancePlan, place: int, distance: Distance, key: str) -> D
         tolerance=result.tolerance,
         seconds=result.seconds,
         history=tuple(BracketEvent(at, "", low, high) for at, low, high in result.history),
+        counts=dict(result.counts),
+        part_seconds=dict(result.part_seconds),
         pictures=pictures,
         rounded=rounded,
     )
