@@ -30,6 +30,7 @@ def test_distances_stand_side_by_side(
     assert [(row["index"], row["distance"]) for row in said.rows] == [
         (index, name) for index in (0, 1) for name in ("linf", "l2")
     ]
+    assert all(row["metrics"]["sparsity"] <= 100 for row in said.rows if row["upper"] is not None)
     again = call(*asked, "--minimise", "linf,2", "--store", store)
     assert again.rows == said.rows  # from the store, to the last digit of the seconds
     more = call(*asked, "--minimise", "l1", "--store", store)

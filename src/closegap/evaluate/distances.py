@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from closegap.attacks.minimal.attack import replayed
+from closegap.attacks.minimal.grid import to_grid
 from closegap.core.errors import OptionError
 from closegap.data import DataSet
 from closegap.evaluate import provenance
+from closegap.evaluate.metrics import picture_metrics
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import OBJECTIVES, ObjectiveOptions, make_objective
+from closegap.specs.objectives import OBJECTIVES, Grid, ObjectiveOptions, make_objective
 from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
 from closegap.strategy.distance import DistanceResult, minimise_distance
 
@@ -177,7 +181,7 @@ def _measured(plan: DistancePlan, place: int, distance: Distance, key: str) -> D
     query = distance.query(plan.network, image, int(plan.data.labels[place]))
     result = minimise_distance(query, timeout=plan.header.timeout, seed=plan.header.seed)
     pictures = _pictures(query, result)
-    rounded = None if result.witness is None else _rounded(query, result.witness)
+    rounded, note = _rounded(query, result.witness)
     return DistanceRecord(
         key=key,
         index=int(plan.data.indices[place]),
@@ -192,6 +196,8 @@ def _measured(plan: DistancePlan, place: int, distance: Distance, key: str) -> D
         history=tuple(BracketEvent(at, "", low, high) for at, low, high in result.history),
         counts=dict(result.counts),
         part_seconds=dict(result.part_seconds),
+        metrics={} if pictures is None else _metrics(pictures, rounded),
+        detail=note,
         pictures=pictures,
         rounded=rounded,
     )
@@ -222,9 +228,27 @@ def _reached(pictures: Pictures, query: DistanceQuery) -> int:
     return int(outputs.argmax())
 
 
-def _rounded(query: DistanceQuery, witness: NDArray[np.float32]) -> UInt8[np.ndarray, "..."] | None:
-    """The witness on the grid of 8-bit pictures, where it still loses its label."""
-    grid = np.rint(255 * witness.astype(np.float64)).clip(0, 255)
-    point = (grid / 255).astype(np.float32)
-    found = replayer(query.network).witness(query.within(query.distance(point)), point)
-    return grid.astype(np.uint8) if found is not None and found.breaks else None
+def _metrics(pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None) -> dict[str, float]:
+    """Of the witness on the grid of 8-bit pictures, those that are finite."""
+    entries = Grid.of(pictures.clean.shape).entries
+    shown = pictures.witness if rounded is None else rounded / 255
+    clean, changed = (a.reshape(-1)[entries] for a in (pictures.clean, shown))
+    named = asdict(picture_metrics(clean, changed))
+    return {name: float(value) for name, value in named.items() if math.isfinite(value)}
+
+
+def _rounded(
+    query: DistanceQuery, witness: NDArray[np.float32] | None
+) -> tuple[UInt8[np.ndarray, "..."] | None, str]:
+    """The witness as an 8-bit picture that loses the label when it is read back; and a note.
+
+    Every entry is rounded, those of a clean image that lies between the levels too.
+    """
+    if witness is None:
+        return None, ""
+    found = to_grid(query, witness)
+    levels = np.rint(255 * found.point.astype(np.float64))
+    back = (levels / 255).astype(np.float32)
+    if not (found.broken and replayed(query)(back, query.distance(back))):
+        return None, "as an 8-bit picture it keeps the label"
+    return levels.astype(np.uint8), found.note if found.repaired else ""
