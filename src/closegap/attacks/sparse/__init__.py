@@ -1,1 +1,1 @@
-"""Exact least distances: a mixed-integer solver, or a tree of our own."""
+"""Least distances: the tree over activation phases, and generic mixed-integer programs."""

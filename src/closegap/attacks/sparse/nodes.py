@@ -1,0 +1,203 @@
+"""Bounds of nodes on one ground: sweeps and planes first, then a program; all evaluated anew."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from closegap.attacks.sparse.ground import Ground
+from closegap.attacks.sparse.planes import Planes, Proof, Ranges
+from closegap.attacks.sparse.relaxation import NodeRelaxation, Solved, node_relaxation
+from closegap.attacks.sparse.sweep import Reach, sweep
+from closegap.core.budget import Budget
+from closegap.core.numerics import DISTANCE_STEP
+from closegap.specs.objectives import Objective
+
+__all__ = ["Nodes", "narrower"]
+
+Array = NDArray[np.float64]
+
+#: Phases whose opposite is checked with the same multipliers, at most.
+_CHECKED = 64
+#: A program is written anew for a node whose units range over less than this share of its own.
+_NARROWER = 0.75
+#: Programs held for each target.
+_HELD = 3
+#: Where the margin is minimised within a radius: programs of a node, and of a cell; Newton's method
+#: goes on while the radius grows by more than this share.
+_STEPS = 3
+_NEARLY = 1e-3
+_ROOT_STEPS = 40
+#: No input is farther in any coordinate.
+_FAR = 1.0
+#: Another sweep is made while the last one narrowed the units to less than this share.
+_GAINED = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    ranges: Ranges
+    relaxation: NodeRelaxation
+
+
+@dataclass(frozen=True)
+class _Root:
+    """Where a search for the least radius starts, the margin asked for, and how long it may be."""
+
+    radius: float
+    overshoot: float
+    steps: int
+
+
+class Nodes:
+    """Bounds nodes of all targets.
+
+    Args:
+        ground: where.
+        objective: the distance.
+        budget: of every program.
+    """
+
+    def __init__(self, ground: Ground, objective: Objective, budget: Budget) -> None:
+        self.ground = ground
+        self.programs = 0
+        self._planes = Planes(ground, objective)
+        self._reach = Reach.of(ground)
+        self._objective = objective
+        self._budget = budget
+        self._held: dict[int, list[_Held]] = {}
+
+    def propagated(self, row: int, ranges: Ranges) -> tuple[float, Proof]:
+        """A bound by linear propagation, and the margin's plane behind it."""
+        margin = self._planes.margin(row)
+        proof = self._planes.proof(margin, self._planes.propagated(margin, ranges), ranges)
+        return float(self._planes.distance(proof.slopes, proof.constants)[0]), proof
+
+    def swept(self, ranges: Ranges, margins: list[Proof]) -> Ranges:
+        """Tighter ranges of the units, for inputs nearer than the ground's limit."""
+        return sweep(self._planes, self._reach, ranges, margins)
+
+    def solve(self, row: int, ranges: Ranges, stop: float) -> tuple[Solved, Proof | None]:
+        """A node's program; `lower` is proved.
+
+        Args:
+            row: the target's.
+            ranges: of the node.
+            stop: a bound above this is as good as any other.
+
+        Returns:
+            what was found, and the margin's plane behind the bound, if the solver gave one.
+        """
+        relaxation = self._relaxation(row, ranges)
+        if relaxation.priced:
+            return self._once(row, relaxation, ranges, stop * (1 + DISTANCE_STEP))
+        steps = _STEPS if ranges.free.any() else _ROOT_STEPS
+        radius = min(stop * (1 + DISTANCE_STEP), self.ground.limit, _FAR)
+        return self._rooted(row, relaxation, ranges, _Root(radius, 0.0, steps))[0]
+
+    def _once(
+        self, row: int, relaxation: NodeRelaxation, ranges: Ranges, stop: float
+    ) -> tuple[Solved, Proof | None]:
+        self.programs += 1
+        found = relaxation.solve(ranges, 0.0, stop, self._budget)
+        if found.multipliers is None:
+            return found, None
+        proof = self._proof(row, found, ranges)
+        return replace(
+            found,
+            lower=max(found.lower, float(self._planes.distance(proof.slopes, proof.constants)[0])),
+        ), proof
+
+    def nearest(
+        self, row: int, ranges: Ranges, on: NDArray[np.bool_], overshoot: float
+    ) -> Float[np.ndarray, "D"] | None:
+        """The nearest point of a cell whose margin is below zero by so much, in belief."""
+        cell = Ranges(np.where(on, 0.0, ranges.low), np.where(on, ranges.high, 0.0))
+        relaxation = self._relaxation(row, ranges)
+        if not relaxation.priced:
+            root = _Root(min(self.ground.limit, _FAR), overshoot, _ROOT_STEPS)
+            return self._rooted(row, relaxation, cell, root)[1]
+        self.programs += 1
+        return relaxation.solve(cell, overshoot, math.inf, self._budget).difference
+
+    def _rooted(
+        self, row: int, relaxation: NodeRelaxation, ranges: Ranges, root: _Root
+    ) -> tuple[tuple[Solved, Proof | None], Float[np.ndarray, "D"] | None]:
+        """Newton's method from below on the radius, halving where it stands still.
+
+        Returns:
+            the best bound and its plane, and the point of the least radius that has one.
+        """
+        best: tuple[Solved, Proof | None] = Solved(), None
+        point, low, high, radius = None, 0.0, math.inf, root.radius
+        for _ in range(root.steps):
+            found, proof = self._once(row, relaxation, ranges, radius)
+            if proof is None:
+                break
+            asked = proof.constants + root.overshoot * found.price
+            lower = float(self._planes.distance(proof.slopes, asked)[0])
+            if not best[0].lower >= found.lower:
+                best = found, proof
+            if lower < radius and found.difference is not None:
+                point, high = found.difference, radius
+            ahead = lower > low * (1 + _NEARLY)
+            low = max(low, lower)
+            if not high - low > DISTANCE_STEP * min(1.0, high) or low >= root.radius:
+                break
+            if self._budget.expired:
+                break
+            radius = low if ahead or not math.isfinite(high) else (low + high) / 2
+        return best, point
+
+    def implied(self, proof: Proof, ranges: Ranges, cutoff: float) -> Ranges:
+        """The ranges, with those phases fixed whose opposite is proved to be beyond the cutoff."""
+        free = np.flatnonzero(ranges.free)
+        gains = np.stack([proof.off[0, free], proof.on[0, free]]) - proof.either[0, free]
+        side, place = np.nonzero(gains > 0)
+        order = np.argsort(-gains[side, place], kind="stable")[:_CHECKED]
+        side, place = side[order], place[order]
+        if not len(side):
+            return ranges
+        raised = proof.constants + gains[side, place] * (1 - DISTANCE_STEP)
+        slopes = np.repeat(proof.slopes, len(side), axis=0)
+        shut = self._planes.distance(slopes, raised) >= cutoff
+        low, high = ranges.low.copy(), ranges.high.copy()
+        low[free[place[shut & (side == 0)]]] = 0.0
+        high[free[place[shut & (side == 1)]]] = 0.0
+        return Ranges(low, high)
+
+    def _proof(self, row: int, found: Solved, ranges: Ranges) -> Proof:
+        assert found.multipliers is not None
+        margin = self._planes.margin(row).times(np.array([found.price]))
+        return self._planes.proof(margin, found.multipliers[None], ranges)
+
+    def _relaxation(self, row: int, ranges: Ranges) -> NodeRelaxation:
+        """The narrowest program that holds the node; a new one where all are much wider."""
+        held = self._held.setdefault(row, [])
+        wide = [entry for entry in held if _holds(entry.ranges, ranges)]
+        best = min(wide, key=lambda entry: _width(entry.ranges, ranges), default=None)
+        if best is None or _width(ranges, ranges) < _NARROWER * _width(best.ranges, ranges):
+            relaxation = node_relaxation(self.ground, self._objective, row, ranges)
+            best = _Held(ranges, relaxation)
+            held.append(best)
+            del held[1 : len(held) - _HELD + 1]
+        return best.relaxation
+
+
+def narrower(new: Ranges, old: Ranges) -> bool:
+    """Whether the ranges shrank so much that it is worth another look."""
+    return _width(new, old) < _GAINED * _width(old, old)
+
+
+def _holds(outer: Ranges, inner: Ranges) -> bool:
+    return bool((outer.low <= inner.low).all() and (outer.high >= inner.high).all())
+
+
+def _width(ranges: Ranges, of: Ranges) -> float:
+    """Of triangles: the areas of the units that are free in the node, square roots summed."""
+    low, high = np.maximum(-ranges.low, 0.0), np.maximum(ranges.high, 0.0)
+    return float(np.sqrt(low * high)[of.free].sum())

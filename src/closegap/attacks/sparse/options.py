@@ -1,0 +1,105 @@
+"""How the tree searches; every part can be left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from closegap.attacks.activation.nearest import NearestAttack
+from closegap.core.numerics import DISTANCE_TOLERANCE
+
+__all__ = ["OURS", "PAPER", "Branching", "Heuristic", "Order", "SparseOptions"]
+
+
+class Branching(StrEnum):
+    """Which undecided neuron is split.
+
+    `LARGEST`: the one with the greatest activation in the relaxed solution (the paper's).
+    `GAP`: the one whose relaxed activation is farthest off, times what its triangle is worth.
+    `GAINS`: the one whose splits raised bounds most so far; unknown ones are tried first.
+    """
+
+    LARGEST = "largest"
+    GAP = "gap"
+    GAINS = "gains"
+
+
+class Order(StrEnum):
+    """Which node comes next.
+
+    `DEPTH`: the newest. `BEST`: the least bound. `PLUNGE`: a child as long as there is one, then
+    the least bound.
+    """
+
+    DEPTH = "depth-first"
+    BEST = "best-first"
+    PLUNGE = "plunge"
+
+
+class Heuristic(StrEnum):
+    """Where counterexamples come from.
+
+    `CONSISTENT`: from relaxed solutions that are exact. `EVERY`: the relaxed image of every node,
+    and now and then the nearest point of its cell.
+    """
+
+    CONSISTENT = "consistent"
+    EVERY = "every"
+
+
+@dataclass(frozen=True)
+class SparseOptions:
+    """The parts.
+
+    Attributes:
+        branching: see `Branching`.
+        order: see `Order`.
+        on_first: the child with the neuron on comes first, not the one the relaxed image is in.
+        heuristic: see `Heuristic`.
+        cutoff: bound the neurons within the best distance, and anew whenever it shrinks to
+            `shrunk`; not on the whole box.
+        shrunk: see `cutoff`.
+        propagate: bound nodes by linear propagation before any program.
+        reduced_costs: fix phases whose opposite the same multipliers exclude.
+        sweeps: over a node's units at most, before and after each program.
+        tighten: sweep with the planes that programs prove, too.
+        attack: finds a counterexample to start with, where none is given; `None` for none.
+        attack_share: of the time for it.
+        tried: units whose children are bounded before one is chosen (`GAINS`).
+        reliable: a unit whose gains were seen so often on both sides is not tried again.
+        tolerance: a node this close to the best distance is closed.
+    """
+
+    branching: Branching = Branching.GAP
+    order: Order = Order.PLUNGE
+    on_first: bool = False
+    heuristic: Heuristic = Heuristic.EVERY
+    cutoff: bool = True
+    shrunk: float = 0.9
+    propagate: bool = True
+    reduced_costs: bool = True
+    sweeps: int = 4
+    tighten: bool = True
+    attack: NearestAttack | None = field(default_factory=NearestAttack)
+    attack_share: float = 0.2
+    tried: int = 6
+    reliable: int = 4
+    tolerance: float = DISTANCE_TOLERANCE
+
+
+#: The default.
+OURS = SparseOptions()
+
+#: The branch and bound of Ben Mhenni, Ibn Khedher and Canu (2024): triangles over the whole box,
+#: the largest activation, depth first with the neuron on, counterexamples from exact relaxations.
+PAPER = SparseOptions(
+    branching=Branching.LARGEST,
+    order=Order.DEPTH,
+    on_first=True,
+    heuristic=Heuristic.CONSISTENT,
+    cutoff=False,
+    propagate=False,
+    reduced_costs=False,
+    tighten=False,
+    attack=None,
+)

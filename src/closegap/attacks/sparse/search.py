@@ -1,0 +1,369 @@
+"""The tree over activation phases: the least distance between its closed nodes and a witness.
+
+Nodes of all targets are in one tree, a root each, under one best distance. A node is closed only by
+a proved bound: half-spaces and multipliers evaluated anew (`planes`), or certified programs. What a
+solver could not answer is split further or stays open.
+Source: Ben Mhenni, Ibn Khedher and Canu, Sparse and invisible adversarial attacks using MIP
+optimization (2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.nearest import OnNearer
+from closegap.attacks.sparse.answer import SparseAnswer
+from closegap.attacks.sparse.choice import Choice, Chooser
+from closegap.attacks.sparse.ground import Ground, make_ground
+from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.nodes import Nodes, narrower
+from closegap.attacks.sparse.options import OURS, Heuristic, Order, SparseOptions
+from closegap.attacks.sparse.planes import Proof, Ranges
+from closegap.attacks.sparse.relaxation import Solved
+from closegap.core.budget import Budget
+from closegap.core.numerics import CELL_TOLERANCE, REPLAY_SLACK
+from closegap.core.stopwatch import Stopwatch
+from closegap.core.verdict import Reason
+from closegap.search.tree import Tree
+from closegap.specs.distance import DistanceQuery
+
+__all__ = ["SparseTree"]
+
+Array = NDArray[np.float64]
+
+#: A cell's nearest point is asked to break the property by the replay's slack times these.
+_OVERSHOOTS = (0.1, 1.0, 4.0, 16.0)
+#: Between tries of the cell program that did not help, at most so many nodes.
+_PATIENCE = 64
+#: Programs of one node at most, each after its units' ranges shrank.
+_LOOPS = 4
+
+
+class SparseTree:
+    """Brackets the least distance to a counterexample.
+
+    Args:
+        options: the parts.
+    """
+
+    def __init__(self, options: SparseOptions = OURS) -> None:
+        self.options = options
+
+    def run(
+        self,
+        query: DistanceQuery,
+        budget: Budget,
+        judge: OnNearer,
+        starts: Sequence[NDArray[np.floating]] = (),
+    ) -> SparseAnswer:
+        """Search until everything is closed or the budget ends.
+
+        Args:
+            query: on a network of ReLUs and leaky ReLUs.
+            budget: deadline, nodes and seed.
+            judge: says of a float32 point whether it is a counterexample.
+            starts: points that may be counterexamples.
+        """
+        search = _Search(self.options, query, budget, judge)
+        if not search.clean():
+            search.begin(starts)
+            search.grow()
+        return search.answer()
+
+
+class _Search:
+    """One query's tree."""
+
+    def __init__(
+        self, options: SparseOptions, query: DistanceQuery, budget: Budget, judge: OnNearer
+    ) -> None:
+        self._options = options
+        self._query = query
+        self._budget = budget
+        self._judge = judge
+        self._incumbent = Incumbent(query, judge)
+        self._tree = Tree()
+        self._watch = Stopwatch()
+        self._nodes: Nodes | None = None
+        self._chooser: Chooser | None = None
+        self._ranges: dict[int, Ranges] = {}
+        self._next: int | None = None
+        self._programs = 0
+        self._closed = math.inf
+        self._idle, self._wait = 0, 1
+        self._reason: Reason | None = None
+        size = query.image.size
+        zero, one = np.zeros((1, size)), np.ones(size)
+        floor = query.objective.least(query.center, zero, np.zeros(1), 0 * one, one)
+        self._incumbent.prove(float(floor[0]))
+
+    def clean(self) -> bool:
+        """Whether the image itself is a counterexample."""
+        return self._incumbent.offer(self._query.image)
+
+    def begin(self, starts: Sequence[NDArray[np.floating]]) -> None:
+        """Judge the starts, look for one where there is none, and plant the roots."""
+        for point in starts:
+            self._incumbent.offer(point.reshape(-1))
+        attack, budget = self._options.attack, self._budget
+        if attack is not None and not self._incumbent.best.found and not budget.expired:
+            with self._watch.part("attack"):
+                spend = budget.within(self._options.attack_share * budget.remaining)
+                found = attack.run(self._query, spend, self._judge)
+                if found.point is not None:
+                    self._incumbent.offer(found.point)
+        if self._renew():
+            ground = self._ground()
+            self._chooser = Chooser(self._options, ground.known.shape[1])
+            roots = self._tree.add_roots(np.full(len(ground.rows), self._incumbent.lower))
+            whole = Ranges(ground.low, ground.high)
+            self._ranges = {int(root): whole for root in roots}
+            for root in roots:
+                self._narrow(int(root))
+            self._settle()
+
+    def grow(self) -> None:
+        """Visit open nodes until none is left or the budget ends."""
+        while self._nodes is not None:
+            node = self._pick()
+            if node is None:
+                return
+            if self._budget.expired:
+                self._reason = Reason.TIME
+                return
+            if self._budget.nodes is not None and len(self._tree) >= self._budget.nodes:
+                self._reason = Reason.NODES
+                return
+            self._visit(node)
+            self._settle()
+            if self._incumbent.distance < self._options.shrunk * self._ground().limit:
+                self._renew()
+
+    def answer(self) -> SparseAnswer:
+        """The bracket as it stands."""
+        accounting = self._tree.accounting()
+        closed = accounting.roots > 0 and accounting.open + accounting.stuck == 0
+        best = self._incumbent
+        closed = closed or best.distance - best.lower <= self._options.tolerance
+        reason = self._reason or (Reason.TIME if self._budget.expired else Reason.INCOMPLETE)
+        return SparseAnswer(
+            lower=min(best.lower, best.distance),
+            upper=best.distance,
+            witness=best.best.point,
+            closed=closed,
+            reason=None if closed else reason,
+            accounting=accounting,
+            programs=self._programs + (self._nodes.programs if self._nodes else 0),
+            units=self._nodes.ground.units if self._nodes else 0,
+            seconds=dict(self._watch.seconds),
+            history=tuple(best.history),
+        )
+
+    @property
+    def _cutoff(self) -> float:
+        """A node with a bound this high holds nothing that is nearer by more than the tolerance."""
+        best = self._incumbent.distance
+        if self._query.objective.integral:
+            return best - 0.5
+        return best - self._options.tolerance
+
+    def _ground(self) -> Ground:
+        assert self._nodes is not None
+        return self._nodes.ground
+
+    def _renew(self) -> bool:
+        """Bound the neurons within the best distance; False where there is no ground at all."""
+        if self._nodes is not None and not self._options.cutoff:
+            return True
+        limit = self._incumbent.distance if self._options.cutoff else math.inf
+        with self._watch.part("bounds"):
+            ground = make_ground(self._query, limit, self._budget)
+        if ground is not None:
+            old = self._nodes
+            self._nodes = Nodes(ground, self._query.objective, self._budget)
+            if old is not None:
+                self._programs += old.programs
+                self._move(old.ground, ground)
+        return self._nodes is not None
+
+    def _move(self, old: Ground, new: Ground) -> None:
+        """Open nodes' ranges on a new ground; those it excludes are closed."""
+        for node, ranges in list(self._ranges.items()):
+            known = new.known.copy()
+            known[0, old.place] = np.maximum(known[0, old.place], ranges.low)
+            known[1, old.place] = np.minimum(known[1, old.place], ranges.high)
+            self._ranges[node] = Ranges(known[0, new.place], known[1, new.place])
+            if (known[0] > known[1]).any():
+                self._bounded(node, new.limit)
+
+    def _pick(self) -> int | None:
+        """The next open node."""
+        if self._next is not None:
+            return self._next
+        open_ = self._tree.open_nodes()
+        if not len(open_):
+            return None
+        if self._options.order is Order.DEPTH:
+            return int(open_[-1])
+        return int(open_[np.argmin(self._tree.lower(open_))])
+
+    def _narrow(self, node: int, margins: Sequence[Proof] = ()) -> bool:
+        """Sweep over a node's units while that helps; True where it closes the node."""
+        assert self._nodes is not None
+        row = int(self._tree.root(np.array([node]))[0])
+        more = list(margins)
+        for _ in range(self._options.sweeps if self._options.propagate or more else 0):
+            with self._watch.part("propagation"):
+                lower, proof = self._nodes.propagated(row, self._ranges[node])
+            if self._bounded(node, lower):
+                return True
+            if self._budget.expired:
+                return False
+            with self._watch.part("sweeps"):
+                before = self._ranges[node]
+                after = self._nodes.swept(before, more or [proof])
+            if after.empty:
+                return self._bounded(node, self._ground().limit)
+            self._ranges[node] = after
+            if not narrower(after, before):
+                break
+            more = []
+        return False
+
+    def _bounded(self, node: int, lower: float) -> bool:
+        """Raise a node's bound; True where that closes it."""
+        at = np.array([node])
+        self._tree.raise_lower(at, np.array([lower]))
+        bound = float(self._tree.lower(at)[0])
+        if bound < self._cutoff:
+            return False
+        self._closed = min(self._closed, bound)
+        self._tree.close(at)
+        self._ranges.pop(node, None)
+        self._next = None if self._next == node else self._next
+        return True
+
+    def _settle(self) -> None:
+        """What the leaves prove together."""
+        left = self._tree.least_lower()
+        self._incumbent.prove(min(float(left.min(initial=math.inf)), self._closed))
+
+    def _visit(self, node: int) -> None:
+        """Bound a node; close it, split it, or give it up."""
+        assert self._nodes is not None
+        self._next = None
+        row = int(self._tree.root(np.array([node]))[0])
+        for _ in range(_LOOPS):
+            ranges = self._ranges[node]
+            with self._watch.part("programs"):
+                solved, proof = self._nodes.solve(row, ranges, self._cutoff)
+            if self._bounded(node, solved.lower):
+                return
+            if self._budget.expired:
+                return
+            self._look(row, solved, ranges)
+            if self._bounded(node, solved.lower):
+                return
+            if proof is None or not self._improve(node, proof):
+                break
+            if node not in self._ranges:
+                return
+        with self._watch.part("branching"):
+            choice = self._choose(row, solved, self._ranges[node])
+        if self._budget.expired:
+            return
+        if choice is None:
+            self._tree.give_up(np.array([node]))
+            self._ranges.pop(node)
+        else:
+            self._split(node, choice, solved)
+
+    def _improve(self, node: int, proof: Proof) -> bool:
+        """Narrow a node by what its program proved; True where another program is worth it."""
+        assert self._nodes is not None
+        before = self._ranges[node]
+        if self._options.reduced_costs:
+            with self._watch.part("reduced costs"):
+                self._ranges[node] = self._nodes.implied(proof, before, self._cutoff)
+        if self._options.tighten and self._narrow(node, [proof]):
+            return True
+        return narrower(self._ranges[node], before)
+
+    def _choose(self, row: int, solved: Solved, ranges: Ranges) -> Choice | None:
+        assert self._nodes is not None and self._chooser is not None
+        nodes, cutoff = self._nodes, self._cutoff
+
+        def trial(unit: int, sign: int) -> float:
+            if self._budget.expired:
+                return -math.inf
+            found = nodes.solve(row, ranges.split(unit, sign), cutoff)[0].lower
+            return math.inf if found >= cutoff else found
+
+        return self._chooser.choose(solved, ranges, self._ground().place, trial)
+
+    def _split(self, node: int, choice: Choice, solved: Solved) -> None:
+        """Two children; what is known of them may close them at once."""
+        place = int(self._ground().place[choice.unit])
+        ranges = self._ranges.pop(node)
+        children = self._tree.split(np.array([node]), np.array([place]))
+        live = []
+        for child, sign in zip(children.tolist(), (1, -1), strict=True):
+            self._ranges[child] = ranges.split(choice.unit, sign)
+            known = min(choice.bounds.get(sign, -math.inf), self._cutoff)
+            if not (self._bounded(child, known) or self._narrow(child)):
+                live.append(child)
+        self._next = self._first(live, choice.unit, solved)
+
+    def _first(self, live: list[int], unit: int, solved: Solved) -> int | None:
+        """The child to visit next."""
+        if not live or self._options.order is Order.BEST:
+            return None
+        if len(live) == 1 or self._options.on_first:
+            return live[0]
+        on = solved.above is None or solved.below is None or solved.above[unit] > solved.below[unit]
+        return live[0] if on else live[1]
+
+    def _look(self, row: int, solved: Solved, ranges: Ranges) -> None:
+        """Look for a nearer counterexample where the relaxed image is."""
+        if solved.difference is None or solved.above is None or solved.below is None:
+            return
+        with self._watch.part("candidates"):
+            gap = float(np.minimum(solved.above, solved.below).max(initial=0.0))
+            if self._options.heuristic is Heuristic.CONSISTENT:
+                if gap <= CELL_TOLERANCE:
+                    self._descend(row, solved.difference, ranges)
+                return
+            ground = self._ground()
+            margins = ground.forward(solved.difference)[1]
+            broken = margins.min() < 0 and self._incumbent.offer(ground.image + solved.difference)
+            self._idle += 1
+            if not (broken or gap <= CELL_TOLERANCE or self._idle >= self._wait):
+                return
+            self._idle = 0
+            won = self._descend(row, solved.difference, ranges)
+            self._wait = 1 if won else min(2 * self._wait, _PATIENCE)
+
+    def _descend(self, row: int, difference: Float[np.ndarray, "D"], ranges: Ranges) -> bool:
+        """The nearest counterexample in a point's cell, if it is nearer than the best."""
+        assert self._nodes is not None
+        ground = self._ground()
+        values, margins = ground.forward(difference)
+        on = np.where(ranges.free, values >= 0, ranges.low >= 0)
+        slack = REPLAY_SLACK * (1 + float(np.abs(margins).max()))
+        for overshoot in _OVERSHOOTS:
+            if self._budget.expired:
+                return False
+            found = self._nodes.nearest(row, ranges, on, overshoot * slack)
+            if found is None:
+                return False
+            point = ground.image + found
+            if self._query.objective.value(ground.image, point) >= self._incumbent.distance:
+                return False
+            if self._incumbent.offer(point):
+                return True
+        return False

@@ -1,0 +1,234 @@
+"""The tree of least distances: against enumeration, whatever part of it is left out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from closegap.attacks.sparse.ground import Ground, make_ground
+from closegap.attacks.sparse.nodes import Nodes
+from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
+from closegap.attacks.sparse.planes import Ranges
+from closegap.attacks.sparse.search import SparseTree
+from closegap.attacks.sparse.sweep import Reach
+from closegap.core.budget import Budget
+from closegap.runtime.cache import replayer
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import (
+    Grid,
+    L0Distance,
+    L1Distance,
+    L1TvDistance,
+    L2Distance,
+    LinfDistance,
+    Objective,
+)
+from closegap.testing.distances import least_distance, pieces_of
+from closegap.testing.networks import random_leaky, random_mlp
+
+GRID = Grid(1, 2, 2)
+EXACT: list[Objective] = [
+    L1Distance(),
+    L1Distance(np.array([0.5, 1.0, 2.0, 4.0])),
+    L2Distance(),
+    LinfDistance(),
+    L1TvDistance(GRID),
+    L1TvDistance(GRID, kappa=0.5),
+    L1TvDistance(GRID, of="difference"),
+    L1TvDistance(GRID, isotropic=True),
+]
+BARE = replace(OURS, attack=None)
+#: Each part left out alone, and rules exchanged.
+VARIANTS: dict[str, SparseOptions] = {
+    "ours": BARE,
+    "paper": PAPER,
+    "whole box": replace(BARE, cutoff=False),
+    "no sweeps": replace(BARE, propagate=False, tighten=False),
+    "no tightening": replace(BARE, tighten=False),
+    "no reduced costs": replace(BARE, reduced_costs=False),
+    "largest": replace(BARE, branching=Branching.LARGEST),
+    "gains": replace(BARE, branching=Branching.GAINS),
+    "best first": replace(BARE, order=Order.BEST),
+    "depth first": replace(BARE, order=Order.DEPTH),
+}
+
+
+def asked(seed: int, *, leaky: bool = False) -> DistanceQuery:
+    """A tiny network that knows more than one class, and an image of the most frequent."""
+    rng = np.random.default_rng(seed)
+    while True:
+        network = (random_leaky if leaky else random_mlp)(rng, [4, 3, 3, 3])
+        points = rng.random((200, 4)).astype(np.float32)
+        labels = replayer(network).outputs_float32(points).argmax(axis=1)
+        if np.bincount(labels).max() < 180:
+            label = int(np.bincount(labels).argmax())
+            return DistanceQuery(network, points[labels == label][0], label)
+
+
+def judged(query: DistanceQuery, point: np.ndarray) -> bool:
+    witness = replayer(query.network).witness(query.within(query.distance(point)), point)
+    return witness is not None and witness.breaks
+
+
+def solved(query: DistanceQuery, options: SparseOptions, seconds: float = 30.0):
+    budget = Budget.of_seconds(seconds)
+    return SparseTree(options).run(query, budget, lambda point, _: judged(query, point))
+
+
+def test_every_distance_is_the_enumerated_one() -> None:
+    query = asked(1)
+    pieces = pieces_of(query)
+    for objective in EXACT:
+        wanted = replace(query, objective=objective)
+        least = least_distance(wanted, pieces)
+        found = solved(wanted, BARE)
+        assert found.closed and found.accounting.balanced
+        assert found.lower <= least + 1e-7
+        assert found.upper >= least - 1e-7
+        assert found.upper - found.lower <= OURS.tolerance + 1e-9
+        assert found.witness is not None and judged(wanted, found.witness)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        *((name, L1Distance()) for name in VARIANTS),
+        *((name, objective) for name in ("paper", "gains") for objective in EXACT[2:4]),
+    ],
+)
+def test_every_part_may_be_left_out(name: str, objective: Objective) -> None:
+    query = replace(asked(7), objective=objective)
+    least, found = least_distance(query), solved(query, VARIANTS[name])
+    assert found.accounting.balanced
+    assert found.lower <= least + 1e-7 and found.upper >= least - 1e-7
+    assert found.closed and found.upper - found.lower <= OURS.tolerance + 1e-9
+
+
+def test_leaky_networks_and_single_targets() -> None:
+    leaky = replace(asked(3, leaky=True), objective=L1Distance())
+    for query in (leaky, replace(asked(4), objective=L1Distance(), target=2)):
+        if query.label == query.target:
+            query = replace(query, target=1)
+        least, found = least_distance(query), solved(query, BARE)
+        assert found.lower <= least + 1e-7
+        if math.isfinite(least):
+            assert found.closed and found.upper - least <= 2 * OURS.tolerance
+
+
+def test_pixel_counts_are_bracketed() -> None:
+    query = replace(asked(1), objective=L0Distance(GRID))
+    least, found = least_distance(query), solved(query, BARE)
+    assert found.lower <= least <= found.upper
+    assert found.accounting.balanced
+
+
+def grounded(query: DistanceQuery, limit: float) -> Ground:
+    ground = make_ground(query, limit, Budget())
+    assert ground is not None
+    return ground
+
+
+def test_the_ground_is_the_network() -> None:
+    query = replace(asked(5), objective=L1Distance())
+    ground = grounded(query, 1.0)
+    rng = np.random.default_rng(0)
+    prop = query.within(1.0).prop
+    for _ in range(50):
+        step = rng.normal(size=4)
+        point = np.clip(query.center + step / np.abs(step).sum(), 0, 1).astype(np.float32)
+        outputs = replayer(query.network).outputs_float64(point[None])[0]
+        margins = ground.forward(point - query.center)[1]
+        assert np.allclose(margins, prop.rows @ outputs + prop.offsets, atol=1e-9)
+
+
+def test_bounds_grow_from_planes_to_programs_to_children() -> None:
+    """Propagation <= the node's program <= its children's, down every branch."""
+    for objective in (L1Distance(), L2Distance()):
+        query = replace(asked(11), objective=objective)
+        ground = grounded(query, 2.0)
+        nodes = Nodes(ground, objective, Budget())
+        for row in range(len(ground.rows)):
+            down(nodes, row, Ranges(ground.low, ground.high), -math.inf)
+
+
+def down(nodes: Nodes, row: int, ranges: Ranges, above: float) -> None:
+    """Check a node against its parent and its own planes, then its children."""
+    plane, _ = nodes.propagated(row, ranges)
+    lower = nodes.solve(row, ranges, math.inf)[0].lower
+    assert lower >= min(above, 2.0) - 1e-6
+    assert lower >= min(plane, 2.0) - 1e-6
+    free = np.flatnonzero(ranges.free)
+    if len(free) and math.isfinite(lower):
+        for sign in (1, -1):
+            down(nodes, row, ranges.split(int(free[0]), sign), lower)
+
+
+def test_sweeps_keep_every_nearer_counterexample() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(2):
+        query = replace(asked(seed), objective=L1Distance())
+        limit = 0.8
+        ground = grounded(query, limit)
+        nodes = Nodes(ground, query.objective, Budget())
+        steps = rng.normal(size=(600, 4)) * rng.random((600, 4)) ** 4
+        steps *= limit * rng.random((600, 1)) / np.abs(steps).sum(axis=1, keepdims=True)
+        points = np.clip(query.center + steps, 0, 1) - query.center
+        for row in range(len(ground.rows)):
+            ranges = Ranges(ground.low, ground.high)
+            for _ in range(3):
+                proof = nodes.propagated(row, ranges)[1]
+                ranges = nodes.swept(ranges, [proof])
+            seen = [ground.forward(point) for point in points[:300]]
+            values = np.array([v for v, m in seen if m[row] <= 0]).reshape(-1, ground.units)
+            assert ((values >= ranges.low - 1e-9) & (values <= ranges.high + 1e-9)).all()
+
+
+@pytest.mark.parametrize("norm", [0, 1, 2])
+def test_the_least_slope_over_a_reach_is_a_bound(norm: int) -> None:
+    rng = np.random.default_rng(1)
+    low, high = -rng.random(6), rng.random(6)
+    reach = Reach(low, high, norm, 0.7)
+    slopes = rng.normal(size=(20, 6))
+    steps = rng.uniform(low, high, size=(4000, 6))
+    if norm:
+        sizes = np.linalg.norm(steps, norm, axis=1, keepdims=True)
+        steps = steps * np.minimum(1.0, 0.7 / sizes)
+    values = (slopes @ steps.T).min(axis=1)
+    bounds = reach.least(slopes)
+    assert (bounds <= values + 1e-12).all()
+    corner = np.where(slopes > 0, low, high)
+    assert (bounds >= (slopes * corner).sum(axis=1) - 1e-9).all()
+
+
+def test_no_time_a_lost_label_and_a_deadline() -> None:
+    query = replace(asked(0), objective=L1Distance())
+    none = solved(query, BARE, 0.0)
+    assert none.lower == 0.0 and not none.closed and none.reason is not None
+    wrong = replace(query, label=(query.label + 1) % 3)
+    lost = solved(wrong, BARE)
+    assert lost.upper == 0.0 and lost.lower == 0.0 and lost.closed
+    large = random_mlp(np.random.default_rng(0), [40, 60, 60, 60, 3])
+    image = np.full(40, 0.5, dtype=np.float32)
+    label = int(replayer(large).outputs_float32(image[None])[0].argmax())
+    hard = DistanceQuery(large, image, label, L1Distance())
+    begun = time.monotonic()
+    found = solved(hard, BARE, 0.5)
+    assert time.monotonic() - begun < 2.0
+    assert found.accounting.balanced and found.lower >= 0.0
+
+
+def test_a_limit_of_nodes_and_points_to_start_from() -> None:
+    query = replace(asked(7), objective=L2Distance())
+    best = solved(query, BARE)
+    assert best.witness is not None
+    tree = SparseTree(replace(BARE, propagate=False, tighten=False, cutoff=False))
+    judge = lambda point, _: judged(query, point)  # noqa: E731
+    few = tree.run(query, replace(Budget(), nodes=1), judge, [best.witness])
+    assert few.upper == best.upper
+    assert few.lower <= best.upper and few.accounting.balanced
+    lowers = [low for _, low, _ in best.history]
+    assert lowers == sorted(lowers)
