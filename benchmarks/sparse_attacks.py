@@ -1,0 +1,179 @@
+"""What `sparse.py` says of pictures: how many attacks succeed, how sparse and how visible they are,
+and how near attacks come to the least distance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean, median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.attacks.gradient.registry import make_method
+from closegap.attacks.minimal.attack import replayed
+from closegap.attacks.minimal.grid import to_grid
+from closegap.attacks.minimal.registry import make_minimal
+from closegap.core.budget import Budget
+from closegap.data import DataSet
+from closegap.evaluate import Question
+from closegap.evaluate.attacking import attack_data
+from closegap.evaluate.metrics import PictureMetrics, picture_metrics
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import Grid, ObjectiveOptions, make_objective
+from closegap.strategy.distance import minimise_distance
+from sparse_runs import cpu_seconds
+
+__all__ = ["attack_rows", "quality_row"]
+
+#: By distance, the attacks that minimise it and the norm they are asked for.
+RIVALS: dict[str, tuple[tuple[str, float], ...]] = {
+    "l0": (("sigma-zero", 0.0), ("fmn", 0.0), ("sparsefool", 0.0)),
+    "l1": (("ead", 1.0), ("fmn", 1.0), ("sparsefool", 1.0)),
+    "l2": (("cw", 2.0), ("fmn", 2.0), ("deepfool", 2.0)),
+    "linf": (("fmn", math.inf), ("deepfool", math.inf)),
+}
+
+Points = list[NDArray[np.float32] | None]
+
+
+def attack_rows(
+    model: str,
+    asked: Sequence[DistanceQuery],
+    distances: Sequence[str],
+    eps: float,
+    seconds: float,
+    options: ObjectiveOptions,
+) -> list[list[str]]:
+    """A row for each attack and each distance.
+
+    Every picture is moved to the 8-bit grid and repaired there where that loses it; an attack
+    succeeds on an image where the picture on the grid loses the label. Sparsity, invisibility,
+    PSNR, SSIM and pixels are means over the successes.
+
+    Args:
+        model: its name, for the rows.
+        asked: of correctly classified images.
+        distances: minimised exactly.
+        eps: radius of FGSM and PGD.
+        seconds: for one image and distance.
+        options: of the distances.
+    """
+    bounded: dict[str, Callable[[], Points]] = {
+        "FGSM": lambda: _bounded("fgsm", asked, eps, seconds),
+        "PGD": lambda: _bounded("pgd", asked, eps, seconds),
+        "C&W": lambda: _carlini_wagner(asked, seconds),
+    }
+    rows = []
+    for name, run in bounded.items():
+        began = cpu_seconds()
+        rows.append(_row(model, name, asked, run(), "-", cpu_seconds() - began))
+    for name in distances:
+        began = cpu_seconds()
+        points, closed = _exact(name, asked, seconds, options)
+        rows.append(_row(model, f"exact {name}", asked, points, closed, cpu_seconds() - began))
+    return rows
+
+
+def _bounded(name: str, asked: Sequence[DistanceQuery], eps: float, seconds: float) -> Points:
+    data = DataSet(
+        np.stack([query.image for query in asked]),
+        np.array([query.label for query in asked]),
+        np.arange(len(asked)),
+        "images",
+    )
+    question = Question(eps, timeout=seconds)
+    found = attack_data(asked[0].network, data, question, make_method(name))
+    witnesses = [image.bracket.witness for image in found]
+    return [None if w is None or not w.breaks else w.input for w in witnesses]
+
+
+def _carlini_wagner(asked: Sequence[DistanceQuery], seconds: float) -> Points:
+    budget = Budget.of_seconds(seconds * len(asked))
+    return [near.point for near in make_minimal("cw").run_all(asked, budget)]
+
+
+def _exact(
+    name: str, asked: Sequence[DistanceQuery], seconds: float, options: ObjectiveOptions
+) -> tuple[Points, str]:
+    points: Points = []
+    closed = 0
+    for query in asked:
+        objective = make_objective(name, query.image, options=options)
+        result = minimise_distance(replace(query, objective=objective), timeout=seconds)
+        points.append(result.witness)
+        closed += result.closed
+    return points, f"{closed} of {len(asked)}"
+
+
+def _row(
+    model: str,
+    name: str,
+    asked: Sequence[DistanceQuery],
+    points: Points,
+    closed: str,
+    spent: float,
+) -> list[str]:
+    measured = [
+        metrics
+        for query, point in zip(asked, points, strict=True)
+        if point is not None and (metrics := _metrics(query, point)) is not None
+    ]
+    means = ["-"] * 5
+    if measured:
+        means = [
+            f"{fmean(m.sparsity for m in measured):.1f}",
+            f"{fmean(m.invisibility for m in measured):.1f}",
+            f"{fmean(m.psnr for m in measured):.1f}",
+            f"{fmean(m.ssim for m in measured):.3f}",
+            f"{fmean(m.pixels for m in measured):.1f}",
+        ]
+    success = f"{100 * len(measured) / len(asked):.0f}"
+    return [model, name, success, *means, closed, f"{spent / len(asked):.1f}"]
+
+
+def _metrics(query: DistanceQuery, point: NDArray[np.float32]) -> PictureMetrics | None:
+    """Of the picture on the grid, or `None` where it keeps the label."""
+    rounded = to_grid(query, point)
+    if not rounded.broken:
+        return None
+    entries = Grid.of(query.network.input_shape).entries
+    return picture_metrics(query.image.reshape(-1)[entries], rounded.point.reshape(-1)[entries])
+
+
+def quality_row(title: str, asked: Sequence[DistanceQuery], seconds: float) -> list[str]:
+    """How near the strategy comes, what of it is proved, and how far attacks stay.
+
+    Args:
+        title: of the row.
+        asked: queries of one distance.
+        seconds: for one of them, for the strategy; attacks have it too.
+    """
+    began = cpu_seconds()
+    results = [minimise_distance(query, timeout=seconds) for query in asked]
+    spent = (cpu_seconds() - began) / len(asked)
+    found = [result for result in results if math.isfinite(result.upper) and result.upper > 0]
+    beside = []
+    for name, norm in RIVALS.get(asked[0].objective.name, ()):
+        began = cpu_seconds()
+        attack = make_minimal(name, norm=norm)
+        nearest = attack.run_all(asked, Budget.of_seconds(seconds * len(asked)), replayed)
+        each = (cpu_seconds() - began) / len(asked)
+        ratios = [
+            near.distance / result.upper
+            for near, result in zip(nearest, results, strict=True)
+            if near.found and result.upper > 0
+        ]
+        nearer = sum(ratio < 1 for ratio in ratios)
+        text = f"x{median(ratios):.3f}" if ratios else "-"
+        beside.append(f"{name} {text}, found {len(ratios)}, nearer {nearer}, {each:.1f} s")
+    return [
+        title,
+        f"{sum(result.closed for result in results)} of {len(results)}",
+        f"{median(result.upper for result in found):.4g}" if found else "-",
+        f"{median(result.lower / result.upper for result in found):.3f}" if found else "-",
+        f"{spent:.1f}",
+        "\n".join(beside) or "-",
+    ]
