@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.gradient.loop import CPU_CHUNK_BYTES
-from closegap.attacks.minimal.lanes import build_lanes
+from closegap.attacks.minimal.lanes import Best, Lanes, build_lanes, lanes_of
 from closegap.attacks.minimal.method import MinimalMethod, descend
 from closegap.attacks.minimal.polish import Polish
+from closegap.attacks.minimal.starts import thrown
 from closegap.core.budget import Budget
 from closegap.runtime.cache import compiled, replayer
 from closegap.runtime.torch_network import TorchNetwork
@@ -99,15 +100,34 @@ class MinimalAttack:
         """For each query the points `[M, D]` that its lanes found, before and after the polish."""
         random = torch.Generator(device=network.device).manual_seed(budget.seed)
         lanes = build_lanes(network, queries, self.restarts, room)
-        stages = [descend(self.method, lanes, budget, random)]
+        best = self._descended(lanes, budget, random)
+        stages = [best]
         if self.polish is not None:
-            stages.append(self.polish.run(lanes, stages[0], self.method.norm, budget))
+            stages.append(self.polish.run(lanes, best, self.method.norm, budget))
         # Both, for the query may measure another distance than the method does.
         shape = (len(stages), len(queries), self.restarts)
         points = torch.stack([stage.points for stage in stages]).reshape(*shape, -1)
         found = torch.stack([stage.found for stage in stages]).reshape(shape)
         arrays, kept = points.transpose(0, 1).cpu().numpy(), found.transpose(0, 1).cpu().numpy()
         return [rows[keep] for rows, keep in zip(arrays, kept, strict=True)]
+
+    def _descended(self, lanes: Lanes, budget: Budget, random: torch.Generator) -> Best:
+        """From the images, once each class had its turn from elsewhere; then for who found none."""
+        every = torch.arange(len(lanes.query), device=lanes.query.device)
+        again = every % self.restarts >= lanes.counted.sum(dim=1) + 1
+        lanes = thrown(lanes, again, self.restarts, random)
+        best = descend(self.method, lanes, budget, random)
+        found = best.found.reshape(-1, self.restarts).any(dim=1)
+        missing = ~found.repeat_interleave(self.restarts)
+        if budget.expired or not bool(missing.any()):
+            return best
+        rows = missing.nonzero()[:, 0]
+        second = lanes_of(thrown(lanes, missing, self.restarts, random), rows)
+        late = descend(self.method, second, budget, random)
+        return Best(
+            best.points.index_copy(0, rows, late.points),
+            best.distances.index_copy(0, rows, late.distances),
+        )
 
 
 def _room(network: TorchNetwork, budget: Budget) -> int:

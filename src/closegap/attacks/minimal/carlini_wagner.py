@@ -61,11 +61,11 @@ class CarliniWagnerSearch:
         return self.rounds * self.searches
 
     def init(self, lanes: Lanes, random: torch.Generator) -> CarliniWagnerState:
-        """The images, moved off the ends of the box."""
+        """The starts, moved off the ends of the box."""
         return self._begin(lanes, Weighting.of(self.first_weight, lanes.slack), 0)
 
     def _begin(self, lanes: Lanes, weighting: Weighting, taken: int) -> CarliniWagnerState:
-        free = torch.atanh((2 * lanes.images - 1) * (1 - TANH_RIM))
+        free = torch.atanh((2 * lanes.starts - 1) * (1 - TANH_RIM))
         return CarliniWagnerState(free, weighting, Moments.zero(free), taken)
 
     def look(self, lanes: Lanes, state: CarliniWagnerState) -> Seen:

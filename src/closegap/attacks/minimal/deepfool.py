@@ -21,7 +21,7 @@ class DeepFoolState:
     """Where the lanes are.
 
     Attributes:
-        bare: the images and the displacements so far.
+        bare: the starts and the displacements so far.
         points: the same, overshot; to be evaluated next.
     """
 
@@ -51,8 +51,8 @@ class DeepFoolSearch:
     overshoot: float = 0.02
 
     def init(self, lanes: Lanes, random: torch.Generator) -> DeepFoolState:
-        """The images."""
-        return DeepFoolState(lanes.images, lanes.images)
+        """The starts."""
+        return DeepFoolState(lanes.starts, lanes.starts)
 
     def look(self, lanes: Lanes, state: DeepFoolState) -> Seen:
         """Margins only; the planes are made where a step needs them."""

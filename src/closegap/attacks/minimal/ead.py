@@ -63,9 +63,9 @@ class EADSearch:
         return self.rounds * self.searches
 
     def init(self, lanes: Lanes, random: torch.Generator) -> EADState:
-        """The images."""
+        """The starts."""
         weighting = Weighting.of(self.first_weight, lanes.slack)
-        return EADState(lanes.images, lanes.images, weighting, 0)
+        return EADState(lanes.starts, lanes.starts, weighting, 0)
 
     def look(self, lanes: Lanes, state: EADState) -> Seen:
         """Margins at the points, the gradient ahead of them."""
@@ -77,7 +77,7 @@ class EADSearch:
         weighting = state.weighting.seen(seen.margins < -lanes.slack)
         taken = state.taken + 1
         if taken % self.rounds == 0:
-            return EADState(lanes.images, lanes.images, weighting.next(), taken)
+            return EADState(lanes.starts, lanes.starts, weighting.next(), taken)
         place = state.taken % self.rounds
         length = self.step_size * (1 - place / self.rounds) ** 0.5
         active = seen.losses > -2 * lanes.slack

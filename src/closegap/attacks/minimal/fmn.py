@@ -59,8 +59,8 @@ class FMNSearch:
     last_share: float = 0.1 / 1000
 
     def init(self, lanes: Lanes, random: torch.Generator) -> FMNState:
-        """The images, in balls without limit."""
-        return FMNState(lanes.images, torch.full_like(lanes.slack, math.inf), 0)
+        """The starts, in balls without limit."""
+        return FMNState(lanes.starts, torch.full_like(lanes.slack, math.inf), 0)
 
     def look(self, lanes: Lanes, state: FMNState) -> Seen:
         """At the points."""

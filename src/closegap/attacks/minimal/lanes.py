@@ -40,6 +40,7 @@ class Lanes:
     Attributes:
         network: float32.
         images: the clean ones.
+        starts: where the lanes begin.
         labels: the true classes.
         counted: which classes count as a loss of the label.
         wanted: which of them the lane goes for.
@@ -51,6 +52,7 @@ class Lanes:
 
     network: TorchNetwork
     images: Float[Tensor, "L D"]
+    starts: Float[Tensor, "L D"]
     labels: Int[Tensor, "L"]
     counted: Bool[Tensor, "L C"]
     wanted: Bool[Tensor, "L C"]
@@ -142,6 +144,7 @@ def build_lanes(
     base = Lanes(
         network,
         images,
+        images,
         labels,
         counted,
         counted,
@@ -163,6 +166,7 @@ def lanes_of(lanes: Lanes, keep: Int[Tensor, "kept"]) -> Lanes:
     return replace(
         lanes,
         images=lanes.images[keep],
+        starts=lanes.starts[keep],
         labels=lanes.labels[keep],
         counted=lanes.counted[keep],
         wanted=lanes.wanted[keep],
@@ -189,6 +193,8 @@ def margins(lanes: Lanes, points: Float[Tensor, "L D"]) -> Float[Tensor, "L"]:
 
 def evaluate(lanes: Lanes, points: Float[Tensor, "L D"]) -> Seen:
     """Margins, losses and their gradient at the same points."""
+    if len(points) <= lanes.room:
+        return Seen(points, *_evaluated(lanes, points))
     every = torch.arange(len(points), device=points.device)
     parts = [_evaluated(lanes_of(lanes, rows), points[rows]) for rows in every.split(lanes.room)]
     counted, losses, gradient = (torch.cat(values) for values in zip(*parts, strict=True))

@@ -62,9 +62,9 @@ class SigmaZeroSearch:
     adapt: float = 0.01
 
     def init(self, lanes: Lanes, random: torch.Generator) -> SigmaZeroState:
-        """The images."""
+        """The starts."""
         threshold = torch.full_like(lanes.slack, self.threshold)
-        return SigmaZeroState(lanes.images, threshold, Moments.zero(lanes.images), 0)
+        return SigmaZeroState(lanes.starts, threshold, Moments.zero(lanes.starts), 0)
 
     def look(self, lanes: Lanes, state: SigmaZeroState) -> Seen:
         """At the points."""

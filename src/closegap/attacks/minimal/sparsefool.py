@@ -23,7 +23,7 @@ class SparseFoolState:
     """Where the lanes are.
 
     Attributes:
-        bare: the images and the displacements so far.
+        bare: the starts and the displacements so far.
         points: the same, overshot; to be evaluated next.
         random: handed on to the inner search.
     """
@@ -57,8 +57,8 @@ class SparseFoolSearch:
     inner: DeepFoolSearch = field(default_factory=DeepFoolSearch)
 
     def init(self, lanes: Lanes, random: torch.Generator) -> SparseFoolState:
-        """The images."""
-        return SparseFoolState(lanes.images, lanes.images, random)
+        """The starts."""
+        return SparseFoolState(lanes.starts, lanes.starts, random)
 
     def look(self, lanes: Lanes, state: SparseFoolState) -> Seen:
         """Margins only; gradients are taken at the boundary."""
@@ -71,7 +71,7 @@ class SparseFoolSearch:
         """To the plane, of those lanes that are not broken."""
         if bool(best.found.all()):
             return None
-        around = replace(lanes, images=state.bare)
+        around = replace(lanes, images=state.bare, starts=state.bare)
         rim = descend(self.inner, around, Budget(), state.random)
         beyond = state.bare + self.beyond * (rim.points - state.bare)
         normal = evaluate(lanes, rim.points).gradient
