@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from closegap.core.budget import Budget
-from closegap.core.verdict import Verdict
 from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.intervals import interval_layer
@@ -18,9 +17,8 @@ from closegap.graph.binarized.records import Patches, SignLayer, Thresholds
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import bounding_box
-from closegap.strategy.solve import solve
-from closegap.testing.enumeration import least_clause_margin
-from closegap.testing.networks import random_mlp, random_sign
+from closegap.testing.enumeration import least_clause_margin, linear_pieces
+from closegap.testing.networks import random_sign
 from closegap.verify.binarized.sign_layers import stage_of
 from closegap.verify.binarized.tree import SignSearch
 
@@ -39,13 +37,14 @@ def search_of(q: Query) -> SignSearch:
     return SignSearch(q, BinarizedForward(binarized_form(q.network)), clauses, lambda point: False)
 
 
-@pytest.mark.parametrize("sizes", [[6, 6, 3], [7, 6, 5, 3], [8, 6, 6, 3]])
+@pytest.mark.parametrize("sizes", [[6, 6, 3], [6, 5, 5, 3], [7, 5, 6, 6, 3]])
 def test_a_closed_tree_is_right_and_never_above_the_truth(sizes: list[int]) -> None:
     for seed in range(2):
         q = tiny(seed, sizes, 0.12)
         search = search_of(q)
         search.run(Budget.of_seconds(5))
-        least = [least_clause_margin(q, k) for k in range(q.prop.clauses)]
+        pieces = list(linear_pieces(q))
+        least = [least_clause_margin(q, k, pieces) for k in range(q.prop.clauses)]
         found = [search.lower(k) for k in range(q.prop.clauses)]
         assert all(low <= most + 1e-12 for low, most in zip(found, least, strict=True))
         assert [low > 0 for low in found] == [most > 0 for most in least]
@@ -107,17 +106,3 @@ def test_a_pooled_layer_is_bounded_by_intervals(rng: np.random.Generator) -> Non
     fixed = stage_of(layer).signs(torch.from_numpy(signs).float())[2].numpy()
     np.testing.assert_array_equal(fixed, interval_layer(layer).signs(signs))
     assert (fixed != 0).any()
-
-
-def test_solve_uses_it_on_binarized_networks_only(rng: np.random.Generator) -> None:
-    verdicts = set()
-    for seed in range(4):
-        q = tiny(seed, [6, 6, 3], 0.12)
-        least = min(least_clause_margin(q, k) for k in range(q.prop.clauses))
-        result = solve(q, timeout=3, engines=["binarized"])
-        expected = Verdict.VERIFIED if least > 0 else Verdict.FALSIFIED
-        assert result.verdict is expected
-        verdicts.add(result.verdict)
-    assert len(verdicts) == 2
-    other = robustness(random_mlp(rng, [4, 5, 3]), np.full(4, 0.5), 0, 0.1)
-    assert "binarized" not in solve(other, timeout=2, engines=["binarized"]).engine

@@ -150,6 +150,8 @@ class _Job:
     def tighten(self, index: int, value: Interval) -> tuple[Interval, bool]:
         """Both sides of every undecided neuron; False iff the budget ended before the last one."""
         open_ = self._undecided(index, value)
+        if self.budget.expired:
+            return value, not bool(open_.any())
         domains = max(len(self.region.lower), len(value.lower))
         lower = value.lower.flatten(1).expand(domains, -1).clone()
         upper = value.upper.flatten(1).expand(domains, -1).clone()

@@ -8,7 +8,7 @@ running them on unit vectors, and every activation decision is a branch with its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,8 +100,15 @@ def interval_bounds(query: Query) -> dict[int, tuple[NDArray[np.float64], NDArra
     return {p: (low[p], high[p]) for p in network.pre_activations}
 
 
-def least_clause_margin(query: Query, clause: int) -> float:
+def least_clause_margin(
+    query: Query, clause: int, pieces: Iterable[tuple[Region, Piece]] | None = None
+) -> float:
     """The least margin of a clause over the region (closure of signs), by enumeration.
+
+    Args:
+        query: of a tiny network.
+        clause: of its property.
+        pieces: of the query, where they are known; they serve all clauses.
 
     Raises:
         EncodingError: the network has an activation that is not piecewise linear, or the region
@@ -109,7 +116,8 @@ def least_clause_margin(query: Query, clause: int) -> float:
     """
     chosen = query.prop.clause == clause
     rows, offsets = query.prop.rows[chosen], query.prop.offsets[chosen]
-    return min(_minimise(r, rows, offsets, out) for r, out in linear_pieces(query))
+    known = linear_pieces(query) if pieces is None else pieces
+    return min(_minimise(r, rows, offsets, out) for r, out in known)
 
 
 def linear_pieces(query: Query) -> Iterator[tuple[Region, Piece]]:
@@ -194,16 +202,27 @@ def _branches(
         return
     block = slice(unit * window, (unit + 1) * window)
     for cuts, row, constant in _decisions(op, z.matrix[block], z.constant[block]):
-        part = region
-        for cut, limit in cuts:
-            part = part.cut(cut, limit)
-        if not math.isfinite(part.least(np.zeros(z.matrix.shape[1]))):
+        part = _part(region, cuts)
+        if part is None:
             continue
         for rest, piece in _branches(op, z, shape, unit + 1, part):
             matrix = np.vstack([row, piece.matrix])
             yield rest, Piece(matrix, np.append(constant, piece.constant))
 
 
+def _part(region: Region, cuts: list[_Cut]) -> Region | None:
+    """The part of a region, which is not empty, that obeys the cuts; `None` where nothing does."""
+    part = region
+    for cut, limit in cuts:
+        if cut.any():
+            part = part.cut(cut, limit)
+        elif limit < 0:
+            return None
+    empty = part is not region and not math.isfinite(part.least(np.zeros(len(region.lower))))
+    return None if empty else part
+
+
+_Cut = tuple[NDArray[np.float64], float]
 _Decision = tuple[list[tuple[NDArray[np.float64], float]], NDArray[np.float64], float]
 
 

@@ -44,17 +44,22 @@ class StrongAttack:
         share: of the time that is left, where proofs can use the rest.
         most: seconds, likewise.
         sign_share: of the time that is left for networks with signs, where proofs are weak.
+        image_least: seconds at least where these are convolutional: the attack goes before all
+            proofs there, and in a few seconds none of them ends.
     """
 
     share: float = 0.05
     most: float = 3.0
     sign_share: float = 0.5
+    image_least: float = 6.0
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
         seconds = min(self.most, self.share * budget.remaining)
         if _has_signs(session.query.network):
             seconds = self.sign_share * budget.remaining
+        if has_signs_of_images(session.query.network):
+            seconds = max(seconds, self.image_least)
         spend = budget.within(seconds)
         network = compiled(session.query.network, torch.float32)
         round_ = 0

@@ -52,7 +52,8 @@ class AlphaCrown:
 
 def _rows(session: Session, budget: Budget, options: AscentOptions | None, engine: str) -> None:
     bounds, which = session.bounds, session.open_rows
-    if bounds is None or not len(which):
+    # One pass of a large network takes seconds, and bounds that time cut short prove little.
+    if bounds is None or not len(which) or budget.expired:
         return
     found = session.linear.rows(bounds, budget, which, options)
     session.prove_rows(which, found.lower, engine)
