@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
-from closegap.attacks.minimal.registry import make_minimal
+from closegap.attacks.minimal.portfolio import portfolio
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
@@ -187,12 +187,14 @@ class _Bracketing:
     def attacks(self) -> None:
         """Search for near witnesses for a share of the time."""
         spend = self._budget.within(_ATTACK_SHARE * self._budget.remaining)
-        if self._query.objective.norm is not None:
-            self._reach(self._attack.run(self._query, spend, self._counts))
-            return
-        method = make_minimal("sigma-zero" if self._query.objective.integral else "ead")
         part = self._budget.within(spend.remaining / 2)
-        self._reach(method.run(self._query, part, self._counts))
+        found = portfolio(self._query.objective).starts(self._query, part, self._counts)
+        for nearest in found[:1]:
+            self._reach(nearest)
+        if self._query.objective.norm is not None:
+            starts = [nearest.point for nearest in found if nearest.point is not None]
+            self._reach(self._attack.run(self._query, spend, self._counts, starts))
+            return
         proxy = replace(self._query, objective=norm_objective(1))
         self._attack.run(proxy, spend, self._by_proxy)
 

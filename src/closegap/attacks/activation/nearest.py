@@ -8,7 +8,7 @@ smaller ball. Source: Croce and Hein's region programs (2018), with walks in pla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -62,18 +62,30 @@ class NearestAttack:
     shares: tuple[float, ...] = (0.03, 0.1, 0.3)
     walk: Walk = field(default_factory=Walk)
 
-    def run(self, query: DistanceQuery, budget: Budget, judge: OnNearer) -> Nearest:
+    def run(
+        self,
+        query: DistanceQuery,
+        budget: Budget,
+        judge: OnNearer,
+        starts: Sequence[NDArray[np.float32]] = (),
+    ) -> Nearest:
         """Search until the budget ends or the rounds are over.
 
         Args:
             query: whose counterexamples.
             budget: deadline and seed.
             judge: says of a point whether it counts.
+            starts: counterexamples that are known, each walked from; without any, gradient runs in
+                growing balls look for the first.
 
         Returns:
             the nearest point that counted.
         """
         search = _Search(self, query, budget, judge)
+        for point in starts:
+            search.offer(point)
+        for point in starts:
+            search.descend(point.reshape(-1).astype(np.float64))
         search.first()
         idle = 0
         for round_ in range(self.rounds if search.best.found else 0):
