@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import pytest
 import torch
+from onnx import helper, numpy_helper
 
 from closegap.core.verdict import Verdict
-from closegap.runtime.cache import compiled
+from closegap.frontend import loads
+from closegap.graph.network import Network
+from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query, robustness
 from closegap.strategy.solve import solve
 from closegap.testing.enumeration import least_clause_margin, linear_pieces
@@ -35,6 +40,51 @@ def test_verdicts_are_those_of_enumeration() -> None:
     assert len(verdicts) == 2
 
 
+def test_the_sat_solver_gives_the_same_verdicts() -> None:
+    pytest.importorskip("pysat")
+    for seed in (0, 2):
+        q = tiny(seed, [6, 6, 3], 0.12)
+        settings = {"binarized.method": "sat"}
+        found = solve(q, timeout=3, engines=["binarized"], settings=settings)
+        assert found.verdict is solve(q, timeout=3, engines=["binarized"]).verdict
+
+
 def test_other_networks_are_left_alone(rng: np.random.Generator) -> None:
     other = robustness(random_mlp(rng, [4, 5, 3]), np.full(4, 0.5), 0, 0.1)
     assert "binarized" not in solve(other, timeout=2, engines=["binarized"]).engine
+
+
+def tied() -> Network:
+    """Three signs times 0.1f, less 0.1f + 0.1f + 0.1f: zero in float32, below it exactly."""
+    tenth, kind = np.float32(0.1), np.float32
+    edge = -(tenth + tenth + tenth)
+    arrays = {
+        "tenth": np.asarray(tenth),
+        "w0": np.eye(3, dtype=kind),
+        "w1": np.full((3, 2), tenth),
+        "b1": np.array([edge, -0.05], dtype=kind),
+        "w2": np.array([[2.0, 0.0], [0.0, 1.5]], dtype=kind),
+    }
+    steps = "MatMul x w0 a,Sign a s,Add s tenth s1,Sign s1 h,MatMul h w1 p,Add p b1 q,Sign q r,"
+    steps += "Add r tenth r1,Sign r1 k,MatMul k w2 y"
+    parts = [step.split() for step in steps.split(",")]
+    graph = helper.make_graph(
+        [helper.make_node(op, [*names], [out]) for op, *names, out in parts],
+        "tied",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return loads(model.SerializeToString())
+
+
+def test_what_float32_alone_condemns_is_no_witness() -> None:
+    net, image = tied(), np.full(3, 0.5, dtype=np.float32)
+    judge = replayer(net)
+    assert judge.outputs_float32(image[None]).argmax() == 0
+    assert judge.outputs_float64(image[None]).argmax() == 1
+    found = solve(robustness(net, image, 1, 0.1), timeout=3, engines=["clean", "binarized"])
+    assert found.verdict is not Verdict.FALSIFIED
+    assert found.bracket.upper > 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from closegap.attacks.binarized.bit_search import BitSearch
 from closegap.core.budget import Budget
@@ -13,6 +15,7 @@ from closegap.graph.ops import Sign
 from closegap.runtime.cache import binarized
 from closegap.specs.region import Ball
 from closegap.strategy.session import Session
+from closegap.verify.binarized.satisfiability import SignFormula, why_not
 from closegap.verify.binarized.tree import SignSearch, open_signs
 
 __all__ = ["BinarizedEngine"]
@@ -25,13 +28,16 @@ class BinarizedEngine:
     Attributes:
         attack: the search among signs.
         attack_share: of the time that is left, for it.
-        tree_share: of the time that is left then, for branch and bound.
+        tree_share: of the time that is left then, for the proof.
+        method: of the proof: `"tree"` is branch and bound, `"sat"` asks a SAT solver clause by
+            clause and needs the extra `sat`; it was slower wherever both were tried.
         most_entries: of the dense matrix of a layer, above which branch and bound is not tried.
     """
 
     attack: BitSearch = field(default_factory=BitSearch)
     attack_share: float = 0.1
     tree_share: float = 0.5
+    method: Literal["tree", "sat"] = "tree"
     most_entries: int = 1 << 24
 
     def run(self, session: Session, budget: Budget) -> None:
@@ -59,6 +65,9 @@ class BinarizedEngine:
         if entries > self.most_entries:
             session.note(f"binarized: no branch and bound, a layer has {entries} open weights")
             return
+        if self.method == "sat":
+            self._ask(session, form, clauses, budget)
+            return
         search = SignSearch(
             session.query,
             form,
@@ -69,3 +78,30 @@ class BinarizedEngine:
         session.count(sign_nodes=search.nodes)
         for clause in clauses.tolist():
             session.prove_clause(clause, search.lower(clause), "binarized")
+
+    def _ask(
+        self,
+        session: Session,
+        form: BinarizedForward,
+        clauses: Int[np.ndarray, "open"],
+        budget: Budget,
+    ) -> None:
+        reason = why_not(form)
+        if reason:
+            session.note(f"binarized: no proof by SAT, {reason}")
+            return
+        shape = session.query.network.input_shape
+        for place, clause in enumerate(clauses.tolist()):
+            if session.decided or budget.expired:
+                return
+            formula = SignFormula(
+                session.query,
+                form,
+                clause,
+                lambda point: session.offer(point.reshape(1, *shape), "binarized"),
+            )
+            formula.run(budget.within(budget.remaining / (len(clauses) - place)))
+            formula.close()
+            session.count(sign_models=formula.models)
+            if formula.proved:
+                session.prove_clause(clause, formula.lower, "binarized")
