@@ -34,7 +34,8 @@ def hard(rng):
 def test_elsewhere_engines_run_in_order(rng):
     network = random_sigmoid(rng, [4, 5, 3])
     session = Session(robustness(network, np.full(4, 0.5, np.float32), 0, 0.2))
-    assert list(turns(DEFAULT_ENGINES, session)) == [(name, 1.0) for name in DEFAULT_ENGINES]
+    names = [name for name in DEFAULT_ENGINES if name != "near-attack"]
+    assert list(turns(names, session)) == [(name, 1.0) for name in names]
 
 
 def test_one_of_the_pair_alone_has_one_turn(hard):

@@ -38,6 +38,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "alpha-crown",
     "strong-pgd",
     "region-walk",
+    "near-attack",
     "layered",
     "cut-roots",
     "cutoff",

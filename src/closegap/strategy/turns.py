@@ -16,6 +16,9 @@ _PAIR = ("bab", "cuts")
 _ROUNDS = (2.0, 4.0, 8.0, 16.0)
 #: Slow to tighten; where cuts work it waits for the last round, and gets so much time then.
 _LATE, _LATE_ROUND, _LATE_TIME = "cutoff", 3, 4.0
+#: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
+#: at once.
+_AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
 #: What the slower of two searches gets of a round at least.
 _LEAST = 0.2
 
@@ -25,26 +28,33 @@ def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]
 
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
     as long as the one before, so neither costs the other more than half of the time. Who closed
-    more of its trees in its time so far gets more of a round.
+    more of its trees in its time so far gets more of a round. The attack that waits for near
+    margins is asked again before each of their rounds, and before every other verifier.
 
     Args:
         names: of engines; an engine after the pair runs when the pair's turns are over.
         session: read before every turn.
     """
     raced, late = False, _LATE in names
+    again = [(_AGAIN, 1.0)] * (_AGAIN in names)
     for name in names:
         paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and suits_cuts(session)
         if not paired:
             late = late and name != _LATE
+            if name in _VERIFIERS:
+                yield from again
             yield name, 1.0
         elif not raced:
             raced = True
-            yield from _race(late, session)
+            yield from _race(late, again, session)
 
 
-def _race(late: bool, session: Session) -> Iterator[tuple[str, float]]:
+def _race(
+    late: bool, again: Sequence[tuple[str, float]], session: Session
+) -> Iterator[tuple[str, float]]:
     left = sum(_ROUNDS) + late * _LATE_TIME
     for place, time in enumerate(_ROUNDS):
+        yield from again
         if late and place == _LATE_ROUND:
             yield _LATE, _LATE_TIME / left
             left -= _LATE_TIME

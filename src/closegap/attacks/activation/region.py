@@ -22,7 +22,7 @@ from closegap.specs.query import Query
 from closegap.specs.region import Ball, bounding_box
 from closegap.verify.incomplete import LinearVerifier
 
-__all__ = ["RegionProblem", "piecewise_linear", "region_problem"]
+__all__ = ["RegionProblem", "piecewise_linear", "reference_point", "region_problem"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def region_problem(
     reduced = reduce_network(network, bounds.flat(), reach, budget=budget)
     if reduced is None:
         return None
-    ground = Ground(lower, upper, _center(query))
+    ground = Ground(lower, upper, reference_point(query))
     radius = float(query.region.radius) if isinstance(query.region, Ball) else math.inf
     program = PROGRAMS[region_norm(query.region)](ground)
     units, goals = unit_network(reduced), _goals(query.prop)
@@ -125,8 +125,8 @@ def _goals(prop: Property) -> tuple[Goal, ...]:
     return tuple(Goal(prop.rows[which], prop.offsets[which]) for which in members)
 
 
-def _center(query: Query) -> NDArray[np.float64]:
-    """The ball's center, the clean input of a box, else the box's middle."""
+def reference_point(query: Query) -> NDArray[np.float64]:
+    """The ball's center, the clean input of a box, else the box's middle; flat."""
     if isinstance(query.region, Ball):
         return query.region.center.reshape(-1)
     if query.center is not None:

@@ -16,6 +16,7 @@ from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
 from closegap.strategy.engines.layered import LayeredEngine
 from closegap.strategy.engines.linear import AlphaCrown, Crown
 from closegap.strategy.engines.mip import MipEngine
+from closegap.strategy.engines.near_attack import NearAttackEngine
 from closegap.strategy.engines.region import LippaEngine, RegionWalkEngine
 
 __all__ = ["ENGINES", "Engine"]
@@ -31,6 +32,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "region-walk": RegionWalkEngine,
     "lippa": LippaEngine,
     "bab-attack": BabAttackEngine,
+    "near-attack": NearAttackEngine,
     "attack": AttackEngine,
     "layered": LayeredEngine,
     "cutoff": CutoffEngine,
