@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 __all__ = ["Pace"]
 
@@ -15,30 +16,47 @@ _SHARE = 0.25
 class Pace:
     """Learns the seconds a domain takes, and turns them into a batch size.
 
+    A step's length is measured by the clock that is given: work of one thread is counted by
+    `time.thread_time`, for on a busy machine elapsed time would shrink batches to one, and small
+    batches take more processor time a domain. The deadline always counts elapsed time.
+
     Args:
         most: the greatest batch.
+        each: seconds a domain takes, by that clock, if known.
+        clock: seconds; elapsed ones where threads or devices share the work.
 
     Attributes:
-        each: seconds a domain takes; 0 before the first step.
+        each: seconds a domain takes by the clock; 0 before the first step.
     """
 
-    def __init__(self, most: int, *, each: float = 0.0) -> None:
+    def __init__(
+        self, most: int, *, each: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._most = most
+        self._clock = clock
         self.each = each
-        self._started = 0.0
+        self._elapsed = each
+        self._started = 0.0, 0.0
 
     def begin(self) -> None:
         """A step begins."""
-        self._started = time.monotonic()
+        self._started = self._clock(), time.monotonic()
 
     def end(self, domains: int) -> None:
         """The step has bounded so many domains; slow steps count at once, fast ones slowly."""
-        each = (time.monotonic() - self._started) / max(1, domains)
-        self.each = each if each > self.each else 0.5 * (self.each + each)
+        clock, elapsed = self._started
+        self.each = _slower(self.each, (self._clock() - clock) / max(1, domains))
+        self._elapsed = _slower(self._elapsed, (time.monotonic() - elapsed) / max(1, domains))
 
     def batch(self, remaining: float) -> int:
         """Domains to split next, when `remaining` seconds are left; each makes two."""
-        if self.each == 0.0:
-            return self._most
-        seconds = min(_STEP_SECONDS, _SHARE * remaining)
-        return max(1, min(self._most, int(seconds / (2 * self.each))))
+        count = float(self._most)
+        if self.each > 0:
+            count = min(count, _STEP_SECONDS / (2 * self.each))
+        if self._elapsed > 0:
+            count = min(count, _SHARE * remaining / (2 * self._elapsed))
+        return max(1, int(count))
+
+
+def _slower(known: float, each: float) -> float:
+    return each if each > known else 0.5 * (known + each)

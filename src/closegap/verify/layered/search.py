@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -41,9 +42,9 @@ class LayeredOptions:
 
     batch: int = 8
     climb: AscentOptions = field(
-        default_factory=lambda: AscentOptions(iterations=10, slope_rate=0.2, decay=0.9, patience=4)
+        default_factory=lambda: AscentOptions(iterations=5, slope_rate=0.2, decay=0.9, patience=4)
     )
-    steps: int = 8
+    steps: int = 4
     apart: int = 3
     offered: int = 4
     nodes: int | None = None
@@ -92,7 +93,7 @@ class LayeredSearch:
 
     def run(self, budget: Budget) -> LayeredOutcome:
         """Search until nothing is open, a candidate is accepted, or the budget ends."""
-        pace = Pace(self._options.batch)
+        pace = Pace(self._options.batch, clock=time.thread_time)
         nodes, known = self._tree.add_roots(np.full(1, -np.inf)), self._kept.root()
         while len(nodes):
             pace.begin()
