@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
@@ -47,6 +48,7 @@ VARIANTS: dict[str, SparseOptions] = {
     "ours": BARE,
     "paper": PAPER,
     "whole box": replace(BARE, cutoff=False),
+    "programs alone": replace(BARE, batch=0),
     "no sweeps": replace(BARE, propagate=False, tighten=False),
     "no tightening": replace(BARE, tighten=False),
     "no reduced costs": replace(BARE, reduced_costs=False),
@@ -165,6 +167,26 @@ def down(nodes: Nodes, row: int, ranges: Ranges, above: float) -> None:
     if len(free) and math.isfinite(lower):
         for sign in (1, -1):
             down(nodes, row, ranges.split(int(free[0]), sign), lower)
+
+
+@pytest.mark.parametrize("objective", [L1Distance(), L2Distance(), LinfDistance()])
+def test_climbed_bounds_are_below_the_program_s(objective: Objective) -> None:
+    query = replace(asked(11), objective=objective)
+    ground = grounded(query, 1.0)
+    nodes = Nodes(ground, objective, Budget())
+    whole, rng = Ranges(ground.low, ground.high), np.random.default_rng(0)
+    count = len(ground.rows)
+    held = [whole] * count
+    for unit in rng.permutation(np.flatnonzero(whole.free))[:3]:
+        held += [ranges.split(int(unit), int(rng.choice([-1, 1]))) for ranges in held[-count:]]
+    ranges = Ranges(np.stack([r.low for r in held]), np.stack([r.high for r in held]))
+    rows = np.arange(len(held)) % count
+    start = Slopes.of(ground, ranges)
+    none, few, many = (nodes.climbed(rows, ranges, start, steps)[0] for steps in (0, 5, 50))
+    for at, (row, node) in enumerate(zip(rows.tolist(), held, strict=True)):
+        exact = nodes.solve(row, node, math.inf)[0].lower
+        if exact < 1.0:
+            assert max(none[at], few[at], many[at]) <= exact + 1e-6
 
 
 def test_sweeps_keep_every_nearer_counterexample() -> None:

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from closegap.attacks.sparse.ascent import Ascent, Climbed, Slopes
 from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.planes import Planes, Proof, Ranges
 from closegap.attacks.sparse.relaxation import NodeRelaxation, Solved, node_relaxation
@@ -67,6 +68,7 @@ class Nodes:
         self.programs = 0
         self._planes = Planes(ground, objective)
         self._reach = Reach.of(ground)
+        self._ascent = Ascent(ground, self._reach)
         self._objective = objective
         self._budget = budget
         self._held: dict[int, list[_Held]] = {}
@@ -76,6 +78,21 @@ class Nodes:
         margin = self._planes.margin(row)
         proof = self._planes.proof(margin, self._planes.propagated(margin, ranges), ranges)
         return float(self._planes.distance(proof.slopes, proof.constants)[0]), proof
+
+    def climbed(
+        self, rows: Int[np.ndarray, "B"], ranges: Ranges, start: Slopes, steps: int
+    ) -> tuple[Float[np.ndarray, "B"], Climbed]:
+        """Proved bounds of many nodes, by ascent on slopes.
+
+        Args:
+            rows: the targets'.
+            ranges: of the nodes, `[B, U]`.
+            start: where to climb from.
+            steps: at most.
+        """
+        climbed = self._ascent.climb(rows, ranges, start, steps)
+        proof = self._planes.proof(self._planes.margin(rows), climbed.multipliers, ranges)
+        return self._planes.distance(proof.slopes, proof.constants), climbed
 
     def swept(self, ranges: Ranges, margins: list[Proof]) -> Ranges:
         """Tighter ranges of the units, for inputs nearer than the ground's limit."""

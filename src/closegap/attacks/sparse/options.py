@@ -67,6 +67,9 @@ class SparseOptions:
         attack_share: of the time for it.
         tried: units whose children are bounded before one is chosen (`GAINS`).
         reliable: a unit whose gains were seen so often on both sides is not tried again.
+        batch: how many nodes are bounded together, by ascent on slopes, and split; programs are
+            left the roots and nodes without an open phase. 0 for programs alone.
+        steps: of the ascent, for one node.
         tolerance: a node this close to the best distance is closed.
     """
 
@@ -84,6 +87,8 @@ class SparseOptions:
     attack_share: float = 0.2
     tried: int = 6
     reliable: int = 4
+    batch: int = 64
+    steps: int = 8
     tolerance: float = DISTANCE_TOLERANCE
 
 
@@ -101,5 +106,6 @@ PAPER = SparseOptions(
     propagate=False,
     reduced_costs=False,
     tighten=False,
+    batch=0,
     attack=None,
 )

@@ -31,10 +31,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """Of every unit's pre-activation in a node: `low`, `high`, `[U]`."""
+    """Of every unit's pre-activation in a node: `low`, `high`, `[U]`; of B nodes, `[B, U]`."""
 
-    low: Float[np.ndarray, "U"]
-    high: Float[np.ndarray, "U"]
+    low: Float[np.ndarray, "*B U"]
+    high: Float[np.ndarray, "*B U"]
 
     @property
     def free(self) -> NDArray[np.bool_]:
@@ -114,9 +114,9 @@ class Planes:
         self._inner = ground.weight[:, count:]
         self._steps = 8 * gamma(2 * ground.units + 32)
 
-    def margin(self, row: int) -> Functions:
-        """A target's margin."""
-        ground, at = self.ground, [row]
+    def margin(self, row: int | NDArray[np.int64]) -> Functions:
+        """A target's margin, or those of many."""
+        ground, at = self.ground, np.atleast_1d(row)
         return Functions(ground.rows[at], ground.offsets[at], ground.row_slack[at])
 
     def distance(

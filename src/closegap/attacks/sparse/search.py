@@ -13,20 +13,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import OnNearer
 from closegap.attacks.sparse.answer import SparseAnswer
+from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.choice import Choice, Chooser
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.lookout import Lookout
 from closegap.attacks.sparse.nodes import Nodes, narrower
-from closegap.attacks.sparse.options import OURS, Heuristic, Order, SparseOptions
+from closegap.attacks.sparse.options import OURS, Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.core.budget import Budget
-from closegap.core.numerics import CELL_TOLERANCE, REPLAY_SLACK
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
 from closegap.search.tree import Tree
@@ -34,12 +34,6 @@ from closegap.specs.distance import DistanceQuery
 
 __all__ = ["SparseTree"]
 
-Array = NDArray[np.float64]
-
-#: A cell's nearest point is asked to break the property by the replay's slack times these.
-_OVERSHOOTS = (0.1, 1.0, 4.0, 16.0)
-#: Between tries of the cell program that did not help, at most so many nodes.
-_PATIENCE = 64
 #: Programs of one node at most, each after its units' ranges shrank.
 _LOOPS = 4
 
@@ -92,10 +86,12 @@ class _Search:
         self._nodes: Nodes | None = None
         self._chooser: Chooser | None = None
         self._ranges: dict[int, Ranges] = {}
+        self._slopes: dict[int, Slopes] = {}
+        self._left: set[int] = set()
         self._next: int | None = None
         self._programs = 0
         self._closed = math.inf
-        self._idle, self._wait = 0, 1
+        self._lookout = Lookout(options, query, self._incumbent, budget)
         self._reason: Reason | None = None
         size = query.image.size
         zero, one = np.zeros((1, size)), np.ones(size)
@@ -123,6 +119,7 @@ class _Search:
             roots = self._tree.add_roots(np.full(len(ground.rows), self._incumbent.lower))
             whole = Ranges(ground.low, ground.high)
             self._ranges = {int(root): whole for root in roots}
+            self._left = set(roots.tolist())
             for root in roots:
                 self._narrow(int(root))
             self._settle()
@@ -139,10 +136,13 @@ class _Search:
             if self._budget.nodes is not None and len(self._tree) >= self._budget.nodes:
                 self._reason = Reason.NODES
                 return
-            self._visit(node)
-            self._settle()
+            if not self._options.batch or node in self._left:
+                self._visit(node)
+            else:
+                self._wave()
             if self._incumbent.distance < self._options.shrunk * self._ground().limit:
                 self._renew()
+            self._settle()
 
     def answer(self) -> SparseAnswer:
         """The bracket as it stands."""
@@ -188,6 +188,7 @@ class _Search:
             self._nodes = Nodes(ground, self._query.objective, self._budget)
             if old is not None:
                 self._programs += old.programs
+                self._slopes.clear()
                 self._move(old.ground, ground)
         return self._nodes is not None
 
@@ -208,7 +209,7 @@ class _Search:
         open_ = self._tree.open_nodes()
         if not len(open_):
             return None
-        if self._options.order is Order.DEPTH:
+        if self._options.order is Order.DEPTH and not self._options.batch:
             return int(open_[-1])
         return int(open_[np.argmin(self._tree.lower(open_))])
 
@@ -245,6 +246,7 @@ class _Search:
         self._closed = min(self._closed, bound)
         self._tree.close(at)
         self._ranges.pop(node, None)
+        self._slopes.pop(node, None)
         self._next = None if self._next == node else self._next
         return True
 
@@ -252,6 +254,54 @@ class _Search:
         """What the leaves prove together."""
         left = self._tree.least_lower()
         self._incumbent.prove(min(float(left.min(initial=math.inf)), self._closed))
+
+    def _wave(self) -> None:
+        """Bound the open nodes with the least bounds together; close, split, or leave each."""
+        assert self._nodes is not None
+        open_ = self._tree.open_nodes()
+        order = np.argsort(self._tree.lower(open_), kind="stable")
+        front = [n for n in open_[order[: self._options.batch]].tolist() if n not in self._left]
+        with self._watch.part("ascent"):
+            rows = self._tree.root(np.array(front))
+            held = [self._ranges[node] for node in front]
+            ranges = Ranges(np.stack([r.low for r in held]), np.stack([r.high for r in held]))
+            start = self._started(front, ranges)
+            lower, climbed = self._nodes.climbed(rows, ranges, start, self._options.steps)
+        given = np.where(ranges.free, climbed.given, -1.0)
+        units, most = given.argmax(axis=1), given.max(axis=1)
+        split = []
+        for at, node in enumerate(front):
+            if self._bounded(node, float(lower[at])):
+                continue
+            if most[at] < 0:
+                self._left.add(node)
+            else:
+                split.append(at)
+        if not split:
+            return
+        first = split[0]
+        with self._watch.part("candidates"):
+            point = climbed.points[first]
+            self._lookout.glimpse(self._nodes, int(rows[first]), point, held[first])
+        nodes, chosen = np.array(front)[split], units[split]
+        children = self._tree.split(nodes, self._ground().place[chosen])
+        for child, at, sign in zip(
+            children.tolist(), split * 2, np.repeat((1, -1), len(split)).tolist(), strict=True
+        ):
+            self._ranges[child] = held[at].split(int(units[at]), sign)
+            self._slopes[child] = climbed.slopes.one(at)
+        for node in nodes.tolist():
+            del self._ranges[node]
+            self._slopes.pop(node, None)
+
+    def _started(self, front: list[int], ranges: Ranges) -> Slopes:
+        """Slopes of the nodes' parents, where they are known."""
+        start = Slopes.of(self._ground(), ranges)
+        for at, node in enumerate(front):
+            if node in self._slopes:
+                start.alpha[at] = self._slopes[node].alpha[0]
+                start.beta[at] = self._slopes[node].beta[0]
+        return start
 
     def _visit(self, node: int) -> None:
         """Bound a node; close it, split it, or give it up."""
@@ -266,7 +316,8 @@ class _Search:
                 return
             if self._budget.expired:
                 return
-            self._look(row, solved, ranges)
+            with self._watch.part("candidates"):
+                self._lookout.look(self._nodes, row, solved, ranges)
             if self._bounded(node, solved.lower):
                 return
             if proof is None or not self._improve(node, proof):
@@ -321,49 +372,9 @@ class _Search:
 
     def _first(self, live: list[int], unit: int, solved: Solved) -> int | None:
         """The child to visit next."""
-        if not live or self._options.order is Order.BEST:
+        if not live or self._options.order is Order.BEST or self._options.batch:
             return None
         if len(live) == 1 or self._options.on_first:
             return live[0]
         on = solved.above is None or solved.below is None or solved.above[unit] > solved.below[unit]
         return live[0] if on else live[1]
-
-    def _look(self, row: int, solved: Solved, ranges: Ranges) -> None:
-        """Look for a nearer counterexample where the relaxed image is."""
-        if solved.difference is None or solved.above is None or solved.below is None:
-            return
-        with self._watch.part("candidates"):
-            gap = float(np.minimum(solved.above, solved.below).max(initial=0.0))
-            if self._options.heuristic is Heuristic.CONSISTENT:
-                if gap <= CELL_TOLERANCE:
-                    self._descend(row, solved.difference, ranges)
-                return
-            ground = self._ground()
-            margins = ground.forward(solved.difference)[1]
-            broken = margins.min() < 0 and self._incumbent.offer(ground.image + solved.difference)
-            self._idle += 1
-            if not (broken or gap <= CELL_TOLERANCE or self._idle >= self._wait):
-                return
-            self._idle = 0
-            won = self._descend(row, solved.difference, ranges)
-            self._wait = 1 if won else min(2 * self._wait, _PATIENCE)
-
-    def _descend(self, row: int, difference: Float[np.ndarray, "D"], ranges: Ranges) -> bool:
-        """The nearest counterexample in a point's cell, if it is nearer than the best."""
-        assert self._nodes is not None
-        ground = self._ground()
-        values, margins = ground.forward(difference)
-        on = np.where(ranges.free, values >= 0, ranges.low >= 0)
-        slack = REPLAY_SLACK * (1 + float(np.abs(margins).max()))
-        for overshoot in _OVERSHOOTS:
-            if self._budget.expired:
-                return False
-            found = self._nodes.nearest(row, ranges, on, overshoot * slack)
-            if found is None:
-                return False
-            point = ground.image + found
-            if self._query.objective.value(ground.image, point) >= self._incumbent.distance:
-                return False
-            if self._incumbent.offer(point):
-                return True
-        return False

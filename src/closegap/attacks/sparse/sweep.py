@@ -67,6 +67,22 @@ class Reach:
         """About the same, in float32."""
         return self._at(slopes, self._multiplier(slopes))
 
+    def point(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """About where the slopes are least, `[B, D]`."""
+        low, high = self._ends
+        corner = np.where(slopes > 0, low, high)
+        if not self.norm:
+            return corner
+        weight = self._multiplier(slopes)[:, None]
+        if self.norm == 2:
+            return np.clip(-slopes / np.maximum(weight, np.float32(TINY)), low, high)
+        size = np.abs(slopes)
+        full = np.where(size > weight, corner, np.float32(0))
+        last = np.where(size == weight, corner, np.float32(0))
+        rest = self.radius - np.abs(full).sum(axis=1)
+        share = rest / np.maximum(np.abs(last).sum(axis=1), TINY)
+        return np.asarray(full + np.clip(share, 0, 1).astype(np.float32)[:, None] * last)
+
     def _multiplier(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
         """About the best multiplier of the radius."""
         if not (self.norm and slopes.size):
