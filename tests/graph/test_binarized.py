@@ -136,6 +136,24 @@ def test_a_tie_that_float64_cannot_see_is_decided_exactly() -> None:
     np.testing.assert_array_equal(got, [[True, False], [False, True], [True, True]])
 
 
+def test_a_sum_that_float64_cannot_hold_has_no_fixed_sign() -> None:
+    huge = np.full(2, 1e200)
+    net = network(
+        Node(ops.Input(), (), (2,)),
+        Node(ops.Scale(huge), (0,), (2,)),
+        Node(ops.Scale(huge), (1,), (2,)),
+        Node(ops.Linear(np.array([[1.0, -1.0]]), np.zeros(1)), (2,), (1,)),
+        Node(ops.Sign(1), (3,), (1,)),
+        Node(ops.Linear(np.eye(1), np.zeros(1)), (4,), (1,)),
+    )
+    layer = binarized_form(net).first
+    with np.errstate(over="ignore", invalid="ignore"):
+        bounds = sum_bounds(layer, np.zeros(2), np.ones(2))
+        assert fixed_signs(layer, bounds).tolist() == [0]
+        inputs = np.array([[0.75, 0.25], [0.25, 0.75]])
+        assert first_signs(layer, inputs).tolist() == [[True], [False]]
+
+
 def test_thresholds_have_the_parity_of_the_fan_in(rng: np.random.Generator) -> None:
     layer = binarized_form(dense_net(rng, zeros=0.4)).hidden[0]
     finite = np.isfinite(layer.thresholds.low)

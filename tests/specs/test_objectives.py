@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from closegap.specs.objectives import (
     LinfDistance,
     Objective,
     ObjectiveOptions,
+    VariationOf,
     make_objective,
     norm_objective,
     visibility_weights,
@@ -99,6 +101,26 @@ def test_values_are_zero_at_the_image_and_attained_is_no_less(rng: np.random.Gen
             point = np.where(rng.random(size) < 0.5, image, rng.random(size))
             attained, value = objective.attained(image, point), float(objective.value(image, point))
             assert value - 1e-15 <= attained <= value + 1e-12
+
+
+@pytest.mark.parametrize("of", ["image", "difference"])
+def test_attained_is_no_less_in_exact_arithmetic(rng: np.random.Generator, of: VariationOf) -> None:
+    """Beside a white pixel float64 loses how far an almost black one is moved."""
+
+    def exact(flat: list[Fraction]) -> Fraction:
+        return sum((abs(flat[i] - flat[j]) for i, j in GRID.edges.tolist()), Fraction(0))
+
+    levels = np.array([0, 1, 0.5, 2.0**-60, 2.0**-54, 2.0**-30, 1 - 2.0**-24])
+    for kappa in (0.2, 1.0, 5.0):
+        tv = L1TvDistance(GRID, kappa, of)
+        for _ in range(100):
+            image = rng.choice(levels, 9)
+            point = np.where(rng.random(9) < 0.5, image, rng.choice(levels, 9))
+            before, after = ([Fraction(x) for x in flat.tolist()] for flat in (image, point))
+            change = [b - a for a, b in zip(before, after, strict=True)]
+            brought = exact(change) if of == "difference" else exact(after) - exact(before)
+            value = sum(map(abs, change)) + Fraction(kappa) * brought
+            assert Fraction(tv.attained(image, point)) >= value
 
 
 def test_regions_hold_everything_near(rng: np.random.Generator) -> None:

@@ -50,6 +50,14 @@ def test_a_closed_tree_is_right_and_never_above_the_truth(sizes: list[int]) -> N
         assert [low > 0 for low in found] == [most > 0 for most in least]
 
 
+def test_a_clause_that_was_not_searched_is_not_proved() -> None:
+    q = tiny(0, [6, 6, 3], 0.0)
+    form = BinarizedForward(binarized_form(q.network))
+    search = SignSearch(q, form, np.array([1]), lambda point: False)
+    search.run(Budget.of_seconds(5))
+    assert search.lower(0) == -np.inf < 0 < search.lower(1)
+
+
 def test_bounds_hold_at_every_input_with_the_signs(rng: np.random.Generator) -> None:
     for seed, sizes in enumerate(([7, 6, 5, 3], [6, 12, 8, 3], [8, 9, 7, 6, 3])):
         q = tiny(seed, sizes, 0.3)

@@ -95,6 +95,30 @@ def test_least_values_stay_below_the_dual_in_exact_arithmetic(
         assert abs(float(dual) - value) <= rounding <= 1e-3 * (1 + np.abs(targets[0, row]).sum())
 
 
+def test_widths_that_single_precision_loses_still_count() -> None:
+    lower, upper = torch.zeros(2).double(), torch.tensor([1e-42, 1e-46], dtype=torch.float64)
+    rows = torch.tensor([[[-1.0, -7e20]]], dtype=torch.float64)
+    found = least_under(HalfSpaces.none(1, 2), rows, lower, upper, 1)
+    least = -1e-42 - 7e20 * 1e-46
+    assert least - 1e-8 <= float(found.value - found.rounding) <= least
+
+
+def test_an_unknown_precision_is_none(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed() -> str:
+        raise RuntimeError("the precision was set for some backends alone")
+
+    rows, normals = torch.tensor(rng.normal(size=(2, 1, 3, 4)))
+    spaces = HalfSpaces(normals, torch.zeros(1, 3, dtype=torch.float64))
+    box = torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    wide = least_under(spaces, rows, *box, 3).rounding
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    found = least_under(spaces, rows, *box, 3)
+    assert found.multipliers.dtype == torch.float64
+    assert (found.rounding < wide).all()
+
+
 def test_an_empty_cut_has_no_least_value() -> None:
     spaces = HalfSpaces(torch.tensor([[[1.0]]]).double(), torch.tensor([[3.0]]).double())
     box = torch.tensor([-1.0]).double(), torch.tensor([1.0]).double()

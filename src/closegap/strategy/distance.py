@@ -280,7 +280,7 @@ class _Bracketing:
 
     def _raise(self, radius: float) -> None:
         """Keep a proof; the ends of the region's box are rounded, perhaps towards the image."""
-        self._lower = max(self._lower, radius * (1 - 4 * FLOAT64_UNIT) - 4 * FLOAT64_UNIT)
+        self._lower = max(self._lower, radius - 4 * FLOAT64_UNIT * (1 + abs(radius)))
         if self._lower >= self._best.distance and self._best.distance > 0:
             self._contradiction(self._lower)
         self._remember()

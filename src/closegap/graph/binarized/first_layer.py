@@ -144,5 +144,6 @@ def fixed_signs(layer: FirstLayer, bounds: SumBounds) -> Int[np.ndarray, "U"]:
     thresholds = layer.thresholds
     ends = [thresholds.sense * end[thresholds.taken] for end in (bounds.lower, bounds.upper)]
     always = thresholds.pooled((np.minimum(*ends) >= thresholds.high)[None])[0]
-    never = ~thresholds.pooled((np.maximum(*ends) >= thresholds.low)[None])[0]
+    # A bound that is not a number, where float64 overflows, proves nothing.
+    never = ~thresholds.pooled(~(np.maximum(*ends) < thresholds.low)[None])[0]
     return np.where(always, 1, np.where(never, -1, 0))

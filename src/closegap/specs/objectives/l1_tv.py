@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError
 from closegap.core.numerics import FLOAT64_UNIT, gamma
@@ -80,6 +81,13 @@ class L1TvDistance:
             squares[..., self.grid.sites[part]] += steps[..., part] ** 2
         return np.asarray(np.sqrt(squares))
 
+    def _touched(self, change: Array) -> NDArray[np.bool_]:
+        """Which of its terms a change has a part in."""
+        touched = (change != 0)[self.grid.edges].any(axis=1)
+        if not self.isotropic:
+            return np.asarray(touched)
+        return np.asarray(np.bincount(self.grid.sites, touched, minlength=self.grid.size) > 0)
+
     def value(self, image: Array, points: Array) -> Array:
         """See `Objective`."""
         change = points - image
@@ -94,10 +102,12 @@ class L1TvDistance:
         change = point - image
         if self.of == "difference":
             terms = self.kappa * self._variations(change)
-            return rounded_up(math.fsum(np.concatenate([np.abs(change), terms])))
+            # A difference of changes may cancel, and keeps the rounding of both.
+            lost = 16 * FLOAT64_UNIT * self.kappa * math.fsum(np.abs(change))
+            return rounded_up(math.fsum(np.concatenate([np.abs(change), terms]))) + lost
         before, after = (self.kappa * self._variations(x) for x in (image, point))
         parts = np.concatenate([np.abs(change), after - before])
-        moved = after != before
+        moved = self._touched(change)  # float64 may lose a move beside a greater neighbour
         size = math.fsum(np.concatenate([np.abs(change), after[moved], before[moved]]))
         return math.fsum(parts) + 16 * FLOAT64_UNIT * size
 

@@ -120,7 +120,8 @@ class SignSearch:
                 None,
             )
         ]
-        self._closed = np.full(query.prop.clauses, np.inf)
+        self._closed = np.full(query.prop.clauses, -np.inf)  # others are not proved here
+        self._closed[clauses] = np.inf
         self.nodes, self.programs, self.stuck = 0, 0, 0
 
     def lower(self, clause: int) -> float:

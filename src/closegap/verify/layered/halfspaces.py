@@ -123,16 +123,26 @@ class _Box:
     """Rows and cuts in units of the box's half-widths, around its middle.
 
     In float32, unless torch was told that its products of float32 may be less precise than that.
+    A half-width that float32 would lose is widened to one that it holds, which only lowers bounds.
     """
 
     def __init__(self, spaces: HalfSpaces, rows: Tensor, lower: Tensor, upper: Tensor) -> None:
-        exact = torch.get_float32_matmul_precision() == "highest"
+        exact = _products_are_exact()
         dtype = torch.float32 if exact else torch.float64
         self.unit = FLOAT32_UNIT if exact else FLOAT64_UNIT
-        self.middle, half = (lower + upper) / 2, ((upper - lower) / 2).to(dtype)
+        self.middle, half = (lower + upper) / 2, (upper - lower) / 2
+        half = torch.where(half > 0, half.clamp(min=TINY), half).to(dtype)
         self.rows = rows.to(dtype) * half
         self.normals = spaces.normals.to(dtype) * half
         self.offsets = spaces.offsets + spaces.normals @ self.middle
+
+
+def _products_are_exact() -> bool:
+    """Whether products of float32 are rounded as float32 is."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # it was set for some backends alone, by torch's newer names
+        return False
 
 
 def _climb(box: _Box, steps: int) -> tuple[Tensor, Tensor]:
