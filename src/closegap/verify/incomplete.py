@@ -6,17 +6,18 @@ its rounding subtracted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.intermediate import NetworkBounds, bound_activations
 from closegap.bounds.optimise import Ascent, AscentOptions, MixedPrecision, in_dtype
-from closegap.bounds.records import Parameters
+from closegap.bounds.records import LinearBound, Parameters
 from closegap.bounds.regions import InputSet, input_set, least, minimiser
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
@@ -113,6 +114,44 @@ class LinearVerifier:
             which: indices of rows.
             options: climb on the slopes; `None` for the rules' defaults.
         """
+        linear, parameters = self._propagated(bounds, budget, which, options)
+        with torch.no_grad():
+            value, rounding = least(self.exact_region, linear.coefficients)
+            total = value + linear.constant
+            total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
+            total = torch.where(torch.isfinite(total), total, -torch.inf)
+            points = minimiser(self.exact_region, linear.coefficients)
+        return RowBounds(_numpy(total[0]), _numpy(points[0]), parameters)
+
+    def planes(
+        self,
+        bounds: NetworkBounds,
+        budget: Budget,
+        which: NDArray[np.int64],
+        options: AscentOptions | None = None,
+    ) -> tuple[Float[np.ndarray, "Q D"], Float[np.ndarray, "Q"]]:
+        """Planes below some of the property's rows, from any origin.
+
+        Args:
+            bounds, budget, which, options: as for `rows`.
+
+        Returns:
+            slopes and constants: on the region every margin is at least `slopes . x + constants`
+            in exact arithmetic, unless they are not finite.
+        """
+        linear, _ = self._propagated(bounds, budget, which, options)
+        slopes, constant = _numpy(linear.coefficients[0]), _numpy(linear.constant[0])
+        lost = 2 * _numpy(linear.rounding[0]) + 4 * FLOAT64_UNIT * np.abs(constant)
+        return slopes.reshape(len(which), -1), constant - lost
+
+    def _propagated(
+        self,
+        bounds: NetworkBounds,
+        budget: Budget,
+        which: NDArray[np.int64],
+        options: AscentOptions | None,
+    ) -> tuple[LinearBound, Parameters]:
+        """Rows with their offsets, as functions of the input."""
         output = self.query.network.output
         shape = self.query.network.nodes[output].shape
         rows = self.exact.tensor(self.query.prop.rows[which]).reshape(1, len(which), *shape)
@@ -123,12 +162,10 @@ class LinearVerifier:
         bounder = BackwardPass(self.exact, bounds.activations, bounds.values)
         with torch.no_grad():
             linear = bounder.run(output, rows, parameters)
-            value, rounding = least(self.exact_region, linear.coefficients)
-            total = value + linear.constant + offsets
-            total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
-            total = torch.where(torch.isfinite(total), total, -torch.inf)
-            points = minimiser(self.exact_region, linear.coefficients)
-        return RowBounds(_numpy(total[0]), _numpy(points[0]), parameters)
+            rounding = linear.rounding + 2 * FLOAT64_UNIT * offsets.abs()
+            return replace(
+                linear, constant=linear.constant + offsets, rounding=rounding
+            ), parameters
 
     def _climb(
         self,

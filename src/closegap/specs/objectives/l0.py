@@ -42,10 +42,15 @@ class L0Distance:
         return float(self.value(image, point))
 
     def region(self, image: Array, limit: float, shape: tuple[int, ...]) -> Region:
-        """See `Objective`. Everything, as soon as one pixel may change."""
+        """See `Objective`. An l1 ball: as far as the pixels can go that have the farthest to go."""
         if not (math.isfinite(limit) and limit >= 0):
             raise OptionError(f"a limit must be finite and not negative, got {limit}")
-        return lp_ball(image.reshape(shape), 1.0 if limit >= 1 else 0.0)
+        if limit >= self.grid.pixels:
+            return lp_ball(image.reshape(shape), 1.0)
+        reach = np.maximum(image, 1 - image)[self.grid.entries].sum(axis=0).reshape(-1)
+        farthest = np.sort(reach)[::-1][: int(limit)]
+        radius = math.fsum(farthest) * (1 + gamma(self.grid.channels + 4))
+        return lp_ball(image.reshape(shape), radius, norm=1)
 
     def least(
         self, image: Array, gains: Array, offsets: Array, lower: Array, upper: Array
