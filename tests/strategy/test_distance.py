@@ -19,7 +19,6 @@ from closegap.specs.objectives import (
     L0Distance,
     L1Distance,
     L1TvDistance,
-    LinfDistance,
     Objective,
 )
 from closegap.specs.region import bounding_box
@@ -42,25 +41,20 @@ def asked(rng: np.random.Generator, norm: float) -> DistanceQuery:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_brackets_close_and_hold_the_witness(rng: np.random.Generator, norm: float) -> None:
-    for _ in range(2):
-        query = asked(rng, norm)
-        result = minimise_distance(query, timeout=10, attack=NearestAttack(rounds=2))
-        assert 0 <= result.lower <= result.upper
-        assert result.witness is not None
-        witness = replayer(query.network).witness(query.within(result.upper), result.witness)
-        assert witness is not None
-        assert witness.breaks
-        assert query.distance(result.witness) == result.upper
-        assert result.closed
-
-
-@pytest.mark.parametrize("norm", [1.0, math.inf])
-def test_never_below_the_enumerated_optimum(rng: np.random.Generator, norm: float) -> None:
+def test_brackets_close_around_the_nearest_counterexample(
+    rng: np.random.Generator, norm: float
+) -> None:
     """Within the lower end no input breaks the property, as enumeration says; within upper one."""
-    for _ in range(2):
-        query = asked(rng, norm)
-        result = minimise_distance(query, timeout=10, attack=NearestAttack(rounds=2))
+    query = asked(rng, norm)
+    result = minimise_distance(query, timeout=10, attack=NearestAttack(rounds=1, steps=10))
+    assert 0 <= result.lower <= result.upper
+    assert result.witness is not None
+    witness = replayer(query.network).witness(query.within(result.upper), result.witness)
+    assert witness is not None
+    assert witness.breaks
+    assert query.distance(result.witness) == result.upper
+    assert result.closed
+    if norm != 2:
         assert least_clause_margin(query.within(result.lower), 0) > -1e-9
         assert least_clause_margin(query.within(result.upper), 0) < 1e-9
 
@@ -70,11 +64,17 @@ def test_exact_brackets_close_around_the_enumerated_distance(rng: np.random.Gene
     grid = Grid(1, 1, 2)
     query, weights = asked(rng, math.inf), np.array([0.5, 2.0])
     pieces = pieces_of(query)
-    distances: list[Objective] = [LinfDistance(), L0Distance(grid), L1Distance(weights)]
-    for objective in [*distances, L1TvDistance(grid), L1TvDistance(grid, 1.5, isotropic=True)]:
+    distances: list[tuple[Objective, str | None]] = [
+        (L0Distance(grid), None),
+        (L1Distance(weights), None),
+        (L1TvDistance(grid, 1.5, isotropic=True), "mip"),
+    ]
+    for objective, exact in distances:
         one = replace(query, objective=objective)
         best = least_distance(one, pieces)
-        result = minimise_distance(one, timeout=10, attack=NearestAttack(rounds=1), exact="mip")
+        result = minimise_distance(
+            one, timeout=5, attack=NearestAttack(rounds=1, steps=10), exact=exact
+        )
         assert result.lower <= best + 1e-9
         assert result.upper >= best - 1e-9
         assert result.upper - result.lower <= 1e-3
@@ -111,7 +111,7 @@ def test_what_is_proved_of_a_rounded_box_is_claimed_of_no_larger_ball(
     rng: np.random.Generator, norm: float
 ) -> None:
     query = asked(rng, norm)
-    for radius in rng.random(50) * 10.0 ** -rng.integers(0, 9, 50):
+    for radius in rng.random(20) * 10.0 ** -rng.integers(0, 9, 20):
         search = _Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
         search._raise(float(radius))
         kept = Fraction(search.result().lower)
