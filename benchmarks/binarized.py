@@ -29,8 +29,9 @@ from binarized_figures import draw
 from binarized_records import Flip, Lines, Proof
 from closegap.attacks.activation.query_attack import QueryAttack
 from closegap.attacks.binarized.bit_search import BitSearch, BitSearchOptions
-from closegap.attacks.binarized.iprop import IProp, IPropOptions
+from closegap.attacks.binarized.iprop import IProp, IPropOptions, published
 from closegap.attacks.binarized.milp_attack import SignMilpAttack
+from closegap.attacks.binarized.portfolio import SignPortfolio, SignPortfolioOptions
 from closegap.attacks.binarized.straight_through import StraightThroughAttack
 from closegap.attacks.outcome import AttackOutcome
 from closegap.core.budget import Budget
@@ -49,7 +50,8 @@ ENDLESS = 1_000_000
 
 def stepping(share: float) -> IPropOptions:
     """IProp with a constant number of signs added in every round."""
-    return IPropOptions(rounds=ENDLESS, share=share, patience=ENDLESS, warm=None)
+    sizes = replace(published(), rounds=ENDLESS, patience=ENDLESS)
+    return replace(sizes, share=share, program_seconds=0.0)
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ ATTACKS: Mapping[str, Callable[[], QueryAttack]] = {
     "iprop-warm": lambda: IProp(IPropOptions(rounds=ENDLESS)),
     "milp": SignMilpAttack,
     "bit-search": lambda: BitSearch(BitSearchOptions(rounds=ENDLESS)),
+    "portfolio": lambda: SignPortfolio(SignPortfolioOptions(turns=ENDLESS)),
+    "iprop-published": lambda: IProp(replace(published(), rounds=ENDLESS)),
     "iprop-1": lambda: IProp(stepping(0.0)),
     "iprop-2%": lambda: IProp(stepping(0.02)),
     "iprop-5%": lambda: IProp(stepping(0.05)),
     "iprop-10%": lambda: IProp(stepping(0.1)),
 }
-COMPARED = ("fgsm", "iprop", "iprop-warm", "milp", "bit-search")
+COMPARED = ("fgsm", "iprop", "iprop-warm", "milp", "bit-search", "portfolio")
 
 
 class Subject:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 
-from closegap.attacks.binarized.iprop import IProp, IPropOptions
+from closegap.attacks.binarized.iprop import IProp, IPropOptions, published
+from closegap.attacks.binarized.layer_lanes import LayerLanes, by_lanes
 from closegap.attacks.binarized.layer_task import LayerTask, by_descent, by_program, by_search
 from closegap.attacks.binarized.milp import sign_program
 from closegap.attacks.binarized.moves import push
 from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
+from closegap.attacks.binarized.soft_network import SoftNetwork, soft_network
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
@@ -205,3 +210,101 @@ def test_iprop_without_gradients_starts_at_the_image(rng: np.random.Generator) -
     stamps, margins = zip(*outcome.history, strict=True)
     assert sorted(stamps) == list(stamps) and sorted(margins, reverse=True) == list(margins)
     assert margins[-1] == outcome.margin
+
+
+def soft_of(q: Query) -> tuple[BinarizedProblem, SoftNetwork]:
+    problem = problem_of(q)
+    network = soft_network(problem)
+    assert network is not None
+    return problem, network
+
+
+def test_soft_networks_have_the_margins_of_true_signs_and_their_own_gradients() -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        q = tiny(rng, eps=0.15)
+        problem, network = soft_of(q)
+        share = rng.random((12, 7))
+        points = (problem.lower + share * (problem.upper - problem.lower)).astype(np.float32)
+        clause = rng.integers(q.prop.clauses, size=12)
+        softness = np.full(12, 0.5, dtype=np.float32)
+        hard = np.arange(12) < 6
+        margins, gradient = network.margins(points, clause, softness, hard)
+        true = np.stack([clause_margin(q, k, points) for k in range(q.prop.clauses)], axis=1)
+        np.testing.assert_allclose(margins, true, atol=1e-4)
+        expected = soft_slope(network, points[6:], clause[6:], 0.5)
+        np.testing.assert_allclose(gradient[6:], expected, rtol=1e-3, atol=1e-4)
+
+
+def soft_slope(
+    network: SoftNetwork, points: np.ndarray, clause: np.ndarray, softness: float
+) -> np.ndarray:
+    """The same derivative by torch; a clause of these properties has one row."""
+    x = torch.tensor(points, requires_grad=True)
+    values = x
+    for slope, offset, width in zip(network.slopes, network.offsets, network.widths, strict=True):
+        slack = values @ torch.from_numpy(slope) + torch.from_numpy(offset)
+        values = torch.tanh(slack / (width * softness))
+    (values * torch.from_numpy(network.rows[clause])).sum().backward()
+    assert x.grad is not None
+    return x.grad.numpy()
+
+
+@cache
+def enumerated() -> list[tuple[Query, float]]:
+    queries = [tiny(np.random.default_rng(s), eps=e) for s, e in ((0, 0.1), (1, 0.1), (2, 0.01))]
+    return [(q, least(q)) for q in queries]
+
+
+@pytest.mark.parametrize("name", ["soft-descent", "iprop", "sign-portfolio"])
+def test_what_enumeration_breaks_is_broken_and_nothing_else(name: str) -> None:
+    broken, found = 0, 0
+    for q, most in enumerated():
+        method = make_attack(name, AttackOptions(steps=20, restarts=8))
+        outcome = method.attack_query(q, Budget.of_seconds(60))
+        possible = most < -1e-3
+        assert outcome.margin >= most - 1e-4
+        if outcome.margin < -1e-3:
+            assert possible and contains(q.region, outcome.points[0])
+            true = min(clause_margin(q, k, outcome.points[:1])[0] for k in range(q.prop.clauses))
+            assert true == pytest.approx(outcome.margin, abs=1e-4)
+        broken, found = broken + possible, found + (outcome.margin < -1e-3)
+    assert broken and found == broken
+
+
+def test_lanes_of_a_layer_against_all_values(rng: np.random.Generator) -> None:
+    corners = 2.0 * ((np.arange(256)[:, None] >> np.arange(8)) & 1) - 1
+    slope = rng.choice([-1.0, 1.0], size=(8, 6))
+    reference = rng.choice([-1.0, 1.0], size=8)
+    targets = rng.choice([-1.0, 0.0, 1.0], size=(20, 6))
+    worth = rng.uniform(0.5, 2.0, size=(20, 6))
+    task = LayerLanes(
+        slope, reference @ slope + 1, np.ones(6), targets, worth,
+        reference, -np.ones(8), np.ones(8), integer=True,
+    )  # fmt: skip
+    values = by_lanes(task, 60)
+    assert (np.abs(values) == 1).all()
+    score = task.score(values, task.at(values))
+    start = np.tile(reference, (20, 1))
+    assert (score >= task.score(start, task.at(start))).all()
+    every = [replace(task, targets=np.tile(t, (256, 1)), worth=np.tile(w, (256, 1)))
+             for t, w in zip(targets, worth, strict=True)]  # fmt: skip
+    most = np.array([t.score(corners, t.at(corners)).max() for t in every])
+    assert (score <= most + 1e-9).all()
+    assert np.median(most - score) < 0.5
+
+
+def test_the_published_propagation_is_of_one_set_without_a_warm_start() -> None:
+    sizes = published()
+    assert (sizes.lanes, sizes.share, sizes.patience, sizes.warm) == (1, 0.05, 5, None)
+    q = tiny(np.random.default_rng(1), eps=0.2)
+    outcome = IProp(replace(sizes, rounds=3, targets=1)).attack_query(q, Budget.of_seconds(5))
+    assert outcome.margin >= least(q) - 1e-4
+
+
+def test_on_balls_there_are_runs_of_gradients(rng: np.random.Generator) -> None:
+    net = random_sign(rng, [6, 5, 3])
+    ball = robustness(net, np.full(6, 0.5), 0, 0.3, norm=2)
+    for name in ("soft-descent", "sign-portfolio"):
+        outcome = make_attack(name, AttackOptions(steps=5)).attack_query(ball, Budget.of_seconds(1))
+        assert len(outcome.points) and all(contains(ball.region, p) for p in outcome.points)

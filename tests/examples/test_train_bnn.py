@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from closegap.attacks.registry import make_attack
+from closegap.attacks.binarized.iprop import IProp, IPropOptions
 from closegap.core.budget import Budget
 from closegap.data import digits_split
 from closegap.frontend import load
@@ -103,8 +103,9 @@ def test_packaged_network_is_bracketed() -> None:
     seen = set()
     for index in range(6):
         query = robustness(network, held_out.images[index], int(held_out.labels[index]), 0.02)
-        result = solve(query, timeout=1.0, engines=("clean", "binarized"))
-        found = make_attack("iprop").attack_query(query, Budget.of_seconds(0.1))
+        result = solve(query, timeout=60.0, nodes=300, engines=("clean", "binarized"))
+        attack = IProp(IPropOptions(rounds=3, targets=1))
+        found = attack.attack_query(query, Budget.of_seconds(60.0))
         assert not (result.verdict == "verified" and found.margin < -1e-3)
         seen.add(str(result.verdict))
     assert {"verified"} <= seen

@@ -13,6 +13,8 @@ from closegap.attacks.activation.region_walk import region_walk
 from closegap.attacks.binarized.bit_search import bit_search
 from closegap.attacks.binarized.iprop import iprop
 from closegap.attacks.binarized.milp_attack import sign_milp
+from closegap.attacks.binarized.portfolio import sign_portfolio
+from closegap.attacks.binarized.soft_descent import soft_descent
 from closegap.attacks.binarized.straight_through import straight_through_attack
 from closegap.attacks.gradient.autoattack import autoattack, autoattack_plus
 from closegap.attacks.gradient.ensemble import Ensemble
@@ -40,6 +42,8 @@ QUERY_ATTACKS: dict[str, QueryFactory] = {
     "milp": sign_milp,
     "mip": mip_attack,
     "region-walk": region_walk,
+    "sign-portfolio": sign_portfolio,
+    "soft-descent": soft_descent,
     "ste-pgd": straight_through_attack,
 }
 

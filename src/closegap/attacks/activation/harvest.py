@@ -33,6 +33,8 @@ class Harvest:
     Without a judge a candidate ends the attack once it breaks the property by more than two
     float32 evaluations may differ.
 
+    `best` is the point of least margin, `done` whether the attack may end.
+
     Args:
         query: what is attacked.
         judge: asked about every candidate that breaks the property in float32.
@@ -41,12 +43,18 @@ class Harvest:
     def __init__(self, query: Query, judge: OnCandidate | None = None) -> None:
         self.query = query
         self.done = False
+        self.best: NDArray[np.float32] | None = None
         self.evaluations = 0
         self._judge = judge
         self._network = compiled(query.network, torch.float32)
         self._points: list[NDArray[np.float32]] = []
         self._margins: list[float] = []
         self._history: list[tuple[float, float]] = []
+
+    @property
+    def margin(self) -> float:
+        """The least margin kept; infinity while there is none."""
+        return self._history[-1][1] if self._history else np.inf
 
     def take(self, point: Float[np.ndarray, "D"]) -> float:
         """Move a flat point into the region and keep it.
@@ -66,6 +74,7 @@ class Harvest:
             self._margins.append(margin)
             if not self._history or margin < self._history[-1][1]:
                 self._history.append((time.monotonic(), margin))
+                self.best = inside
             self._ask(inside, margin, REPLAY_SLACK * (1 + float(np.abs(outputs).max())))
         return margin
 

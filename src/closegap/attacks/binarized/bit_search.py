@@ -28,7 +28,7 @@ from closegap.attacks.outcome import AttackOutcome
 from closegap.core.budget import Budget
 from closegap.specs.query import Query
 
-__all__ = ["BitSearch", "BitSearchOptions", "bit_search"]
+__all__ = ["BitLanes", "BitSearch", "BitSearchOptions", "bit_search"]
 
 #: Words of packed bits that one round may push through the network.
 _ROUND_WORDS = 1 << 23
@@ -82,7 +82,7 @@ class BitSearch:
         found = warm.attack_query(query, budget.within(budget.remaining / 4))
         harvest.add(found)
         if problem is not None and len(problem.free) and not harvest.done:
-            search = _Search(problem, self.options, harvest, found.points, budget)
+            search = BitLanes(problem, self.options, harvest, found.points, budget)
             for number in range(0, self.options.rounds, self.options.leg):
                 search.run(min(self.options.leg, self.options.rounds - number))
                 if harvest.done or budget.expired:
@@ -105,8 +105,16 @@ class _Lanes:
     idle: NDArray[np.int64]
 
 
-class _Search:
-    """The search on one query."""
+class BitLanes:
+    """The search on one query.
+
+    Args:
+        problem: the query.
+        options: sizes.
+        harvest: receives every point that is better than all before.
+        starts: of the lanes, best first; the box's middle is one more.
+        budget: deadline and seed.
+    """
 
     def __init__(
         self,
@@ -145,6 +153,10 @@ class _Search:
         flat = points.reshape(len(points), -1).astype(np.float64)[: len(which)]
         if len(flat):
             self._place(which[: len(flat)], flat)
+            margins = self._problem.scores(self._problem.bits(self._problem.sums.at(flat)))[0]
+            least = margins.min(axis=1)
+            if least.min() < self._least:
+                self._least, self._best = float(least.min()), flat[least.argmin()]
 
     def run(self, rounds: int) -> None:
         """Rounds of moves until the harvest is done or the budget ends."""

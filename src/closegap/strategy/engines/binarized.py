@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from closegap.attacks.binarized.bit_search import BitSearch
+from closegap.attacks.binarized.portfolio import SignPortfolio
 from closegap.core.budget import Budget
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.ops import Sign
@@ -26,7 +26,7 @@ class BinarizedEngine:
     """Does nothing on other networks.
 
     Attributes:
-        attack: the search among signs.
+        attack: the searches among signs.
         attack_share: of the time that is left, for it.
         tree_share: of the time that is left then, for the proof.
         method: of the proof: `"tree"` is branch and bound, `"sat"` asks a SAT solver clause by
@@ -34,7 +34,7 @@ class BinarizedEngine:
         most_entries: of the dense matrix of a layer, above which branch and bound is not tried.
     """
 
-    attack: BitSearch = field(default_factory=BitSearch)
+    attack: SignPortfolio = field(default_factory=SignPortfolio)
     attack_share: float = 0.1
     tree_share: float = 0.5
     method: Literal["tree", "sat"] = "tree"
