@@ -103,7 +103,12 @@ def test_packaged_network_is_bracketed() -> None:
     seen = set()
     for index in range(6):
         query = robustness(network, held_out.images[index], int(held_out.labels[index]), 0.02)
-        result = solve(query, timeout=60.0, nodes=300, engines=("clean", "binarized"))
+        result = solve(
+            query,
+            budget=Budget.of_seconds(60.0, nodes=300),
+            engines=("clean", "binarized"),
+            settings={"binarized.attack_share": "0.005"},
+        )
         attack = IProp(IPropOptions(rounds=3, targets=1))
         found = attack.attack_query(query, Budget.of_seconds(60.0))
         assert not (result.verdict == "verified" and found.margin < -1e-3)
