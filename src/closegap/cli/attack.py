@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from closegap.cli.options import data_options, names, norm, number, require_writable
+from closegap.cli.archives import kept, npz_file, witnesses, write_archive
+from closegap.cli.options import data_options, names, norm_or_pixels, number
 
 if TYPE_CHECKING:
     from closegap.evaluate.attacking import AttackedImage
@@ -19,10 +21,18 @@ __all__ = ["attack_command"]
 @click.command("attack")
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options
-@click.option("--method", help="Which attack, such as pgd, region-walk, lippa, mip or "
-              "bab-attack.")  # fmt: skip
+@click.option(
+    "--method",
+    help="Which attack, such as pgd, region-walk, lippa, mip or bab-attack; or one that looks "
+    "for the nearest image: sigma-zero, fmn, ead, sparsefool, deepfool or cw.",
+)
 @click.option("--eps", type=number, help="Radius, in pixels' units: 0.1 or 8/255.")
-@click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
+@click.option(
+    "--norm",
+    type=norm_or_pixels,
+    help="inf (the default), 2 or 1; of the nearest image also 0, which counts pixels, and the "
+    "method's own if it is left out.",
+)
 @click.option(
     "--minimise",
     type=names,
@@ -75,6 +85,7 @@ def attack_command(model: Path, **options: Any) -> None:
     Only an input that was replayed on the ONNX file counts. Finding none proves nothing.
 
     With --minimise, bracket the distance to the nearest one instead of --method and --eps.
+    sigma-zero, fmn, ead, sparsefool, deepfool and cw only look for a near one, quickly.
     """
     if options["minimise"] is not None:
         from closegap.cli.minimise import minimise
@@ -84,9 +95,23 @@ def attack_command(model: Path, **options: Any) -> None:
     for name in ("kappa", "png", "store", "target"):
         if options[name] is not None:
             raise click.UsageError(f"--{name} goes with --minimise")
-    for name in ("method", "eps"):
-        if options[name] is None:
-            raise click.UsageError(f"--{name} is missing; or ask for --minimise linf")
+    if options["method"] is None:
+        raise click.UsageError("--method is missing; or ask for --minimise linf")
+    from closegap.attacks.minimal.registry import MINIMAL
+
+    if options["method"] in MINIMAL:
+        from closegap.cli.nearest import nearest
+
+        nearest(model, options)
+        return
+    if options["eps"] is None:
+        free = ", ".join(MINIMAL)
+        raise click.UsageError(f"--eps is missing; only --minimise and {free} take none")
+    _attack(model, options)
+
+
+def _attack(model: Path, options: dict[str, Any]) -> None:
+    """One attack within a radius: rows or a summary, and what was found in a file."""
     from closegap.attacks.gradient.options import AttackOptions
     from closegap.attacks.registry import make_attack
     from closegap.cli.display import print_attack_summary, print_row
@@ -95,8 +120,9 @@ def attack_command(model: Path, **options: Any) -> None:
     from closegap.evaluate.attacking import attack_data
     from closegap.frontend import load
 
-    save = _npz(options["save"])
-    question = Question(options["eps"], options["norm"], options["timeout"])
+    save = npz_file(options["save"])
+    radius_norm = math.inf if options["norm"] is None else options["norm"]
+    question = Question(options["eps"], radius_norm, options["timeout"])
     sizes = AttackOptions(options["steps"], options["restarts"], options["step_size"])
     method = make_attack(options["method"], sizes)
     network = load(model)
@@ -110,7 +136,7 @@ def attack_command(model: Path, **options: Any) -> None:
             if options["as_json"]:
                 print_row(image.record.row())
     except KeyboardInterrupt as error:
-        error.add_note(_kept(len(attacked), len(data), save))
+        error.add_note(kept(len(attacked), len(data), save))
         raise
     finally:
         if save is not None:
@@ -120,40 +146,15 @@ def attack_command(model: Path, **options: Any) -> None:
             print_attack_summary([image.record for image in attacked], title)
 
 
-def _kept(done: int, total: int, save: Path | None) -> str:
-    """What an interrupted run leaves."""
-    if save is None:
-        return f"{done} of {total} images were attacked; --save keeps what was found"
-    return f"{done} of {total} images were attacked and are in {save}"
-
-
-def _npz(path: Path | None) -> Path | None:
-    """The file to save to, checked before the work begins; numpy wants the suffix."""
-    if path is not None and path.suffix != ".npz":
-        raise click.UsageError(f"--save {path}: the name must end in .npz")
-    require_writable(path, "--save")
-    return path
-
-
-def _write(path: Path, clean: Any, attacked: Iterable[AttackedImage]) -> None:
-    """Images as a data set again: the witness where one was found, else the clean image."""
+def _write(path: Path, clean: Any, found: Sequence[AttackedImage]) -> None:
+    """The witness where one was found, else the clean image."""
     import numpy as np
 
-    from closegap.core.errors import OptionError
-
-    found = list(attacked)
-    images = np.array(clean[: len(found)])
-    for row, image in enumerate(found):
-        if image.bracket.witness is not None:
-            images[row] = image.bracket.witness.input
-    try:
-        np.savez_compressed(
-            path,
-            images=images,
-            labels=np.array([image.record.label for image in found], dtype=np.int64),
-            indices=np.array([image.record.index for image in found], dtype=np.int64),
-            margins=np.array([image.record.upper for image in found]),
-            broken=np.array([image.record.verdict == "falsified" for image in found]),
-        )
-    except OSError as error:
-        raise OptionError(f"--save {path}: cannot be written ({error.strerror})") from None
+    write_archive(
+        path,
+        images=witnesses(clean, [image.bracket for image in found]),
+        labels=np.array([image.record.label for image in found], dtype=np.int64),
+        indices=np.array([image.record.index for image in found], dtype=np.int64),
+        margins=np.array([image.record.upper for image in found]),
+        broken=np.array([image.record.verdict == "falsified" for image in found]),
+    )

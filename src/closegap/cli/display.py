@@ -23,6 +23,7 @@ __all__ = [
     "duration",
     "print_attack_summary",
     "print_distances",
+    "print_nearest",
     "print_row",
     "print_summary",
     "tell_distance",
@@ -160,6 +161,24 @@ def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
             *ends,
             str(row["verdict"]),
             f"{row['seconds']:.1f}",
+        )
+    _print_titled(title, table)
+
+
+def print_nearest(rows: Sequence[dict[str, object]], title: str) -> None:
+    """The table of an attack of least distance, on stdout."""
+    table = Table()
+    for name in ("index", "label", "verdict", "distance", "pixels", "target", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["index"]),
+            str(row["label"]),
+            str(row["verdict"]),
+            "-" if row["distance"] is None else f"{row['distance']:.6g}",
+            "-" if row["pixels"] is None else str(row["pixels"]),
+            "-" if row["target"] is None else str(row["target"]),
+            f"{row['seconds']:.2f}",
         )
     _print_titled(title, table)
 

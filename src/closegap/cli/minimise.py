@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from closegap.cli.archives import write_archive
 from closegap.cli.options import command_line, require_writable
 
 if TYPE_CHECKING:
@@ -141,22 +142,17 @@ def _archive(path: Path, plan: DistancePlan, records: Sequence[DistanceRecord]) 
     """The nearest counterexamples as a data set, the clean image where there is none."""
     import numpy as np
 
-    from closegap.core.errors import OptionError
-
     clean = dict(zip(plan.data.indices.tolist(), plan.data.images, strict=True))
     images = [
         clean[record.index] if record.pictures is None else record.pictures.witness
         for record in records
     ]
-    try:
-        np.savez_compressed(
-            path,
-            images=np.stack(images),
-            labels=np.array([record.label for record in records], dtype=np.int64),
-            indices=np.array([record.index for record in records], dtype=np.int64),
-            lower=np.array([record.lower for record in records]),
-            upper=np.array([record.upper for record in records]),
-            distances=np.array([record.distance for record in records]),
-        )
-    except OSError as error:
-        raise OptionError(f"--save {path}: cannot be written ({error.strerror})") from None
+    write_archive(
+        path,
+        images=np.stack(images),
+        labels=np.array([record.label for record in records], dtype=np.int64),
+        indices=np.array([record.index for record in records], dtype=np.int64),
+        lower=np.array([record.lower for record in records]),
+        upper=np.array([record.upper for record in records]),
+        distances=np.array([record.distance for record in records]),
+    )

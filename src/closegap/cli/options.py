@@ -20,6 +20,7 @@ __all__ = [
     "data_options",
     "names",
     "norm",
+    "norm_or_pixels",
     "number",
     "require_writable",
     "run_options",
@@ -29,6 +30,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_PIXELS = ("0", "l0")
 _NORMS = {"inf": math.inf, "linf": math.inf, "1": 1.0, "l1": 1.0, "2": 2.0, "l2": 2.0}
 
 
@@ -58,6 +60,18 @@ def norm(value: object) -> float:
     if text not in _NORMS:
         raise click.BadParameter(f"'{value}' is not a norm; use inf, 2 or 1")
     return _NORMS[text]
+
+
+def norm_or_pixels(value: object) -> float:
+    """0 (the number of changed pixels), 1, 2 or infinity.
+
+    Raises:
+        click.BadParameter: it is none of these.
+    """
+    text = str(value).lower()
+    if text not in _NORMS and text not in _PIXELS:
+        raise click.BadParameter(f"'{value}' is not a norm; use inf, 2, 1 or 0")
+    return _NORMS.get(text, 0.0)
 
 
 def names(value: object) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from closegap.core.errors import OptionError
 from closegap.data import DataSet
 from closegap.evaluate import provenance
 from closegap.evaluate.metrics import picture_metrics
+from closegap.evaluate.recording import strongest_other
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
@@ -223,9 +224,7 @@ def _reached(pictures: Pictures, query: DistanceQuery) -> int:
     """The target, or the greatest of the other outputs."""
     if query.target is not None:
         return query.target
-    outputs = pictures.witness_outputs.copy()
-    outputs[query.label] = -np.inf
-    return int(outputs.argmax())
+    return strongest_other(pictures.witness_outputs, query.label)
 
 
 def _metrics(pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None) -> dict[str, float]:

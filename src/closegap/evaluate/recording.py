@@ -17,7 +17,7 @@ from closegap.specs.region import Ball, bounding_box
 from closegap.store.records import BracketEvent, Pictures, Record
 from closegap.strategy.result import Result
 
-__all__ = ["center_of", "failure_record", "joined_record", "result_record"]
+__all__ = ["center_of", "failure_record", "joined_record", "result_record", "strongest_other"]
 
 
 def result_record(task: Task, result: Result, pictures: Pictures | None) -> Record:
@@ -119,6 +119,11 @@ def center_of(query: Query) -> NDArray[np.float32]:
         return query.region.center.astype(np.float32)
     box = bounding_box(query.region)
     return (box.lower / 2 + box.upper / 2).astype(np.float32)
+
+
+def strongest_other(outputs: NDArray[np.float32], label: int) -> int:
+    """The class of the greatest output `[C]` but the label's."""
+    return int(np.where(np.arange(len(outputs)) == label, -np.inf, outputs).argmax())
 
 
 def _deciding(results: Sequence[Result]) -> Result:

@@ -1,0 +1,62 @@
+"""What `closegap attack` saves: images as a data set again, with what was found beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from closegap.cli.options import require_writable
+
+if TYPE_CHECKING:
+    from closegap.core.bracket import Bracket
+
+__all__ = ["kept", "npz_file", "witnesses", "write_archive"]
+
+
+def kept(done: int, total: int, save: Path | None) -> str:
+    """What an interrupted run leaves."""
+    if save is None:
+        return f"{done} of {total} images were attacked; --save keeps what was found"
+    return f"{done} of {total} images were attacked and are in {save}"
+
+
+def npz_file(path: Path | None) -> Path | None:
+    """The file to save to, checked before the work begins; numpy wants the suffix.
+
+    Raises:
+        click.UsageError: it has another suffix, or cannot be written.
+    """
+    if path is not None and path.suffix != ".npz":
+        raise click.UsageError(f"--save {path}: the name must end in .npz")
+    require_writable(path, "--save")
+    return path
+
+
+def witnesses(clean: Any, brackets: Sequence[Bracket]) -> Any:
+    """For each bracket its witness where it has one, else the clean image; an array."""
+    import numpy as np
+
+    images = np.array(clean[: len(brackets)])
+    for row, bracket in enumerate(brackets):
+        if bracket.witness is not None:
+            images[row] = bracket.witness.input
+    return images
+
+
+def write_archive(path: Path, **columns: Any) -> None:
+    """An .npz of these arrays.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    import numpy as np
+
+    from closegap.core.errors import OptionError
+
+    try:
+        np.savez_compressed(path, **columns)
+    except OSError as error:
+        raise OptionError(f"--save {path}: cannot be written ({error.strerror})") from None
