@@ -96,6 +96,9 @@ def attack_nearest(
         attack: in the norm that is asked for.
         timeout: seconds an image; a batch has the sum.
         seed: of every random choice.
+
+    Raises:
+        KeyboardInterrupt: what was found of the images attacked side by side is lost.
     """
     for begin in range(0, len(data), _BATCH):
         rows = range(begin, min(begin + _BATCH, len(data)))
