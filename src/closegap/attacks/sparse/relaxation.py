@@ -176,6 +176,8 @@ class LinearNodes:
         lower = -math.inf
         if program.columns.tangents is not None:
             model = self._session.model()
+            # Tangents that came after the multipliers were read have none.
+            duals = np.pad(duals, (0, len(model.row_lower) - len(duals)))
             if empty:
                 lower = math.inf if certifies_infeasibility(model, duals) else -math.inf
             else:
