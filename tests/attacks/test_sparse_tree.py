@@ -13,7 +13,7 @@ from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
-from closegap.attacks.sparse.planes import Ranges
+from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.search import SparseTree
 from closegap.attacks.sparse.sweep import Reach
 from closegap.core.budget import Budget
@@ -254,3 +254,37 @@ def test_a_limit_of_nodes_and_points_to_start_from() -> None:
     assert few.lower <= best.upper and few.accounting.balanced
     lowers = [low for _, low, _ in best.history]
     assert lowers == sorted(lowers)
+
+
+def test_phases_are_fixed_by_the_best_distance_not_by_the_cutoff(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query, best, seen = replace(asked(0), objective=L1Distance()), [math.inf], []
+    implied = Nodes.implied
+
+    def watched(self: Nodes, proof: Proof, ranges: Ranges, cutoff: float) -> Ranges:
+        seen.append(cutoff - best[0] if math.isfinite(best[0]) else 0.0)
+        return implied(self, proof, ranges, cutoff)
+
+    def judge(point: np.ndarray, distance: float) -> bool:
+        counts = judged(query, point)
+        best[0] = min(best[0], distance) if counts else best[0]
+        return counts
+
+    monkeypatch.setattr(Nodes, "implied", watched)
+    options = replace(PAPER, reduced_costs=True)
+    found = SparseTree(options).run(query, Budget.of_seconds(30.0), judge)
+    assert found.closed and min(seen) >= 0
+
+
+def test_a_negative_limit_is_no_reason_for_another_ground(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, limits = replace(asked(1), objective=L1TvDistance(GRID, kappa=2.0)), []
+
+    def counted(query: DistanceQuery, limit: float, budget: Budget) -> Ground | None:
+        limits.append(limit)
+        return make_ground(query, limit, budget)
+
+    monkeypatch.setattr("closegap.attacks.sparse.search.make_ground", counted)
+    found = solved(query, replace(BARE, batch=0))
+    assert found.closed and found.upper < 0
+    assert len(limits) == len(set(limits))

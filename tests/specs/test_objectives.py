@@ -25,7 +25,7 @@ from closegap.specs.objectives import (
     norm_objective,
     visibility_weights,
 )
-from closegap.specs.region import Ball, bounding_box
+from closegap.specs.region import Ball, bounding_box, contains
 from closegap.testing.distances import nearest_in
 from closegap.testing.enumeration import Region
 
@@ -139,6 +139,16 @@ def test_regions_hold_everything_near(rng: np.random.Generator) -> None:
             if isinstance(region, Ball):
                 length = np.linalg.norm(near - image, region.norm, axis=1)
                 assert (length <= region.radius * (1 + 1e-12)).all()
+
+
+def test_pixels_that_go_all_the_way_are_in_their_region() -> None:
+    for grid in (GRID, COLOUR):
+        image, shape = np.zeros(grid.size), (grid.channels, grid.height, grid.width)
+        objective = L0Distance(grid)
+        for count in range(1, grid.pixels):
+            point = np.where(np.isin(grid.pixel_of, np.arange(count)), 1.0, 0.0)
+            region = objective.region(image, objective.attained(image, point), shape)
+            assert contains(region, point.astype(np.float32).reshape(shape))
 
 
 def test_small_l1_tv_regions_are_small(rng: np.random.Generator) -> None:

@@ -171,7 +171,11 @@ class Nodes:
         return best, point
 
     def implied(self, proof: Proof, ranges: Ranges, cutoff: float) -> Ranges:
-        """The ranges, with those phases fixed whose opposite is proved to be beyond the cutoff."""
+        """The ranges, with those phases fixed whose opposite is proved to be beyond the cutoff.
+
+        What the ranges lose is at least as far as the cutoff, and counted nowhere: it should be a
+        known counterexample's distance.
+        """
         free = np.flatnonzero(ranges.free)
         gains = np.stack([proof.off[0, free], proof.on[0, free]]) - proof.either[0, free]
         side, place = np.nonzero(gains > 0)

@@ -140,8 +140,9 @@ class _Search:
                 self._visit(node)
             else:
                 self._wave()
-            if self._incumbent.distance < self._options.shrunk * self._ground().limit:
-                self._renew()
+            limit, shrunk = self._ground().limit, self._options.shrunk
+            if self._incumbent.distance < min(shrunk * limit, (2 - shrunk) * limit):
+                self._renew()  # a limit may be negative
             self._settle()
 
     def answer(self) -> SparseAnswer:
@@ -340,7 +341,9 @@ class _Search:
         before = self._ranges[node]
         if self._options.reduced_costs:
             with self._watch.part("reduced costs"):
-                self._ranges[node] = self._nodes.implied(proof, before, self._cutoff)
+                # Not the cutoff: what is left may be bounded above it, what is cut off was not.
+                best = self._incumbent.distance
+                self._ranges[node] = self._nodes.implied(proof, before, best)
         if self._options.tighten and self._narrow(node, [proof]):
             return True
         return narrower(self._ranges[node], before)

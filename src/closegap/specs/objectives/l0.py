@@ -10,7 +10,7 @@ import numpy as np
 
 from closegap.core.errors import OptionError
 from closegap.core.numerics import gamma
-from closegap.specs.objectives.base import Array
+from closegap.specs.objectives.base import Array, rounded_up
 from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.separable import HalfBox
 from closegap.specs.region import Region, lp_ball
@@ -49,7 +49,7 @@ class L0Distance:
             return lp_ball(image.reshape(shape), 1.0)
         reach = np.maximum(image, 1 - image)[self.grid.entries].sum(axis=0).reshape(-1)
         farthest = np.sort(reach)[::-1][: int(limit)]
-        radius = math.fsum(farthest) * (1 + gamma(self.grid.channels + 4))
+        radius = rounded_up(math.fsum(farthest) * (1 + gamma(self.grid.channels + 4)))
         return lp_ball(image.reshape(shape), radius, norm=1)
 
     def least(
