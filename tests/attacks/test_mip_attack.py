@@ -60,7 +60,7 @@ def test_a_solver_that_hangs_keeps_neither_the_attack_nor_a_process(
 ) -> None:
     hanging = KillableBackend(Deaf(), "deaf-mip")
     monkeypatch.setitem(registry.BACKENDS, "deaf-mip", lambda: hanging)
-    asked = moved(query(rng, dense(rng, [3, 4, 2], ops.Relu())), 0.01)
+    asked = moved(query(rng, dense(rng, [3, 5, 5, 2], ops.Relu())), 1e-4)
     before = set(worker_processes())
     begun = time.monotonic()
     outcome = MipAttack(MipAttackOptions(solver="deaf-mip")).attack_query(
