@@ -94,7 +94,7 @@ def test_subdomains_hold_against_samples(size: int, rng: np.random.Generator) ->
 
 
 def test_active_constraints_are_scored(rng: np.random.Generator) -> None:
-    climb = AscentOptions(iterations=20, goal=np.inf)
+    climb = AscentOptions(iterations=20, slope_rate=0.05, goal=np.inf)
     most = 0.0
     for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 5):
         problem = problem_of(case.query)
