@@ -11,12 +11,14 @@ import pytest
 
 from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.ground import Ground, make_ground
+from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.search import SparseTree
 from closegap.attacks.sparse.sweep import Reach
 from closegap.core.budget import Budget
+from closegap.core.errors import SoundnessError
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import (
@@ -126,6 +128,17 @@ def test_pixel_counts_are_bracketed() -> None:
     least, found = least_distance(query), solved(query, BARE)
     assert found.lower <= least <= found.upper
     assert found.accounting.balanced
+
+
+def test_a_counterexample_below_a_proof_is_an_error() -> None:
+    query = replace(asked(1), objective=L1Distance())
+    incumbent = Incumbent(query, lambda *_: True)
+    image = query.image.reshape(-1)
+    assert incumbent.offer(image + np.where(image > 0.5, -0.1, 0.1))
+    incumbent.prove(math.inf)
+    assert incumbent.lower == incumbent.distance
+    with pytest.raises(SoundnessError, match="as was proved"):
+        incumbent.offer(image + np.where(image > 0.5, -0.01, 0.01))
 
 
 def grounded(query: DistanceQuery, limit: float) -> Ground:

@@ -106,7 +106,8 @@ QP_ROW_SLACK = 1e-6
 CELL_TOLERANCE = 1e-8
 #: A walk between cells goes on while the margin falls by more than this times its scale.
 WALK_DECREASE = 1e-7
-#: The next cell is to be nearer than the last by this share.
+#: The next cell is to be nearer than the last by this share; a counterexample that is nearer than
+#: what was proved by more contradicts it.
 DISTANCE_STEP = 1e-6
 #: A bracket of a least distance this narrow is closed.
 DISTANCE_TOLERANCE = 1e-4

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
+from closegap.core.errors import SoundnessError
+from closegap.core.numerics import DISTANCE_STEP
 from closegap.specs.distance import DistanceQuery
 
 __all__ = ["Incumbent"]
@@ -36,7 +38,11 @@ class Incumbent:
         return self.best.distance
 
     def offer(self, point: Float[np.ndarray, "..."]) -> bool:
-        """Judge a point, moved into [0, 1] and rounded; True iff it is nearer and counts."""
+        """Judge a point, moved into [0, 1] and rounded; True iff it is nearer and counts.
+
+        Raises:
+            SoundnessError: it counts, and is nearer than what was proved.
+        """
         if not np.isfinite(point).all():
             return False
         shape = self._query.network.input_shape
@@ -44,12 +50,21 @@ class Incumbent:
         distance = self._query.distance(rounded)
         if not distance < self.best.distance or not self._judge(rounded, distance):
             return False
+        if distance < self.lower - DISTANCE_STEP * max(1.0, abs(self.lower)):
+            raise SoundnessError(
+                f"no counterexample can be nearer than {self.lower}, as was proved, and one lies "
+                f"at {distance}; no distance is given: please report this network and image"
+            )
         self.best = Nearest(distance, rounded)
         self._remember()
         return True
 
     def prove(self, lower: float) -> None:
-        """Keep a proved lower end if it is better."""
+        """Keep a proved lower end if it is better.
+
+        Proofs look for what is nearer than the nearest: they say nothing of what is farther.
+        """
+        lower = min(lower, self.distance)
         if lower > self.lower:
             self.lower = lower
             self._remember()

@@ -62,6 +62,9 @@ class SparseTree:
             budget: deadline, nodes and seed.
             judge: says of a float32 point whether it is a counterexample.
             starts: points that may be counterexamples.
+
+        Raises:
+            SoundnessError: a proof and a counterexample exclude each other.
         """
         search = _Search(self.options, query, budget, judge)
         if not search.clean():
