@@ -23,7 +23,7 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import EncodingError
 from closegap.encode import Bounds, EncodeOptions, Purpose, encode
-from closegap.mip.model import Emphasis, SolveOptions
+from closegap.mip.model import Emphasis, SolveOptions, Status
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 from closegap.verify.clause_search import (
@@ -36,6 +36,9 @@ from closegap.verify.clause_search import (
 from closegap.verify.incomplete import AlphaOptions, LinearVerifier
 
 __all__ = ["MipAttack", "MipAttackOptions", "mip_attack"]
+
+#: Without an accepted input, a search that ended so was not brought to its end.
+_CUT_OFF = frozenset({Status.TIME, Status.NODES, Status.INTERRUPTED, Status.FAILED})
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,16 @@ class MipAttack:
             network = compiled(query.network, torch.float32)
             first = run_method(network, [query], self.options.warm, budget)[0]
             harvest.add(first)
+            finished = first.finished
             if not (harvest.done or budget.expired):
-                self._programs(query, harvest, first.points, budget)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+                finished = self._programs(query, harvest, first.points, budget)
+        return harvest.outcome(self.name, finished=harvest.done or finished)
 
     def _programs(
         self, query: Query, harvest: Harvest, starts: NDArray[np.float32], budget: Budget
-    ) -> None:
+    ) -> bool:
+        """Harvest what the solvers find; False where one of them was cut off."""
+
         def take(point: NDArray[np.float64]) -> bool:
             harvest.take(point.reshape(-1))
             return harvest.done
@@ -111,7 +117,7 @@ class MipAttack:
         verifier = LinearVerifier(query)
         bounds = verifier.activations(half)
         bounds = verifier.activations(half, bounds, self.options.slopes)
-        self.run(query, bounds.flat(), budget, list(starts), take)
+        return self.run(query, bounds.flat(), budget, list(starts), take).finished
 
     def run(
         self,
@@ -138,7 +144,8 @@ class MipAttack:
             clauses: which to attack; `None` for all.
 
         Returns:
-            every input the solvers passed through (starts not included), best first.
+            every input the solvers passed through (starts not included), best first. It is finished
+            where an input was accepted, or no solver failed or met a limit.
 
         Raises:
             MissingDependencyError: no solver is installed.
@@ -146,18 +153,20 @@ class MipAttack:
         chosen = range(query.prop.clauses) if clauses is None else clauses
         hit = _below_zero(query) if on_candidate is None else on_candidate
         points: list[NDArray[np.float32]] = []
-        satisfied = False
+        satisfied, cut_off = False, False
         waiting = list(_by_start(query, starts, chosen))
         while waiting and not satisfied and not budget.expired:
             if interrupted is not None and interrupted():
                 break
             share = budget.within(budget.remaining / len(waiting))
             clause, start = waiting.pop(0)
-            stream = self._clause(query, bounds, clause, share, start, hit, interrupted)
-            if stream is not None:
+            tried = self._clause(query, bounds, clause, share, start, hit, interrupted)
+            if tried is not None:
+                stream, status = tried
                 points.extend(stream.points)
-                satisfied = stream.satisfied
-        return _outcome(self.name, query, points, finished=satisfied or not waiting)
+                satisfied, cut_off = stream.satisfied, cut_off or status in _CUT_OFF
+        finished = satisfied or not (waiting or cut_off)
+        return _outcome(self.name, query, points, finished=finished)
 
     def _clause(
         self,
@@ -168,7 +177,7 @@ class MipAttack:
         start: NDArray[np.floating] | None,
         on_candidate: OnCandidate,
         interrupted: Callable[[], bool] | None,
-    ) -> PointStream | None:
+    ) -> tuple[PointStream, Status] | None:
         """Minimise one clause's margin; `None` where it cannot be written as a program."""
         settings = replace(
             self.options.encode, purpose=Purpose.ATTACK, relax=False, deadline=budget.deadline
@@ -190,8 +199,8 @@ class MipAttack:
             interrupted=stream.stopped,
             emphasis=self.options.emphasis,
         )
-        solve_in_turn(solvers, encoded, options)
-        return stream
+        claim, _ = solve_in_turn(solvers, encoded, options)
+        return stream, claim.status
 
 
 def _margins(query: Query, points: NDArray[np.float32]) -> NDArray[np.float64]:
