@@ -16,7 +16,15 @@ from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.minimal.attack import MinimalAttack, replayed
 from closegap.attacks.minimal.carlini_wagner import CarliniWagnerSearch
 from closegap.attacks.minimal.ead import EADSearch
-from closegap.attacks.minimal.lanes import build_lanes, evaluate, in_ball, margins, sizes
+from closegap.attacks.minimal.lanes import (
+    Best,
+    Lanes,
+    build_lanes,
+    evaluate,
+    in_ball,
+    margins,
+    sizes,
+)
 from closegap.attacks.minimal.polish import drawn, restored
 from closegap.attacks.minimal.registry import MINIMAL, make_minimal
 from closegap.core.budget import Budget
@@ -252,6 +260,22 @@ def test_no_time_and_no_queries(rng: np.random.Generator) -> None:
     assert not nothing.found
     assert nothing.distance == math.inf
     assert make_minimal("sigma-zero").run_all([], Budget()) == ()
+
+
+def test_a_search_within_a_search_keeps_the_same_budget(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Budget] = []
+
+    def inner(method: object, lanes: Lanes, budget: Budget, random: object) -> Best:
+        given.append(budget)
+        return Best.none(lanes)
+
+    monkeypatch.setattr("closegap.attacks.minimal.sparsefool.descend", inner)
+    budget = Budget.of_seconds(30)
+    query = asked(random_mlp(rng, [4, 6, 3]), rng.random(4), 1.0)
+    small("sparsefool", 1.0).run(query, budget, replayed(query))
+    assert given and all(one is budget for one in given)
 
 
 def test_misuse_is_named() -> None:

@@ -33,6 +33,17 @@ def test_the_projection_onto_a_half_space() -> None:
     assert claim.objective == pytest.approx(4.5, abs=1e-6)
 
 
+def test_a_limit_ends_it_and_a_sufficient_one_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = solve_quadratic(model(9.0))
+    assert solve_quadratic(model(9.0), 0.0).status is Status.TIME
+    monkeypatch.setattr("closegap.mip.piqp._PACE", 3.0)  # seems slow, so that one is timed first
+    timed = solve_quadratic(model(9.0), 10.0)
+    assert timed.point is not None and free.point is not None
+    np.testing.assert_array_equal(timed.point, free.point)
+
+
 def test_a_program_without_a_point_has_none() -> None:
     claim = solve_quadratic(model(9.0, upper=1.0))
     assert claim.status is not Status.OPTIMAL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from closegap.attacks.projection import RegionBatch, project
+from closegap.core.budget import Budget
 from closegap.core.numerics import REPLAY_SLACK
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.distance import DistanceQuery
@@ -48,6 +49,7 @@ class Lanes:
         pixel_of: the pixel of each input; the colour channels of a pixel share it.
         query: position of each lane's query in the caller's list.
         room: how many points go through the network at a time.
+        budget: of the running search, for searches within its steps.
     """
 
     network: TorchNetwork
@@ -60,6 +62,7 @@ class Lanes:
     pixel_of: Int[Tensor, "D"]
     query: Int[Tensor, "L"]
     room: int
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def pixels(self) -> int:

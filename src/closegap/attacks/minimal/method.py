@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -57,6 +58,7 @@ def descend(
     method: MinimalMethod[S], lanes: Lanes, budget: Budget, random: torch.Generator
 ) -> Best:
     """Run all lanes side by side; the nearest broken point each of them saw."""
+    lanes = replace(lanes, budget=budget)
     best = Best.none(lanes)
     state: S | None = method.init(lanes, random)
     for _ in range(method.steps):

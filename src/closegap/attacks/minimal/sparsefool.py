@@ -13,7 +13,6 @@ from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.minimal.deepfool import DeepFoolSearch
 from closegap.attacks.minimal.lanes import Best, Lanes, Seen, evaluate, margins
 from closegap.attacks.minimal.method import descend
-from closegap.core.budget import Budget
 
 __all__ = ["SparseFoolSearch", "SparseFoolState", "sparsefool"]
 
@@ -72,7 +71,7 @@ class SparseFoolSearch:
         if bool(best.found.all()):
             return None
         around = replace(lanes, images=state.bare, starts=state.bare)
-        rim = descend(self.inner, around, Budget(), state.random)
+        rim = descend(self.inner, around, lanes.budget, state.random)
         beyond = state.bare + self.beyond * (rim.points - state.bare)
         normal = evaluate(lanes, rim.points).gradient
         gap = -(normal * (beyond - state.bare)).sum(dim=1).clamp(max=0.0)

@@ -233,10 +233,13 @@ class QuadraticNodes:
                 row_upper=sides,
                 lower=lower,
                 upper=upper,
-            )
+            ),
+            budget.remaining,
         )
         duals = claim.row_duals
         if duals is None or claim.point is None:
+            if budget.expired:
+                return Solved()
             if self._fallback is None:
                 self._fallback = LinearNodes(self._linear)
             return self._fallback.solve(ranges, overshoot, math.inf, budget)

@@ -130,7 +130,8 @@ class _Quadratic:
                 row_upper=np.full(len(least), np.inf),
                 lower=np.append(ground.lower - ground.center, -np.inf if free else self.margin),
                 upper=np.append(ground.upper - ground.center, np.inf if free else self.margin),
-            )
+            ),
+            budget.remaining,
         )
         if claim.status is not Status.OPTIMAL or claim.point is None or claim.row_duals is None:
             return None
