@@ -196,7 +196,7 @@ def test_an_interrupted_attack_hands_over_what_it_found(
     with pytest.raises(AttackInterrupted) as stopped:
         BabAttack(options).attack_query(asked, Budget.of_seconds(60.0, threads=threads))
     assert time.monotonic() - begun < 10
-    outcome = stopped.value.outcome
+    outcome = stopped.value.outcomes[0]
     assert not outcome.finished
     assert len(outcome.points)
     assert all(contains(asked.region, point) for point in outcome.points)

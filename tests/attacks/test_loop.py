@@ -10,17 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from closegap.attacks.activation.query_attack import run_attack
+from closegap.attacks.gradient.ensemble import Ensemble
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.method import Evaluation, Method
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.problem import Problem, build_problem, with_targets
 from closegap.attacks.gradient.registry import make_method
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.core.budget import Budget
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property
 from closegap.specs.query import Query, robustness
-from closegap.specs.region import Box
+from closegap.specs.region import Ball, Box
 from closegap.testing.networks import random_conv, random_mlp
 
 
@@ -32,12 +35,13 @@ class ScriptState:
 
 @dataclass(frozen=True)
 class Script:
-    """Visits points written down beforehand: `[steps + 1, B, L, D]`."""
+    """Visits points written down beforehand, `[steps + 1, B, L, D]`, or is cut off by Ctrl-C."""
 
     visits: Any
     name: str = "script"
     restarts: int = 3
     targets: int = 0
+    cut: int | None = None
 
     @property
     def steps(self) -> int:
@@ -53,6 +57,8 @@ class Script:
         self, problem: Problem, state: ScriptState, seen: Evaluation, random: torch.Generator
     ) -> ScriptState:
         taken = state.taken + 1
+        if taken == self.cut:
+            raise KeyboardInterrupt
         return ScriptState(self.visits[taken][problem.query], taken)
 
 
@@ -101,6 +107,34 @@ def test_solved_queries_leave_and_the_others_go_on(rng: np.random.Generator) -> 
     assert [o.evaluations for o in outcomes] == [3, 27, 3, 3]
     assert [o.margin < 0 for o in outcomes] == [True, False, True, True]
     assert len(outcomes[1].margins) == 3
+
+
+def test_an_interrupted_run_hands_over_every_query(rng: np.random.Generator) -> None:
+    """The wave that is cut off counts, queries that had left stay finished, others have nothing."""
+    network = random_mlp(rng, [4, 6, 3])
+    (hard,) = unbreakable(network, 1)
+    easy = replace(hard, prop=replace(hard.prop, offsets=np.array([-1e3])))
+    ball = replace(hard, region=Ball(Box(np.zeros(4), np.ones(4)), np.full(4, 0.5), 0.2, 2))
+    asked = [easy, hard, easy, easy, ball]
+    visits = torch.as_tensor(rng.random((9, 5, 3, 4)), dtype=torch.float32)
+    until = run(TorchNetwork(network), asked[:4], Script(visits[:5]), Budget())
+    (first,) = run(TorchNetwork(network), asked[4:], Script(visits[:1, 4:]), Budget())
+    script = Script(visits, cut=5)
+    found = interrupted(network, asked, script)
+    assert [o.finished for o in found] == [True, False, True, True, False]
+    assert [o.margin for o in found[:4]] == [o.margin for o in until]
+    assert not len(found[4].points)
+    both = interrupted(network, asked, Ensemble("both", (Script(visits[:1]), script)))
+    assert [o.finished for o in both] == [o.finished for o in found]
+    assert both[4].margin == first.margin
+
+
+def interrupted(
+    network: Network, asked: list[Query], attack: Script | Ensemble
+) -> tuple[AttackOutcome, ...]:
+    with pytest.raises(AttackInterrupted) as stopped:
+        run_attack(TorchNetwork(network), asked, attack, Budget())
+    return stopped.value.outcomes
 
 
 def test_a_deadline_is_kept_and_what_was_found_returned(rng: np.random.Generator) -> None:

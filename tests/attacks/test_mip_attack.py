@@ -88,7 +88,7 @@ def test_an_interrupted_attack_hands_over_what_it_found(
     asked = moved(query(rng, FAMILIES["dense"](rng)), 0.01)
     with pytest.raises(AttackInterrupted) as stopped:
         made.attack_query(asked, Budget())
-    outcome = stopped.value.outcome
+    outcome = stopped.value.outcomes[0]
     assert outcome.method == name
     assert outcome.margin >= 0
     assert len(outcome.points)

@@ -177,7 +177,7 @@ def test_an_interrupted_attack_keeps_what_it_found(
     walked = RegionWalkAttack.attack_query
 
     def attacked(attack: RegionWalkAttack, query: Query, budget: Budget) -> AttackOutcome:
-        raise AttackInterrupted(replace(walked(attack, query, budget), finished=False))
+        raise AttackInterrupted([replace(walked(attack, query, budget), finished=False)])
 
     monkeypatch.setattr(RegionWalkAttack, "attack_query", attacked)
     saved = tmp_path / "adv.npz"

@@ -58,15 +58,15 @@ class AttackOutcome:
 
 
 class AttackInterrupted(KeyboardInterrupt):
-    """Ctrl-C during an attack on one query.
+    """Ctrl-C during an attack.
 
     Attributes:
-        outcome: what was found until then.
+        outcomes: what was found until then, one a query.
     """
 
-    def __init__(self, outcome: AttackOutcome) -> None:
+    def __init__(self, outcomes: Sequence[AttackOutcome]) -> None:
         super().__init__()
-        self.outcome = outcome
+        self.outcomes = tuple(outcomes)
 
 
 def merge_outcomes(outcomes: Sequence[AttackOutcome], method: str) -> AttackOutcome:

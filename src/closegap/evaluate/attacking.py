@@ -63,8 +63,7 @@ def attack_data(
         seed: of every random choice.
 
     Raises:
-        KeyboardInterrupt: after the image under attack, with what was found of it; images attacked
-            side by side are lost.
+        KeyboardInterrupt: after the images under attack, with what was found of them.
     """
     import torch  # heavy, as everything that follows
 
@@ -86,8 +85,8 @@ def attack_data(
             outcomes = run_attack(
                 compiled(network, torch.float32), [queries[n] for n in open_], method, budget
             )
-        except AttackInterrupted as stop:  # attacks that raise it come one image at a time
-            stopped, outcomes = stop, (stop.outcome,)
+        except AttackInterrupted as stop:
+            stopped, outcomes = stop, stop.outcomes
         reasons = [Reason.INCOMPLETE] * len(queries)
         for place, outcome in zip(open_, outcomes, strict=True):
             brackets[place] = _replayed(queries[place], brackets[place], outcome)

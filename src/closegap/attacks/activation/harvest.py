@@ -93,7 +93,7 @@ class Harvest:
 
     @contextmanager
     def kept(self, method: str) -> Iterator[None]:
-        """Ctrl-C within it carries what was found.
+        """Ctrl-C within it carries what was found, by an attack that it cut off too.
 
         Raises:
             AttackInterrupted: in place of the `KeyboardInterrupt`.
@@ -101,7 +101,9 @@ class Harvest:
         try:
             yield
         except KeyboardInterrupt as stop:
-            raise AttackInterrupted(self.outcome(method, finished=False)) from stop
+            for outcome in stop.outcomes if isinstance(stop, AttackInterrupted) else ():
+                self.add(outcome)
+            raise AttackInterrupted([self.outcome(method, finished=False)]) from stop
 
     def outcome(self, method: str, *, finished: bool) -> AttackOutcome:
         """The best candidates, in ascending order of margin."""

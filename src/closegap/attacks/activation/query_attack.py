@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.gradient.ensemble import Ensemble, run_ensemble
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.method import Method
-from closegap.attacks.outcome import AttackOutcome
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.core.budget import Budget
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query
@@ -47,13 +48,21 @@ def run_attack(
         queries: any mix of norms and properties.
         attack: of any kind.
         budget: deadline and seed.
+
+    Raises:
+        AttackInterrupted: Ctrl-C, with what was found until then of every query.
     """
     if isinstance(attack, Ensemble):
         return run_ensemble(network, queries, attack, budget)
     if not isinstance(attack, QueryAttack):
         return run(network, queries, attack, budget)
-    outcomes = []
+    outcomes: list[AttackOutcome] = []
     for place, query in enumerate(queries):
         share = budget.within(budget.remaining / (len(queries) - place))
-        outcomes.append(attack.attack_query(query, share))
+        try:
+            outcomes.append(attack.attack_query(query, share))
+        except AttackInterrupted as stop:
+            left = queries[place + 1 :]
+            nothing = [Harvest(query).outcome(attack.name, finished=False) for query in left]
+            raise AttackInterrupted([*outcomes, *stop.outcomes, *nothing]) from stop
     return tuple(outcomes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.method import Method
-from closegap.attacks.outcome import AttackOutcome, merge_outcomes
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome, merge_outcomes
 from closegap.core.budget import Budget
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query
@@ -42,17 +42,30 @@ def run_ensemble(
         queries: any mix of norms and properties.
         ensemble: of at least one method.
         budget: deadline, seed and memory.
+
+    Raises:
+        AttackInterrupted: Ctrl-C, with what was found until then of every query.
     """
     found: list[list[AttackOutcome]] = [[] for _ in queries]
     standing = list(range(len(queries)))
     for number, method in enumerate(ensemble.methods):
         seeded = replace(budget, seed=budget.seed + number)
-        outcomes = run(network, [queries[place] for place in standing], method, seeded)
-        for place, outcome in zip(standing, outcomes, strict=True):
-            found[place].append(outcome)
+        try:
+            outcomes = run(network, [queries[place] for place in standing], method, seeded)
+        except AttackInterrupted as stop:
+            _file(found, standing, stop.outcomes)
+            raise AttackInterrupted([merge_outcomes(o, ensemble.name) for o in found]) from stop
+        _file(found, standing, outcomes)
         standing = [
             place
             for place in standing
             if not queries[place].prop.broken_by(found[place][-1].margin)
         ]
     return tuple(merge_outcomes(outcomes, ensemble.name) for outcomes in found)
+
+
+def _file(
+    found: list[list[AttackOutcome]], standing: list[int], outcomes: Sequence[AttackOutcome]
+) -> None:
+    for place, outcome in zip(standing, outcomes, strict=True):
+        found[place].append(outcome)

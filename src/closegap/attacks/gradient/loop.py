@@ -22,7 +22,7 @@ from closegap.attacks.gradient.problem import (
     take,
     with_targets,
 )
-from closegap.attacks.outcome import AttackOutcome
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.attacks.projection import inside, to_float32_inside
 from closegap.core.budget import Budget
 from closegap.core.numerics import REPLAY_SLACK
@@ -89,6 +89,9 @@ def run(
 
     Returns:
         one outcome a query, in order.
+
+    Raises:
+        AttackInterrupted: Ctrl-C, with what was found until then of every query.
     """
     search = _Search(
         network=network,
@@ -98,14 +101,23 @@ def run(
         random=torch.Generator(device=network.device).manual_seed(budget.seed),
         harvests=tuple(_Harvest() for _ in queries),
     )
-    room = _lanes_at_once(network, budget)
-    for group in group_queries(queries):
-        clauses = queries[group[0]].prop.clauses
+    try:
+        _attack_groups(search)
+    except KeyboardInterrupt as stop:
+        _cut_short(search, [i for i, h in enumerate(search.harvests) if not h.evaluations])
+        raise AttackInterrupted(_outcomes(search)) from stop
+    return _outcomes(search)
+
+
+def _attack_groups(search: _Search) -> None:
+    """Groups of alike queries one after the other, so many of one side by side as fit."""
+    method, room = search.method, _lanes_at_once(search.network, search.budget)
+    for group in group_queries(search.queries):
+        clauses = search.queries[group[0]].prop.clauses
         lanes = max(1, min(method.targets, clauses)) * method.restarts
         size = max(1, room // lanes)
         for begin in range(0, len(group) if clauses else 0, size):
             _attack_chunk(search, group[begin : begin + size], lanes, room)
-    return tuple(map(_outcome, [search] * len(queries), range(len(queries))))
 
 
 def _lanes_at_once(network: TorchNetwork, budget: Budget) -> int:
@@ -144,28 +156,33 @@ def _attack_wave(search: _Search, problem: Problem) -> tuple[Tensor, Tensor]:
     present = torch.arange(len(problem.query), device=problem.query.device)
     state = method.init(problem, random)
     record = _blank(problem)
-    for taken in range(method.steps + 1):
-        if search.budget.expired:
-            _cut_short(search, problem.query.tolist())
-            break
-        last = taken == method.steps
-        seen, clauses = _evaluate(
-            search.network,
-            problem,
-            state.points,
-            None if last else method.objective(problem, state),
-        )
-        record = _remember(problem, record, state.points, seen, clauses)
-        _count(search, problem)
-        closed = _solved(problem, record)
-        if last or bool(closed.all()):
-            break
-        if 2 * int(closed.sum()) >= len(closed):
-            _gather(search, problem, record, closed)
-            keep = torch.nonzero(~closed)[:, 0]
-            problem, record, present = take(problem, keep), take(record, keep), present[keep]
-            state, seen = take(state, keep), take(seen, keep)
-        state = method.step(problem, state, seen, random)
+    try:
+        for taken in range(method.steps + 1):
+            if search.budget.expired:
+                _cut_short(search, problem.query.tolist())
+                break
+            last = taken == method.steps
+            seen, clauses = _evaluate(
+                search.network,
+                problem,
+                state.points,
+                None if last else method.objective(problem, state),
+            )
+            record = _remember(problem, record, state.points, seen, clauses)
+            _count(search, problem)
+            closed = _solved(problem, record)
+            if last or bool(closed.all()):
+                break
+            if 2 * int(closed.sum()) >= len(closed):
+                _gather(search, problem, record, closed)
+                keep = torch.nonzero(~closed)[:, 0]
+                problem, record, present = take(problem, keep), take(record, keep), present[keep]
+                state, seen = take(state, keep), take(seen, keep)
+            state = method.step(problem, state, seen, random)
+    except KeyboardInterrupt:  # what was found counts, also of the wave that was cut off
+        _cut_short(search, problem.query.tolist())
+        _gather(search, problem, record, torch.ones(len(problem.query), dtype=torch.bool))
+        raise
     _gather(search, problem, record, torch.ones_like(present, dtype=torch.bool))
     open_ = torch.nonzero(~_solved(problem, record))[:, 0]
     return present[open_], record.clauses[open_]
@@ -264,6 +281,10 @@ def _gather(search: _Search, problem: Problem, record: _Record, which: Bool[Tens
         real = np.isfinite(margins[row])
         harvest.points.append(points[row][real])
         harvest.margins.append(margins[row][real])
+
+
+def _outcomes(search: _Search) -> tuple[AttackOutcome, ...]:
+    return tuple(_outcome(search, place) for place in range(len(search.queries)))
 
 
 def _outcome(search: _Search, place: int) -> AttackOutcome:
