@@ -9,18 +9,18 @@ beside those of pyautoattack. Run with OMP_NUM_THREADS=1.
 
 from __future__ import annotations
 
-import itertools
-import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 
+from answers import Clock, Key, answered, known, write
 from closegap.attacks.activation.query_attack import Attack, run_attack
 from closegap.attacks.gradient.autoattack import autoattack, autoattack_plus
 from closegap.attacks.gradient.descent import Descent
@@ -35,14 +35,9 @@ from closegap.attacks.gradient.starts import CenterStart
 from closegap.attacks.gradient.steppers import SteepestStepper
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
-from common import data_root, print_table
+from common import print_table
 from gradient_attacks import Subject
-
-EPS = 0.3
-MODELS = {
-    "A": "bab_attack/A_mnist_madry_tiny.onnx",
-    "B": "bab_attack/B_mnist_cnn_a_adv.onnx",
-}
+from image_attacks import EPS, MODELS, Answer, Task, attack_image, hard_images
 
 
 def momentum(name: str, steps: int, pixels: float, *, restarts: int = 1) -> Descent:
@@ -110,8 +105,8 @@ SHARED = dict.fromkeys(("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one attack came to on one image; seconds are an equal share of a batch's."""
+class Standing:
+    """What one attack came to on one of many images side by side; seconds are an equal share."""
 
     table: str
     model: str
@@ -125,7 +120,7 @@ class Answer:
     seed: int
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> Key:
         """What was asked."""
         return (self.table, self.model, self.image, self.attack, self.limit, self.seed)
 
@@ -140,86 +135,49 @@ class Asked:
     images: int
     seed: int
     results: Path
-
-    def known(self) -> dict[tuple[object, ...], Answer]:
-        """What former runs wrote; a line that was cut short is asked again."""
-        found = {}
-        for line in self.results.read_text().splitlines() if self.results.exists() else ():
-            try:
-                answer = Answer(**json.loads(line))
-            except (json.JSONDecodeError, TypeError):
-                continue
-            found[answer.key] = answer
-        return found
-
-    def write(self, answers: list[Answer]) -> None:
-        """Append at once, a line each."""
-        with self.results.open("a") as file:
-            file.writelines(json.dumps(asdict(answer)) + "\n" for answer in answers)
+    workers: int
 
 
-def answer(
-    asked: Asked, table: str, model: str, which: list[int], name: str, attack: Attack
-) -> list[Answer]:
-    """Run one attack on images of one model side by side; the clean-misclassified are left out."""
-    subject = Subject.of_images(MODELS[model], which, EPS)
-    budget = Budget.of_seconds(asked.limit * len(subject.asked), seed=asked.seed)
-    wall, processor = time.perf_counter(), time.process_time()
-    outcomes = run_attack(subject.torch_network, subject.asked, attack, budget)
-    count = max(1, len(subject.asked))
-    seconds = (time.perf_counter() - wall) / count
-    cpu = (time.process_time() - processor) / count
-    return [
-        Answer(
-            table=table,
-            model=model,
-            image=image,
-            attack=name,
-            broken=subject.breaks(query, outcome),
-            margin=outcome.margin,
-            seconds=seconds,
-            cpu=cpu,
-            limit=asked.limit,
-            seed=asked.seed,
-        )
-        for image, query, outcome in zip(subject.indices, subject.asked, outcomes, strict=True)
-    ]
-
-
-def hard_images(model: str) -> list[int]:
-    """Known to have a counterexample, which published attacks do not find."""
-    path = data_root() / "hard_instances" / f"{model}_mip_unsafe.txt"
-    return [int(word) for word in path.read_text().split()]
+def attack(task: Task) -> Answer:
+    """One attack on one image."""
+    return attack_image(task, ATTACKS[task.attack]())
 
 
 def hard(asked: Asked) -> None:
-    """One image after the other, every attack on each."""
-    known = asked.known()
+    """Every attack on every image."""
     for model in asked.models:
-        rows: dict[str, list[Answer]] = {name: [] for name in asked.attacks}
-        for image, name in itertools.product(hard_images(model), asked.attacks):
-            key = ("hard", model, image, name, asked.limit, asked.seed)
-            if key not in known:
-                (known[key],) = answer(asked, "hard", model, [image], name, ATTACKS[name]())
-                asked.write([known[key]])
-            rows[name].append(known[key])
+        tasks = [
+            Task(model, name, image, asked.limit, asked.seed)
+            for image in hard_images(model, "unsafe")
+            for name in asked.attacks
+        ]
+        most = len(tasks) * asked.limit / asked.workers / 60
+        click.echo(f"at most {most:.0f} minutes; answers in {asked.results}", err=True)
+        found = answered(
+            tasks,
+            attack,
+            Answer,
+            asked.results,
+            workers=asked.workers,
+            say=lambda answer: click.echo(answer, err=True),
+        )
         print_table(
             f"{MODELS[model]}, {model}_mip_unsafe, eps {EPS}, at most {asked.limit:g} s each",
             ("attack", "broken", "mean s", "mean cpu s", "mean margin left", "images broken"),
-            (cells(name, answers) for name, answers in rows.items()),
+            (cells(name, [a for a in found if a.attack == name]) for name in asked.attacks),
         )
 
 
-def cells(name: str, answers: list[Answer]) -> Iterator[str]:
+def cells(name: str, answers: Sequence[Answer]) -> Iterator[str]:
     """A row: how many were broken, in what time, and how far the others are from it."""
     broken = [a for a in answers if a.broken]
     left = [a.margin for a in answers if not a.broken]
     yield name
     yield f"{len(broken)} of {len(answers)}"
     yield f"{np.mean([a.seconds for a in answers]):.2f}"
-    yield f"{np.mean([a.cpu for a in answers]):.2f}"
+    yield f"{np.mean([a.processor for a in answers]):.2f}"
     yield f"{np.mean(left):.4f}" if left else "-"
-    yield " ".join(str(a.image) for a in broken)
+    yield " ".join(str(a.index) for a in broken)
 
 
 def robust(asked: Asked) -> None:
@@ -242,17 +200,44 @@ def robust(asked: Asked) -> None:
         print_table(f"{MODELS[model]}, first {asked.images} images, eps {EPS}", columns, rows)
 
 
-def side_by_side(asked: Asked, model: str, name: str) -> list[Answer]:
-    """One attack on the first images of a model, read or run."""
+def side_by_side(asked: Asked, model: str, name: str) -> list[Standing]:
+    """One attack on the first images of a model, read or run; the misclassified are left out."""
     table = f"robust {asked.images}"
     wanted = (table, model, name, asked.limit, asked.seed)
     found = [
-        a for a in asked.known().values() if (a.table, a.model, a.attack, a.limit, a.seed) == wanted
+        a
+        for a in known(asked.results, Standing).values()
+        if (a.table, a.model, a.attack, a.limit, a.seed) == wanted
     ]
     if not found:
-        found = answer(asked, table, model, list(range(asked.images)), name, make_attack(name))
-        asked.write(found)
+        found = run_side_by_side(asked, table, model, name)
+        write(asked.results, found)
     return found
+
+
+def run_side_by_side(asked: Asked, table: str, model: str, name: str) -> list[Standing]:
+    """All images in one batch."""
+    subject = Subject.of_images(MODELS[model], list(range(asked.images)), EPS)
+    count = len(subject.asked)
+    budget = Budget.of_seconds(asked.limit * count, seed=asked.seed)
+    clock = Clock()
+    outcomes = run_attack(subject.torch_network, subject.asked, make_attack(name), budget)
+    seconds, cpu = (spent / count for spent in clock.read())
+    return [
+        Standing(
+            table=table,
+            model=model,
+            image=image,
+            attack=name,
+            broken=subject.breaks(query, outcome),
+            margin=outcome.margin,
+            seconds=seconds,
+            cpu=cpu,
+            limit=asked.limit,
+            seed=asked.seed,
+        )
+        for image, query, outcome in zip(subject.indices, subject.asked, outcomes, strict=True)
+    ]
 
 
 def reference(asked: Asked) -> None:
@@ -318,20 +303,13 @@ TABLES = {"hard": hard, "robust": robust, "reference": reference}
 @click.option("--seconds", default=60.0, show_default=True, help="for an attack on an image")
 @click.option("--images", default=100, show_default=True, help="of the table `robust`")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=1, show_default=True, help="processes of the table `hard`")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("compared.jsonl"),
               show_default=True, help="Answers, a line each.")  # fmt: skip
-def main(
-    table: str,
-    models: tuple[str, ...],
-    attacks: tuple[str, ...],
-    seconds: float,
-    images: int,
-    seed: int,
-    results: Path,
-) -> None:
+def main(table: str, models: tuple[str, ...], attacks: tuple[str, ...], **options: Any) -> None:
     torch.set_num_threads(1)
     chosen = tuple(name for name in ATTACKS if not attacks or name in attacks)
-    TABLES[table](Asked(models, chosen, seconds, images, seed, results))
+    TABLES[table](Asked(models, chosen, limit=options.pop("seconds"), **options))
 
 
 if __name__ == "__main__":
