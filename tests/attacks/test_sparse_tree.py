@@ -15,8 +15,8 @@ from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
+from closegap.attacks.sparse.reach import Reach
 from closegap.attacks.sparse.search import SparseTree
-from closegap.attacks.sparse.sweep import Reach
 from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
 from closegap.runtime.cache import replayer
@@ -30,6 +30,7 @@ from closegap.specs.objectives import (
     LinfDistance,
     Objective,
 )
+from closegap.specs.objectives.l1_tv import VariationOf
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.networks import random_leaky, random_mlp
 
@@ -237,6 +238,29 @@ def test_the_least_slope_over_a_reach_is_a_bound(norm: int) -> None:
     assert (bounds <= values + 1e-12).all()
     corner = np.where(slopes > 0, low, high)
     assert (bounds >= (slopes * corner).sum(axis=1) - 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "of, isotropic", [("image", False), ("image", True), ("difference", False)]
+)
+def test_flows_bound_slopes_where_the_variation_is_small(
+    of: VariationOf, *, isotropic: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    objective, image, limit = L1TvDistance(GRID, 0.2, of, isotropic), rng.random(4), 0.6
+    low, high = -image, 1 - image
+    reach = Reach(low, high, 1, 4.0, limit, objective.variation_around(image))
+    assert reach.variation is not None
+    steps = rng.uniform(low, high, size=(20000, 4)) * rng.random((20000, 1))
+    steps = steps[objective.value(image, image + steps) <= limit]
+    slopes = rng.normal(size=(20, 4))
+    start = np.tile(reach.variation.start(), (20, 1))
+    raised = reach.raised(slopes.astype(np.float32), start, 60)
+    first, bounds = reach.least_along(slopes, start), reach.least_along(slopes, raised)
+    values = (slopes @ steps.T).min(axis=1)
+    assert (bounds <= values + 1e-12).all()
+    assert (bounds >= first - 1e-5).all()
+    assert bounds.sum() >= 1.3 * values.sum()
 
 
 def test_no_time_a_lost_label_and_a_deadline() -> None:

@@ -25,6 +25,7 @@ from closegap.specs.objectives import (
     norm_objective,
     visibility_weights,
 )
+from closegap.specs.objectives.separable import HalfBox
 from closegap.specs.region import Ball, bounding_box, contains
 from closegap.testing.distances import nearest_in
 from closegap.testing.enumeration import Region
@@ -191,6 +192,27 @@ def test_lower_bounds_are_below_the_optimum_and_tight_for_norms(
             assert found <= best + 1e-9
             if objective in exact:
                 assert found == pytest.approx(best, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("tv", TV, ids=str)
+def test_any_flows_bound_and_some_of_them_better(
+    rng: np.random.Generator, tv: L1TvDistance, *, free: bool
+) -> None:
+    image = picture(rng, tv.grid.size)
+    gain, need, lower, upper = asked(rng, image, free=free)
+    best = nearest_in(
+        tv, image, Region(lower, upper, -gain[None], np.array([-need - gain @ image]))
+    )
+    half = HalfBox.of(image, gain[None], np.array([-need]), lower, upper)
+    variation = tv.variation_around(image)
+    flows = np.vstack([variation.start(), rng.uniform(-2, 2, size=(200, variation.flows))])
+    found = np.array([tv.least_along(half, variation, flow[None])[0] for flow in flows])
+    assert (found <= best + 1e-9).all()
+    step = rng.uniform(lower, upper, size=(500, image.size)) - image
+    tilts, constants = variation.tilts(flows[:5], np.ones(image.size))
+    linear = np.abs(step).sum(axis=1) + tilts @ step.T + constants[:, None]
+    assert (linear <= tv.value(image, image + step) + 1e-12).all()
 
 
 @pytest.mark.parametrize("free", [True, False])

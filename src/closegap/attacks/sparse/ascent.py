@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.planes import Ranges
-from closegap.attacks.sparse.sweep import Reach
+from closegap.attacks.sparse.reach import Reach
 from closegap.core.numerics import TINY
 
 __all__ = ["Ascent", "Climbed", "Slopes"]
@@ -35,21 +35,29 @@ _LOOK = 4
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Of nodes: `alpha`, lower lines' slopes, and `beta`, not negative; both `[B, U]`."""
+    """Of nodes: `alpha`, lower lines' slopes, and `beta`, not negative; both `[B, U]`.
+
+    Where total variation counts, `flows` of it too, `[B, E]`; E = 0 elsewhere.
+    """
 
     alpha: Float[np.ndarray, "B U"]
     beta: Float[np.ndarray, "B U"]
+    flows: Float[np.ndarray, "B E"]
 
     def one(self, at: int) -> Slopes:
         """Of one node, copied."""
-        return Slopes(self.alpha[[at]], self.beta[[at]])
+        return Slopes(self.alpha[[at]], self.beta[[at]], self.flows[[at]].astype(np.float16))
 
     @classmethod
-    def of(cls, ground: Ground, ranges: Ranges) -> Slopes:
-        """Where nothing is known: the nearer of a unit's two pieces."""
+    def of(
+        cls, ground: Ground, ranges: Ranges, flows: Float[np.ndarray, "*B E"] | None = None
+    ) -> Slopes:
+        """Where nothing is known: the nearer of a unit's two pieces, and some flows."""
         low, high = np.atleast_2d(ranges.low), np.atleast_2d(ranges.high)
         alpha = np.where(high > -low, 1.0, ground.slope).astype(np.float32)
-        return cls(alpha, np.zeros_like(alpha))
+        held = np.zeros(0) if flows is None else flows
+        wide = np.broadcast_to(held, (len(alpha), held.shape[-1]))
+        return cls(alpha, np.zeros_like(alpha), wide.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +120,9 @@ class Ascent:
         """
         task = _Task(self, rows, ranges)
         state = _Adam(start)
-        best = task.evaluate(state.alpha, state.beta)
+        best = task.evaluate(state)
         scale = _scale(self._ground, best.through)
-        kept = Slopes(state.alpha.copy(), state.beta.copy())
+        kept = Slopes(state.alpha.copy(), state.beta.copy(), state.flows.copy())
         now, live = best, np.arange(len(rows))
         for step in range(steps):
             if step % _LOOK == 0:
@@ -125,12 +133,13 @@ class Ascent:
                     live, scale, now = live[going], scale[going], _taken(now, going)
                     task, state = task.taken(going), state.taken(going)
             state.move(now, scale, task, step)
-            now = task.evaluate(state.alpha, state.beta)
+            now = task.evaluate(state)
             better = now.values > best.values[live]
             at = live[better]
             for name in _Pass.__dataclass_fields__:
                 getattr(best, name)[at] = getattr(now, name)[better]
             kept.alpha[at], kept.beta[at] = state.alpha[better], state.beta[better]
+            kept.flows[at] = state.flows[better]
         return Climbed(
             best.multipliers.astype(np.float64), kept, best.given, best.points.astype(np.float64)
         )
@@ -144,6 +153,7 @@ class _Task:
         self._rows = rows
         self._ranges = ranges
         self.ground = ascent._ground
+        self.reach = ascent._reach
         low, high = ranges.low.astype(np.float32), ranges.high.astype(np.float32)
         slope = self.ground.slope.astype(np.float32)
         self.free = (low < 0) & (high > 0)
@@ -160,9 +170,10 @@ class _Task:
         ranges = Ranges(self._ranges.low[chosen], self._ranges.high[chosen])
         return _Task(self._ascent, self._rows[chosen], ranges)
 
-    def evaluate(self, alpha: Single, beta: Single) -> _Pass:
+    def evaluate(self, state: _Adam) -> _Pass:
         """Backward to the planes, forward from their minimisers."""
         ascent, layers = self._ascent, self.ground.layers
+        alpha, beta = state.alpha, state.beta
         rows = ascent._rows[self._rows]
         count = self.ground.inputs
         through, y = rows[:, count:].copy(), np.zeros_like(alpha)
@@ -176,7 +187,7 @@ class _Task:
             y[:, layer] = through[:, layer] * line[:, layer] - pulled
             through[:, : layer.start] += y[:, layer] @ ascent._inner[layer, : layer.start]
         slopes = rows[:, :count] + y @ ascent._outer
-        points = ascent._reach.point(slopes)
+        points = ascent._reach.point(slopes, ascent._reach.tilted(state.flows))
         given = -through * lift
         bias = self.ground.bias.astype(np.float32)
         values = ascent._offsets[self._rows] + y @ bias + (slopes * points).sum(axis=1)
@@ -197,12 +208,13 @@ class _Adam:
     def __init__(self, start: Slopes) -> None:
         self.alpha = start.alpha.astype(np.float32)
         self.beta = start.beta.astype(np.float32)
+        self.flows = start.flows.astype(np.float32)
         self._first = np.zeros((2, *self.alpha.shape), dtype=np.float32)
         self._second = np.zeros_like(self._first)
 
     def taken(self, chosen: NDArray[np.bool_]) -> _Adam:
         """Some of the nodes."""
-        part = _Adam(Slopes(self.alpha[chosen], self.beta[chosen]))
+        part = _Adam(Slopes(self.alpha[chosen], self.beta[chosen], self.flows[chosen]))
         part._first, part._second = self._first[:, chosen], self._second[:, chosen]
         return part
 
@@ -217,6 +229,8 @@ class _Adam:
         moved = np.float32(_RATE * _DECAY**step) * mean / np.maximum(size, np.float32(TINY))
         self.alpha = np.clip(self.alpha + moved[0], task.ground.slope, 1).astype(np.float32)
         self.beta = np.maximum(self.beta + scale * moved[1], 0)
+        if task.reach.variation is not None:
+            self.flows = task.reach.climbed(self.flows, now.points, step)
 
 
 def _scale(ground: Ground, through: Single) -> Single:

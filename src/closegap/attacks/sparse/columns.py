@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array, diags_array, eye_array, hstack
+from scipy.sparse import csr_array, diags_array, eye_array, hstack
 
 from closegap.attacks.sparse.ground import Ground
 from closegap.core.numerics import FLOAT64_UNIT, gamma
@@ -25,6 +25,7 @@ from closegap.specs.objectives import (
     LinfDistance,
     Objective,
 )
+from closegap.specs.objectives.variation import gradients
 
 __all__ = ["DistanceColumns", "Tangents", "distance_columns"]
 
@@ -165,7 +166,7 @@ def _differences(ground: Ground, curvature: float, *, priced: bool) -> DistanceC
 
 def _l1_tv(objective: L1TvDistance, ground: Ground) -> DistanceColumns:
     count = ground.inputs
-    across, down = _gradients(objective, count)
+    across, down = gradients(objective.grid, isotropic=objective.isotropic)
     origin = ground.image if objective.of == "image" else np.zeros(count)
     clean = np.stack([across @ origin, down @ origin])
     length = np.sqrt((clean**2).sum(axis=0))
@@ -185,26 +186,6 @@ def _l1_tv(objective: L1TvDistance, ground: Ground) -> DistanceColumns:
         constant=-gamma(64) * size,
         tangents=Tangents(across, down, clean, first, 2 * count, objective.kappa),
     )
-
-
-def _gradients(objective: L1TvDistance, count: int) -> tuple[csr_array, csr_array]:
-    """One row for each term: an edge, or a pixel's two edges."""
-    edges, grid = objective.grid.edges, objective.grid
-    number = len(edges)
-    at = np.repeat(np.arange(number), 2)
-    values = np.tile([-1.0, 1.0], number)
-    steps = csr_array(coo_array((values, (at, edges.reshape(-1))), shape=(number, count)))
-    if not objective.isotropic:
-        return steps, csr_array((number, count))
-    rightward = grid.channels * grid.height * (grid.width - 1)
-    parts = []
-    for part in (slice(0, rightward), slice(rightward, None)):
-        sites = grid.sites[part]
-        pick = coo_array(
-            (np.ones(len(sites)), (sites, np.arange(len(sites)))), shape=(count, len(sites))
-        )
-        parts.append(csr_array(csr_array(pick) @ steps[part]))
-    return parts[0], parts[1]
 
 
 def _scaled(matrix: csr_array, rows: NDArray[np.int64], factor: Array) -> csr_array:

@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.ascent import Ascent, Climbed, Slopes
+from closegap.attacks.sparse.currents import Currents
 from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.planes import Planes, Proof, Ranges
+from closegap.attacks.sparse.reach import Reach
 from closegap.attacks.sparse.relaxation import NodeRelaxation, Solved, node_relaxation
-from closegap.attacks.sparse.sweep import Reach, sweep
+from closegap.attacks.sparse.sweep import sweep
 from closegap.core.budget import Budget
 from closegap.core.numerics import DISTANCE_STEP
 from closegap.specs.objectives import Objective
@@ -67,7 +69,8 @@ class Nodes:
         self.ground = ground
         self.programs = 0
         self._planes = Planes(ground, objective)
-        self._reach = Reach.of(ground)
+        self._reach = Reach.of(ground, objective)
+        self._currents = Currents(self._reach, 2 * ground.units)
         self._ascent = Ascent(ground, self._reach)
         self._objective = objective
         self._budget = budget
@@ -92,11 +95,33 @@ class Nodes:
         """
         climbed = self._ascent.climb(rows, ranges, start, steps)
         proof = self._planes.proof(self._planes.margin(rows), climbed.multipliers, ranges)
-        return self._planes.distance(proof.slopes, proof.constants), climbed
+        flows = climbed.slopes.flows
+        return self._planes.distance(
+            proof.slopes, proof.constants, flows if flows.shape[1] else None
+        ), climbed
+
+    def start(self, ranges: Ranges) -> Slopes:
+        """Where nodes of which nothing is known may start."""
+        variation = self._reach.variation
+        return Slopes.of(self.ground, ranges, None if variation is None else variation.start())
+
+    def settled(self, rounds: int) -> Ranges:
+        """Ranges of the units wherever an input is nearer than the ground's limit.
+
+        Args:
+            rounds: of sweeps, at most; they pay where total variation counts, which the ground's
+                own bounds know as an l1 norm only.
+        """
+        ranges = Ranges(self.ground.low, self.ground.high)
+        for _ in range(rounds if self._reach.variation is not None else 0):
+            before, ranges = ranges, self.swept(ranges, [])
+            if ranges.empty or self._budget.expired or not narrower(ranges, before):
+                break
+        return ranges
 
     def swept(self, ranges: Ranges, margins: list[Proof]) -> Ranges:
         """Tighter ranges of the units, for inputs nearer than the ground's limit."""
-        return sweep(self._planes, self._reach, ranges, margins)
+        return sweep(self._planes, self._currents, ranges, margins)
 
     def solve(self, row: int, ranges: Ranges, stop: float) -> tuple[Solved, Proof | None]:
         """A node's program; `lower` is proved.

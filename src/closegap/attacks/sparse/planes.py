@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from closegap.attacks.sparse.ground import Ground
 from closegap.core.numerics import gamma
-from closegap.specs.objectives import Objective
+from closegap.specs.objectives import L1TvDistance, Objective
+from closegap.specs.objectives.separable import HalfBox
+from closegap.specs.objectives.variation import Variation
 
 __all__ = ["Functions", "Planes", "Proof", "Ranges"]
 
@@ -108,6 +110,9 @@ class Planes:
     def __init__(self, ground: Ground, objective: Objective) -> None:
         self.ground = ground
         self._objective = objective
+        self.variation: Variation | None = None
+        if isinstance(objective, L1TvDistance):
+            self.variation = objective.variation_around(ground.image)
         count = ground.inputs
         self._read = np.abs(ground.weight) @ ground.reach + np.abs(ground.bias)
         self._read += 4 * ground.reach[count:]
@@ -120,10 +125,18 @@ class Planes:
         return Functions(ground.rows[at], ground.offsets[at], ground.row_slack[at])
 
     def distance(
-        self, slopes: Float[np.ndarray, "B D"], constants: Float[np.ndarray, "B"]
+        self,
+        slopes: Float[np.ndarray, "B D"],
+        constants: Float[np.ndarray, "B"],
+        flows: Float[np.ndarray, "B E"] | None = None,
     ) -> Array:
-        """Lower bounds of the distance where planes are at most 0, `[B]`."""
+        """Lower bounds of the distance where planes are at most 0, `[B]`; by flows, if given."""
         ground = self.ground
+        if flows is not None and self.variation is not None:
+            assert isinstance(self._objective, L1TvDistance)
+            half = HalfBox.of(ground.image, -slopes, -constants, ground.lower, ground.upper)
+            found = self._objective.least_along(half, self.variation, flows)
+            return np.where(np.isnan(found), -np.inf, found)
         found = self._objective.least(ground.image, -slopes, -constants, ground.lower, ground.upper)
         return np.where(np.isnan(found), -np.inf, found)
 

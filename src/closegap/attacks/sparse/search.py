@@ -117,10 +117,12 @@ class _Search:
                 if found.point is not None:
                     self._incumbent.offer(found.point)
         if self._renew():
+            assert self._nodes is not None
             ground = self._ground()
             self._chooser = Chooser(self._options, ground.known.shape[1])
             roots = self._tree.add_roots(np.full(len(ground.rows), self._incumbent.lower))
-            whole = Ranges(ground.low, ground.high)
+            with self._watch.part("sweeps"):
+                whole = self._nodes.settled(self._options.sweeps)
             self._ranges = {int(root): whole for root in roots}
             self._left = set(roots.tolist())
             for root in roots:
@@ -193,17 +195,20 @@ class _Search:
             if old is not None:
                 self._programs += old.programs
                 self._slopes.clear()
-                self._move(old.ground, ground)
+                with self._watch.part("sweeps"):
+                    whole = self._nodes.settled(self._options.sweeps)
+                self._move(old.ground, ground, whole)
         return self._nodes is not None
 
-    def _move(self, old: Ground, new: Ground) -> None:
+    def _move(self, old: Ground, new: Ground, whole: Ranges) -> None:
         """Open nodes' ranges on a new ground; those it excludes are closed."""
         for node, ranges in list(self._ranges.items()):
             known = new.known.copy()
             known[0, old.place] = np.maximum(known[0, old.place], ranges.low)
             known[1, old.place] = np.minimum(known[1, old.place], ranges.high)
-            self._ranges[node] = Ranges(known[0, new.place], known[1, new.place])
-            if (known[0] > known[1]).any():
+            ranges = Ranges(known[0, new.place], known[1, new.place]).within(whole)
+            self._ranges[node] = ranges
+            if ranges.empty or (known[0] > known[1]).any():
                 self._bounded(node, new.limit)
 
     def _pick(self) -> int | None:
@@ -300,11 +305,13 @@ class _Search:
 
     def _started(self, front: list[int], ranges: Ranges) -> Slopes:
         """Slopes of the nodes' parents, where they are known."""
-        start = Slopes.of(self._ground(), ranges)
+        assert self._nodes is not None
+        start = self._nodes.start(ranges)
         for at, node in enumerate(front):
             if node in self._slopes:
                 start.alpha[at] = self._slopes[node].alpha[0]
                 start.beta[at] = self._slopes[node].beta[0]
+                start.flows[at] = self._slopes[node].flows[0]
         return start
 
     def _visit(self, node: int) -> None:

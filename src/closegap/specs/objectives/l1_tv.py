@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError
@@ -21,6 +22,7 @@ from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.l1 import tightened
 from closegap.specs.objectives.relief import Relief, relief_of
 from closegap.specs.objectives.separable import HalfBox, cheapest_rate, piecewise_least
+from closegap.specs.objectives.variation import Variation, variation_of
 from closegap.specs.region import Region, lp_ball
 
 __all__ = ["DEFAULT_KAPPA", "L1TvDistance", "VariationOf"]
@@ -140,6 +142,34 @@ class L1TvDistance:
         if self.of == "difference" or 4 * self.kappa <= 1:
             floor = np.fmax(floor, 0.0)
         return np.where(half.out_of_reach, np.inf, np.fmax(bounds, floor))
+
+    def least_along(
+        self, half: HalfBox, variation: Variation, flows: Float[np.ndarray, "Q E"]
+    ) -> Array:
+        """As `least` for each row of a half box, by flows: exact at the best ones.
+
+        Args:
+            half: over what.
+            variation: this distance's, of the image that the half box is around.
+            flows: any, one row each.
+        """
+        reach = np.maximum(np.abs(half.low), np.abs(half.high))
+        tilts, constants = variation.tilts(flows, reach)
+        moved = np.abs(half.best - half.rest)
+        bought = np.maximum(1 + np.sign(half.gains) * tilts, 0.0) * moved
+        missing = half.need - half.gains @ half.rest
+        rate = cheapest_rate(bought, np.abs(half.gains) * moved, missing)
+        stops = np.stack([half.rest, half.low, half.high])
+        costs = np.abs(stops)[:, None] + tilts * stops[:, None]
+        sizes = (1 + 8 * self.kappa) * reach
+        bounds = piecewise_least(half, rate, stops, costs, sizes) + constants
+        bounds = bounds - 4 * FLOAT64_UNIT * (np.abs(bounds) + np.abs(constants))
+        return np.where(half.out_of_reach, np.inf, bounds)
+
+    def variation_around(self, image: Array) -> Variation:
+        """The summand of total variation, of changes of an image."""
+        origin = image if self.of == "image" else np.zeros(image.size)
+        return variation_of(origin, self.grid, self.kappa, isotropic=self.isotropic)
 
     def _relief(self, image: Array) -> Relief:
         kappa = self.kappa if self.of == "image" else 0.0

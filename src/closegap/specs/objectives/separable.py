@@ -97,7 +97,7 @@ def piecewise_least(
     half: HalfBox,
     multiplier: Float[np.ndarray, "Q"],
     stops: Float[np.ndarray, "S D"],
-    costs: Float[np.ndarray, "S D"],
+    costs: Float[np.ndarray, "S *Q D"],
     sizes: Float[np.ndarray, "D"],
 ) -> Float[np.ndarray, "Q"]:
     """The bound of a distance with piecewise linear costs.
@@ -106,7 +106,7 @@ def piecewise_least(
         half: over what.
         multiplier: not negative.
         stops: differences where a cost bends or its range ends, clipped into the range.
-        costs: at the stops.
+        costs: at the stops, the same for all rows or not.
         sizes: the magnitudes that went into the costs.
     """
     moved = multiplier[:, None] * half.gains

@@ -1,0 +1,249 @@
+"""The inputs that may be nearer than the best: a box, perhaps a ball in it; linear functions there.
+
+Where total variation counts, a ball of tilted l1 for any flows (`specs/objectives/variation.py`):
+`sum |d_i| + tilt . d + constant <= limit`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from closegap.attacks.sparse.ground import Ground
+from closegap.core.numerics import TINY, gamma
+from closegap.specs.objectives import L1TvDistance, Objective
+from closegap.specs.objectives.variation import Variation
+
+__all__ = ["Reach", "Tilted"]
+
+Array = NDArray[np.float64]
+
+#: Inputs among which the one that spends an l1 radius is sought, and 4 more for each unit of it.
+_STEEPEST = 32
+#: Steps to the multiplier of an l2 radius.
+_SCALINGS = 3
+#: A tilt makes no change cheaper than this (for `kappa` above 1/4).
+_CHEAPEST = np.float32(2**-10)
+#: Steps of flows: the first one, what each is to the one before, and a gradient's worth in them.
+_RATE, _DECAY, _PUSH = 0.5, 0.95, np.float32(5)
+
+
+@dataclass(frozen=True, eq=False)
+class Tilted:
+    """Balls `sum |d_i| + slopes . d <= room`, one for each function.
+
+    Attributes:
+        slopes: `[B, D]`; `[1]`, 0, for balls of l1.
+        room: `[B]`, or `[1]`; empty balls where it is negative.
+    """
+
+    slopes: NDArray[np.float32]
+    room: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """The differences from the image that count: a box, perhaps a ball in it.
+
+    Attributes:
+        low, high: `[D]`.
+        norm: 1 or 2; 0 for the box alone.
+        radius: of the ball.
+        limit: of the distance.
+        variation: the distance's, beside an l1 norm; or `None`.
+    """
+
+    low: Float[np.ndarray, "D"]
+    high: Float[np.ndarray, "D"]
+    norm: int
+    radius: float
+    limit: float = math.inf
+    variation: Variation | None = None
+
+    @cached_property
+    def _ends(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.low.astype(np.float32), self.high.astype(np.float32)
+
+    @cached_property
+    def _round(self) -> Tilted:
+        """The l1 ball itself."""
+        return Tilted(np.zeros(1, np.float32), np.full(1, self.radius, np.float32))
+
+    def _far(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far each input can go in the direction that lowers."""
+        low, high = self._ends
+        return np.where(slopes > 0, -low, high)
+
+    @classmethod
+    def of(cls, ground: Ground, objective: Objective | None = None) -> Reach:
+        """The region of a ground, and of an objective's variation."""
+        low, high = ground.lower - ground.image, ground.upper - ground.image
+        variation = None
+        if isinstance(objective, L1TvDistance) and math.isfinite(ground.limit):
+            variation = objective.variation_around(ground.image)
+        return cls(
+            np.nextafter(low, -np.inf), np.nextafter(high, np.inf), ground.norm,
+            float(np.nextafter(ground.radius, np.inf)),
+            float(np.nextafter(ground.limit, np.inf)), variation,
+        )  # fmt: skip
+
+    def least(self, slopes: Float[np.ndarray, "B D"]) -> Array:
+        """A lower bound of `slopes . difference`, in exact arithmetic, `[B]`."""
+        weight = self._multiplier(slopes.astype(np.float32))
+        return np.asarray(self._at(slopes, weight.astype(np.float64)), dtype=np.float64)
+
+    def guess(self, slopes: NDArray[np.float32]) -> NDArray[np.floating]:
+        """About the same, in float32."""
+        return self._at(slopes, self._multiplier(slopes))
+
+    def point(
+        self, slopes: NDArray[np.float32], tilted: Tilted | None = None
+    ) -> NDArray[np.float32]:
+        """About where the slopes are least, `[B, D]`."""
+        low, high = self._ends
+        corner = np.where(slopes > 0, low, high)
+        if tilted is not None:
+            return self._filled(slopes, corner, tilted)
+        if not self.norm:
+            return corner
+        if self.norm == 2:
+            weight = self._multiplier(slopes)[:, None]
+            return np.clip(-slopes / np.maximum(weight, np.float32(TINY)), low, high)
+        return self._filled(slopes, corner, self._round)
+
+    def _filled(
+        self, slopes: NDArray[np.float32], corner: NDArray[np.float32], tilted: Tilted
+    ) -> NDArray[np.float32]:
+        """What pays best goes to its end, until a ball is full."""
+        rates, spends = _market(slopes, np.abs(corner), tilted)
+        weight = self._last(rates, spends, tilted.room)[:, None]
+        above = rates > weight
+        full = np.where(above, corner, np.float32(0))
+        last = np.where((rates == weight) & (weight > 0), corner, np.float32(0))
+        rest = tilted.room - np.where(above, spends, np.float32(0)).sum(axis=1)
+        share = rest / np.maximum(np.where(last != 0, spends, np.float32(0)).sum(axis=1), TINY)
+        return np.asarray(full + np.clip(share, 0, 1).astype(np.float32)[:, None] * last)
+
+    def tilted(self, flows: NDArray[np.float32]) -> Tilted | None:
+        """About the balls of flows."""
+        if self.variation is None:
+            return None
+        tilts, constants = self.variation.guessed(flows)
+        return Tilted(tilts, np.float32(self.limit) - constants)
+
+    def raised(
+        self, slopes: NDArray[np.float32], flows: NDArray[np.float32], steps: int
+    ) -> NDArray[np.float32]:
+        """Flows under which the slopes' least values are greater, or the same ones `[B, E]`."""
+        assert self.variation is not None
+        kept, best = flows, np.full(len(slopes), -np.inf)
+        for step in range(steps):
+            point = self.point(slopes, self.tilted(flows))
+            value = (slopes * point).sum(axis=1)
+            better = value > best
+            kept, best = np.where(better[:, None], flows, kept), np.where(better, value, best)
+            flows = self.climbed(flows, point, step)
+        return np.asarray(kept, dtype=np.float32)
+
+    def climbed(
+        self, flows: NDArray[np.float32], points: NDArray[np.float32], step: int
+    ) -> NDArray[np.float32]:
+        """One step of flows, along the gradients at the minimisers."""
+        assert self.variation is not None
+        push = np.clip(_PUSH * self.variation.moved(points), -1, 1)
+        return self.variation.projected(flows + np.float32(_RATE * _DECAY**step) * push)
+
+    def least_along(self, slopes: Float[np.ndarray, "B D"], flows: NDArray[np.float32]) -> Array:
+        """As `least`, by flows."""
+        assert self.variation is not None
+        low, high = self.low, self.high
+        far = np.maximum(np.abs(low), np.abs(high))
+        rough = self.tilted(flows)
+        assert rough is not None
+        single = slopes.astype(np.float32)
+        rates, spends = _market(single, self._far(single), rough)
+        weight = self._last(rates, spends, rough.room).astype(np.float64)
+        tilts, constants = self.variation.tilts(flows.astype(np.float64), far)
+        price = weight[:, None]
+        sides = (slopes + price * (1 + tilts)) * high, (slopes - price * (1 - tilts)) * low
+        terms = np.minimum(0, np.minimum(*sides)).sum(axis=1)
+        spent = weight * (self.limit - constants)
+        tall = 1 + 8 * self.variation.kappa
+        size = np.abs(slopes) @ far + weight * far.sum() * 2 * tall + np.abs(spent)
+        size += weight * (np.abs(constants) + abs(self.limit))
+        return np.asarray(terms - spent - 4 * gamma(slopes.shape[1] + 16) * size)
+
+    def _multiplier(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """About the best multiplier of the radius."""
+        if not (self.norm and slopes.size):
+            return np.zeros(len(slopes), dtype=np.float32)
+        if self.norm == 2:
+            return self._l2(slopes)
+        rates, spends = _market(slopes, self._far(slopes), self._round)
+        return self._last(rates, spends, self._round.room)
+
+    def _last(
+        self, rates: NDArray[np.float32], spends: NDArray[np.float32], room: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """The rate at which what pays best, as far as it goes, has filled each ball."""
+        count = rates.shape[1]
+        most = min(count, _STEEPEST + int(4 * max(room.max(initial=0.0), 0.0)))
+        steep = np.argpartition(rates, -most, axis=1)[:, -most:]
+        best = np.take_along_axis(rates, steep, axis=1)
+        order = np.argsort(-best, axis=1)
+        best = np.take_along_axis(best, order, axis=1)
+        spent = np.take_along_axis(spends, np.take_along_axis(steep, order, axis=1), axis=1)
+        spent = spent.cumsum(axis=1)
+        last = np.minimum((spent < room[:, None]).sum(axis=1), most - 1)
+        found = np.take_along_axis(best, last[:, None], axis=1)[:, 0]
+        return np.where((spent[:, -1] < room) & (most == count), np.float32(0), found)
+
+    def _l2(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scaled until the minimiser's norm is about the radius."""
+        low, high = self._ends
+        radius = np.float32(self.radius)
+        weight = np.sqrt((slopes**2).sum(axis=1)) / radius
+        for _ in range(_SCALINGS):
+            point = np.clip(-slopes / np.maximum(weight, np.float32(TINY))[:, None], low, high)
+            weight = weight * np.sqrt((point**2).sum(axis=1)) / radius
+        return np.asarray(weight)
+
+    def _at(
+        self, slopes: NDArray[np.floating], weight: NDArray[np.floating]
+    ) -> NDArray[np.floating]:
+        """The Lagrangian's least value over the box, less its rounding."""
+        kind = slopes.dtype
+        ends = self._ends if kind == np.float32 else (self.low, self.high)
+        low, high = np.asarray(ends[0]), np.asarray(ends[1])
+        price = weight[:, None]
+        spent: NDArray[np.floating]
+        terms: NDArray[np.floating]
+        if self.norm == 2:
+            safe = np.maximum(price, kind.type(TINY))
+            point = np.clip(-slopes / safe, low, high)
+            terms = slopes * point + price / 2 * point**2
+            spent = weight / 2 * self.radius**2
+        else:
+            sides = (slopes + price) * high, (slopes - price) * low
+            terms = np.minimum(0, np.minimum(*sides))
+            spent = weight * self.radius if self.norm else 0 * weight
+        steps = 4 * gamma(slopes.shape[1] + 16, float(np.finfo(kind).eps) / 2)
+        reach = np.maximum(np.abs(low), np.abs(high))
+        size = np.abs(slopes) @ reach + weight * reach.sum() * 2 + np.abs(spent)
+        return np.asarray(terms.sum(axis=1) - spent - steps * size)
+
+
+def _market(
+    slopes: NDArray[np.float32], far: NDArray[np.float32], tilted: Tilted
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What is won for each unit of a ball's room, and how much room each input can take."""
+    size = np.abs(slopes)
+    if tilted.slopes.ndim == 1:
+        return size, far
+    prices = np.maximum(1 - np.sign(slopes) * tilted.slopes, _CHEAPEST)
+    return np.asarray(size / prices, dtype=np.float32), far * prices
