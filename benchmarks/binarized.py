@@ -305,11 +305,12 @@ def agreement_command(nets: Path, sizes: tuple[str, ...], inputs: int, wide_inpu
     published = [pack / "models" / "bnn" / f"{name}.onnx" for name in ("small_bnn", "mnist_bnn")]
     wide = sorted((pack / "vnncomp" / "traffic_signs_recognition" / "onnx").glob("*.onnx.gz"))
     rows = []
-    for path in (*published, *own, *wide):
-        counted = compare(path, wide_inputs if path in wide else inputs, raw=path in wide)
-        rows.append((path.name, *map(str, astuple(counted))))
-    for path in own:
-        rows.append((f"{path.name}, tied", *map(str, astuple(compare(path, inputs, ties=True)))))
+    for path, ties in (*((p, False) for p in (*published, *own, *wide)), *((p, True) for p in own)):
+        raw = path in wide
+        counted = compare(path, wide_inputs if raw else inputs, raw=raw, ties=ties)
+        name = f"{path.name}, tied" if ties else path.name
+        rows.append((name, *map(str, astuple(counted))))
+        click.echo(f"{name}: {counted}", err=True)
     columns = ("network", "inputs", "equal in float64", "in float32", "sums at a threshold")
     print_table("outputs of the exact form", columns, rows)
 

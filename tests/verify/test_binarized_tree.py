@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -17,8 +18,9 @@ from closegap.graph.binarized.records import Patches, SignLayer, Thresholds
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import bounding_box
-from closegap.testing.enumeration import least_clause_margin, linear_pieces
+from closegap.testing.enumeration import clause_margin, least_clause_margin, linear_pieces
 from closegap.testing.networks import random_sign
+from closegap.verify.binarized.programs import SignPrograms
 from closegap.verify.binarized.sign_layers import stage_of
 from closegap.verify.binarized.tree import SignSearch
 
@@ -48,6 +50,26 @@ def test_a_closed_tree_is_right_and_never_above_the_truth(sizes: list[int]) -> N
         found = [search.lower(k) for k in range(q.prop.clauses)]
         assert all(low <= most + 1e-12 for low, most in zip(found, least, strict=True))
         assert [low > 0 for low in found] == [most > 0 for most in least]
+
+
+def breaks(q: Query, clause: int, seen: list[np.ndarray], point: np.ndarray) -> bool:
+    seen.append(point)
+    return bool(clause_margin(q, clause, point[None].astype(np.float32))[0] < 0)
+
+
+@pytest.mark.parametrize("sizes", [[6, 6, 3], [6, 5, 5, 3], [7, 5, 6, 6, 3]])
+def test_programs_prove_and_break_what_enumeration_does(sizes: list[int]) -> None:
+    for seed in range(2):
+        q = tiny(seed, sizes, 0.12)
+        box, pieces = bounding_box(q.region), list(linear_pieces(q))
+        for clause in range(q.prop.clauses):
+            least, seen = least_clause_margin(q, clause, pieces), list[np.ndarray]()
+            programs = SignPrograms(q, partial(breaks, q, clause, seen))
+            lower = programs.bound(clause, Budget.of_seconds(10))
+            assert not programs.trouble
+            assert lower <= least
+            assert (lower > 0, programs.broken) == (least > 0, least < 0)
+            assert all((p >= box.lower).all() and (p <= box.upper).all() for p in seen)
 
 
 def test_a_clause_that_was_not_searched_is_not_proved() -> None:

@@ -152,6 +152,8 @@ def _result(session: Session, reason: Reason, *, optimum: bool) -> Result:
         reason = Reason.NUMERICAL
     why = None if verdict is not Verdict.UNKNOWN else reason
     words = [] if why is None else [_ADVICE[why]]
+    if why is not None and session.query.prop.strict and bracket.upper == 0.0:
+        words.insert(0, "an input has margin 0: a tie, which is no break and allows no proof")
     if optimum and why is None and not is_closed(bracket):
         words = [f"the least margin is not known exactly: {_ADVICE[reason]}"]
     return Result(

@@ -2,7 +2,8 @@
 
 Behind the first layer sums are integers, two apart, so the rows that tie a sign to its sum have an
 exact gap: on means at or above the threshold, off at least 2 below it. The first layer's real sums
-keep clear of their thresholds by a small gap on both sides, so that a point survives rounding.
+keep clear of their thresholds by a small gap on both sides, so that a point survives rounding; for
+a proof they may be as far on the wrong side, so that every input is a point of the program.
 Signs that intervals fix are constants. Source: Khalil, Gupta, Dilkina, Combinatorial Attacks on
 Binarized Neural Networks (ICLR 2019), section 3; here with sign(0) = +1 and the box of the inputs.
 """
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, hstack, vstack
+from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from closegap.attacks.binarized.problem import BinarizedProblem
 from closegap.core.errors import OptionError
+from closegap.core.numerics import MIP_RESOLUTION
 from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.binarized.records import Thresholds
 from closegap.mip.model import Model
@@ -79,11 +81,9 @@ class _Builder:
     ) -> None:
         """One binary a row of `slack`: on means at least `gaps[0]`, off at most `-gaps[1]`."""
         (low, high), (on, off) = ends, gaps
-        count = len(low)
         low, high = np.minimum(low, on), np.maximum(high, -off)
         # slack >= on + (low - on)(1 - s)  and  slack <= -off + (high + off) s
-        rising = csr_array(np.diag(on - low)) if count else csr_array((0, 0))
-        falling = csr_array(np.diag(high + off)) if count else csr_array((0, 0))
+        rising, falling = (csr_array(diags_array(a)) for a in (on - low, high + off))
         self.add(csr_array(hstack([slack.matrix, -rising])), low - slack.constant, np.inf)
         self.add(csr_array(hstack([slack.matrix, -falling])), -np.inf, -off - slack.constant)
 
@@ -120,13 +120,16 @@ def require_single_sums(problem: BinarizedProblem, method: str) -> None:
         raise OptionError(f"{method} wants networks without pooling; use bit-search or ste-pgd")
 
 
-def sign_program(problem: BinarizedProblem, clause: int, *, least: float = -np.inf) -> SignProgram:
+def sign_program(
+    problem: BinarizedProblem, clause: int, *, least: float = -np.inf, outward: bool = False
+) -> SignProgram:
     """Minimise a clause's margin; with a finite `least` accept any margin at or below it.
 
     Args:
         problem: the query; its signs pool nothing.
         clause: of the property.
         least: with it the program asks for feasibility only.
+        outward: first sums may miss their thresholds by the gap instead of keeping clear of them.
     """
     inputs = len(problem.lower)
     builder, network = _Builder(), problem.forward.network
@@ -135,9 +138,10 @@ def sign_program(problem: BinarizedProblem, clause: int, *, least: float = -np.i
     free = problem.free
     gap = problem.gap[network.first.thresholds.taken[free, 0]]
     picked = _rows(slack, free)
-    builder.tie(picked, (ends[0][free], ends[1][free]), (gap, gap))
-    known = np.where(ends[0] >= 0, 1, -1)
-    known[free] = 0
+    gap = gap + _unseen(problem, picked)
+    clear = -gap if outward else gap
+    builder.tie(picked, (ends[0][free] - gap, ends[1][free] + gap), (clear, clear))
+    known = problem.known
     chosen, columns = [free], inputs + len(free)
     signs = _signs(known, free, inputs, columns)
     for layer in network.hidden:
@@ -166,6 +170,12 @@ def _first_ends(problem: BinarizedProblem) -> tuple[NDArray[np.float64], NDArray
     thresholds = problem.forward.network.first.thresholds
     ends = [_slack_of(thresholds, end) for end in (center - reach, center + reach)]
     return np.minimum(*ends), np.maximum(*ends)
+
+
+def _unseen(problem: BinarizedProblem, sums: _Affine) -> NDArray[np.float64]:
+    """How far sums move with inputs of ranges so small that a solver takes them for constants."""
+    width = problem.upper - problem.lower
+    return np.asarray(abs(sums.matrix) @ np.where(width < MIP_RESOLUTION, width, 0.0))
 
 
 def _slack_of(thresholds: Thresholds, sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -32,10 +32,11 @@ class BinarizedProblem:
         query: what to break.
         forward: the network in exact form.
         sums: of the first layer, as a matrix.
-        lower, upper: the float32 box, flat.
+        lower, upper: the float32 box, flat; for proofs that of the region.
+        known: signs of the first layer on the whole box, 0 where either may be.
         free: units of the first layer that may have either sign.
         gap: how far searches keep each first sum from its threshold, so that rounding to float32
-            seldom takes a sign back.
+            seldom takes a sign back; more than what float64 loses of the sum.
     """
 
     query: Query
@@ -43,6 +44,7 @@ class BinarizedProblem:
     sums: LinearSums
     lower: Float[np.ndarray, "D"]
     upper: Float[np.ndarray, "D"]
+    known: Int[np.ndarray, "U"]
     free: Int[np.ndarray, "free"]
     gap: Float[np.ndarray, "S"]
 
@@ -81,8 +83,13 @@ def _last_signs(
     return slack >= 0, np.tanh((slack + 1) / width)
 
 
-def binarized_problem(query: Query, method: str) -> BinarizedProblem | None:
+def binarized_problem(query: Query, method: str, *, whole: bool = False) -> BinarizedProblem | None:
     """The query as such a problem; `None` where its region is no box.
+
+    Args:
+        query: about a binarized network.
+        method: for messages.
+        whole: with every real input of the box rather than float32 ones.
 
     Raises:
         OptionError: the network is not binarized; says why.
@@ -93,16 +100,19 @@ def binarized_problem(query: Query, method: str) -> BinarizedProblem | None:
     if isinstance(query.region, Ball):
         return None
     box = bounding_box(query.region)
-    low, high = (end.reshape(-1).astype(np.float64) for end in float32_inward(box.lower, box.upper))
+    ends = (box.lower, box.upper) if whole else float32_inward(box.lower, box.upper)
+    low, high = (end.reshape(-1).astype(np.float64) for end in ends)
     first = forward.network.first
     bounds = sum_bounds(first, low, high)
     reach = np.maximum(np.abs(bounds.lower), np.abs(bounds.upper))
+    known = fixed_signs(first, bounds).astype(np.int64)
     return BinarizedProblem(
         query=query,
         forward=forward,
         sums=linear_sums(first, len(low)),
         lower=low,
         upper=high,
-        free=np.flatnonzero(fixed_signs(first, bounds) == 0),
-        gap=SIGN_GAP * np.maximum(1.0, reach),
+        known=known,
+        free=np.flatnonzero(known == 0),
+        gap=np.maximum(SIGN_GAP * np.maximum(1.0, reach), 4 * bounds.rounding),
     )

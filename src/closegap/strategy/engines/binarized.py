@@ -1,4 +1,4 @@
-"""Binarized networks: search among signs, then exact branch and bound over the first layer's."""
+"""Binarized networks: search among signs, branch and bound over the first layer's, programs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from closegap.graph.ops import Sign
 from closegap.runtime.cache import binarized
 from closegap.specs.region import Ball
 from closegap.strategy.session import Session
+from closegap.verify.binarized.programs import SignPrograms
 from closegap.verify.binarized.satisfiability import SignFormula, why_not
 from closegap.verify.binarized.tree import SignSearch, open_signs
 
@@ -29,6 +30,7 @@ class BinarizedEngine:
         attack: the searches among signs.
         attack_share: of the time that is left, for it.
         tree_share: of the time that is left then, for the proof.
+        program_share: of what the proof leaves, for integer programs of the clauses it left open.
         method: of the proof: `"tree"` is branch and bound, `"sat"` asks a SAT solver clause by
             clause and needs the extra `sat`; it was slower wherever both were tried.
         most_entries: of the dense matrix of a layer, above which branch and bound is not tried.
@@ -37,6 +39,7 @@ class BinarizedEngine:
     attack: SignPortfolio = field(default_factory=SignPortfolio)
     attack_share: float = 0.1
     tree_share: float = 0.5
+    program_share: float = 0.6
     method: Literal["tree", "sat"] = "tree"
     most_entries: int = 1 << 24
 
@@ -51,23 +54,26 @@ class BinarizedEngine:
             return
         spend = budget.within(self.attack_share * budget.remaining)
         session.offer(self.attack.attack_query(query, spend).points, "binarized")
-        if not session.decided and not isinstance(query.region, Ball):
-            self._prove(session, form, budget.within(self.tree_share * budget.remaining))
+        if session.decided or isinstance(query.region, Ball):
+            return
+        if self._prove(session, form, budget.within(self.tree_share * budget.remaining)):
+            self._solve(session, budget.within(self.program_share * budget.remaining))
 
-    def _prove(self, session: Session, form: BinarizedForward, budget: Budget) -> None:
+    def _prove(self, session: Session, form: BinarizedForward, budget: Budget) -> bool:
+        """By the chosen method. False where no layer may be made dense, or signs pool sums."""
         network, shape = form.network, session.query.network.input_shape
         if network.first.thresholds.taken.shape[1] > 1:
             session.note("binarized: no branch and bound, the first layer's signs pool sums")
-            return
+            return False
         clauses = np.sort(session.open_clauses)
         sizes = [layer.patches.size * layer.thresholds.units for layer in network.hidden]
         entries = max([open_signs(session.query, network) * int(np.prod(shape)), *sizes])
         if entries > self.most_entries:
             session.note(f"binarized: no branch and bound, a layer has {entries} open weights")
-            return
+            return False
         if self.method == "sat":
             self._ask(session, form, clauses, budget)
-            return
+            return True
         search = SignSearch(
             session.query,
             form,
@@ -78,6 +84,23 @@ class BinarizedEngine:
         session.count(sign_nodes=search.nodes)
         for clause in clauses.tolist():
             session.prove_clause(clause, search.lower(clause), "binarized")
+        return True
+
+    def _solve(self, session: Session, budget: Budget) -> None:
+        """By integer programs, the clauses nearest to a proof first."""
+        shape = session.query.network.input_shape
+        if session.decided or budget.expired:
+            return
+        programs = SignPrograms(
+            session.query, lambda point: session.offer(point.reshape(1, *shape), "binarized")
+        )
+        waiting = session.open_clauses.tolist()
+        while waiting and not (programs.broken or budget.expired):
+            share = budget.within(budget.remaining / len(waiting))
+            clause = waiting.pop(0)
+            session.prove_clause(clause, programs.bound(clause, share), "binarized")
+        session.count(sign_program_nodes=programs.nodes)
+        session.note(programs.trouble)
 
     def _ask(
         self,

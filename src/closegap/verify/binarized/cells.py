@@ -7,6 +7,7 @@ proves it (`mip.certify`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +24,9 @@ from closegap.mip.model import Model, SolveOptions, Status
 from closegap.mip.registry import choose
 
 __all__ = ["CellPrograms", "HalfSpaces", "half_spaces"]
+
+#: How far from all thresholds an input is sought, in gaps that searches keep.
+_CLEAR = (1e4, 1e3, 1e2, 1e1, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,3 +136,13 @@ class CellPrograms:
                 return np.flatnonzero((claim.row_duals != 0) & (signs != 0)), None
             return None, None
         return None, claim.point
+
+    def clear_points(
+        self, signs: Int[np.ndarray, "free"], seconds: float
+    ) -> Iterator[NDArray[np.float64]]:
+        """Inputs with these signs, farthest from the thresholds first, so that rounding to float32
+        takes no sign back."""
+        for clear in _CLEAR:
+            point = self.ask(signs, seconds, clear=clear)[1]
+            if point is not None:
+                yield point

@@ -40,8 +40,6 @@ __all__ = ["SignFormula", "why_not"]
 _COPIES = 64
 #: Conflicts between two looks at the clock.
 _CONFLICTS = 500
-#: How far from all thresholds an input is sought, in gaps that searches keep.
-_CLEAR = (1e4, 1e3, 1e2, 1e1, 1.0)
 
 
 def why_not(forward: BinarizedForward) -> str:
@@ -237,11 +235,9 @@ class SignFormula:
             kept = self._shrunk(signs, core, budget)
             self._solver.add_clause((-self._inputs[kept] * signs[kept]).tolist())
             return False
-        if point is not None and self._offer(point):
-            return True
-        for clear in _CLEAR if point is not None else ():
-            inner = self._cells.ask(signs, budget.remaining, clear=clear)[1]
-            if inner is not None and self._offer(inner):
+        if point is not None:
+            clear = self._cells.clear_points(signs, budget.remaining)
+            if self._offer(point) or any(map(self._offer, clear)):
                 return True
         self.stuck = not budget.expired
         return False

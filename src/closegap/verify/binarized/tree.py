@@ -26,8 +26,6 @@ from closegap.verify.binarized.relaxation import SignRelaxation
 
 __all__ = ["SignSearch", "open_signs"]
 
-#: How far from all thresholds an input of a leaf is sought, in gaps that searches keep.
-_CLEAR = (1e4, 1e3, 1e2, 1e1, 1.0)
 #: Nodes bounded together.
 _BATCH = 256
 
@@ -183,18 +181,18 @@ class SignSearch:
     def _leaf(self, node: _Nodes, budget: Budget) -> bool:
         """All signs are given, and break the clause: does an input have them?"""
         self.programs += 1
-        core, point = self._cells.ask(node.signs[0, self._free], budget.remaining)
+        signs = node.signs[0, self._free]
+        core, point = self._cells.ask(signs, budget.remaining)
         if core is not None:
             return False
-        if point is not None and self._offer(point):
+        if point is not None and (self._offer(point) or self._clear(signs, budget)):
             return True
-        for clear in _CLEAR if point is not None else ():
-            inner = self._cells.ask(node.signs[0, self._free], budget.remaining, clear=clear)[1]
-            if inner is not None and self._offer(inner):
-                return True
         self.stuck += 1
         np.minimum.at(self._closed, node.clause, node.lower)
         return False
+
+    def _clear(self, signs: Int[np.ndarray, "free"], budget: Budget) -> bool:
+        return any(map(self._offer, self._cells.clear_points(signs, budget.remaining)))
 
     def _split(self, nodes: _Nodes, gaps: NDArray[np.float64]) -> None:
         if not len(nodes):
