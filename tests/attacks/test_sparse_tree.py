@@ -263,6 +263,32 @@ def test_flows_bound_slopes_where_the_variation_is_small(
     assert bounds.sum() >= 1.3 * values.sum()
 
 
+def test_next_to_a_lost_label_no_phase_is_open() -> None:
+    query = asked(1)
+    outputs = replayer(query.network).outputs_float32
+    points = np.random.default_rng(3).random((100, 4)).astype(np.float32)
+    lost = points[outputs(points).argmax(axis=1) != query.label][0]
+    kept = query.image
+    for _ in range(12):
+        middle = (kept + lost) / 2
+        keeps = outputs(middle[None])[0].argmax() == query.label
+        kept, lost = (middle, lost) if keeps else (kept, middle)
+    near = replace(query, image=kept, objective=L1Distance())
+    budget = Budget.of_seconds(30.0)
+    found = SparseTree(BARE).run(near, budget, lambda point, _: judged(near, point), [lost])
+    assert found.units == 0 and found.closed
+    assert found.lower <= least_distance(near) + 1e-8 <= found.upper + 2e-8
+
+
+def test_a_tree_behind_what_is_known_gives_up() -> None:
+    query = replace(asked(1), objective=L1Distance())
+    known = least_distance(query) - 1e-3
+    budget = Budget.of_seconds(30.0)
+    options = replace(BARE, known=known)
+    found = SparseTree(options).run(query, budget, lambda point, _: judged(query, point))
+    assert known <= found.lower <= found.upper
+
+
 def test_no_time_a_lost_label_and_a_deadline() -> None:
     query = replace(asked(0), objective=L1Distance())
     none = solved(query, BARE, 0.0)

@@ -3,7 +3,7 @@
 Walks push the upper end down to a replayed witness; decision queries at radii in between push the
 lower end up. For a norm the radius tried first is just below the upper end: where the witness is
 the nearest one, that proof closes the bracket at once. For other distances exact solvers, started
-at the witness, push both ends; the starts are near in the l1 norm, or in pixels. Under the l1 norm
+at the witness, push both ends; the starts are near in the l1 norm, or in pixels. Under l1 and l2
 the tree is given its turn before the proofs: it is faster where it closes at all.
 """
 
@@ -38,11 +38,14 @@ __all__ = ["EXACT", "DistanceResult", "ExactAnswer", "ExactSolver", "minimise_di
 
 _CHEAP = ("crown", "alpha-crown")
 _COMPLETE = ("crown", "alpha-crown", "bab", "mip", "input-split")
-#: Of the time: for the attack, and of what is left for one try at a radius.
-_ATTACK_SHARE = 0.3
-_TRY_SHARE = 0.5
-#: Under the l1 norm, of what is left, for the tree before proofs at radii.
-_TREE_SHARE = 0.4
+#: Of the time, for the attack.
+_ATTACK_SHARE = 0.2
+#: Of what is left, for the first try just below the upper end; the next tries are twice as long.
+#: Then so many tries between the ends, for this share of its time each.
+_FIRST_SHARE = 0.125
+_MIDDLES, _MIDDLE_SHARE = 3, 0.5
+#: Under the l1 and l2 norms, of what is left, for the tree before proofs at radii.
+_TREE_SHARE = 0.5
 #: Of what is left, for the planes of linear bounds.
 _FLOOR_SHARE = 0.2
 #: Halvings of the interval by linear bounds alone, and the share of the time for one of them.
@@ -87,11 +90,11 @@ class ExactSolver(Protocol):
         """Search under the nearest of `starts` until the budget ends."""
 
 
-#: Exact solvers by name; each goes on where the one before it gave up. The tree needs no attack of
-#: its own: it is started at a counterexample, where one was found.
-EXACT: dict[str, Callable[[], ExactSolver]] = {
-    "tree": lambda: SparseTree(replace(OURS, attack=None)),
-    "mip": GenericMip,
+#: Exact solvers by name, made from a proved lower end; each goes on where the one before it ended.
+#: The tree needs no attack of its own: it is started at a counterexample, where one was found.
+EXACT: dict[str, Callable[[float], ExactSolver]] = {
+    "tree": lambda known: SparseTree(replace(OURS, attack=None, known=known)),
+    "mip": lambda known: GenericMip(),
 }
 
 
@@ -143,8 +146,8 @@ def minimise_distance(
         tolerance: stop once the bracket is this narrow, in input units.
         engines: for proofs at a radius.
         attack: for witnesses.
-        exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these, l1
-            after a turn of the tree, and takes them all in turn for the other distances.
+        exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these, l1 and
+            l2 after a turn of the tree, and takes them all in turn for the other distances.
         seed: of every random choice.
 
     Raises:
@@ -164,12 +167,12 @@ def minimise_distance(
             search.attacks()
         with search.watch.part("linear bounds"):
             search.halve()
-        if exact is None and norm == 1:
+        if exact is None and norm in (1, 2):
             with search.watch.part("tree"):
-                search.solve(EXACT["tree"](), _TREE_SHARE)
+                search.solve(EXACT["tree"], _TREE_SHARE)
         for name in solvers:
             with search.watch.part(name):
-                search.solve(EXACT[name]())
+                search.solve(EXACT[name])
         if not solvers:
             with search.watch.part("radii"):
                 search.close(engines)
@@ -240,25 +243,27 @@ class _Bracketing:
                 high = middle
 
     def close(self, engines: Sequence[str]) -> None:
-        """Try just below the upper end; where that stays open, the middle."""
-        high = math.inf  # the least radius that stayed open
+        """Rounds of longer and longer tries: just below the upper end, then between the ends."""
+        effort = _FIRST_SHARE * self._budget.remaining
         while self._best.found and not self._done:
-            best = self._best.distance
-            near = best - _BELOW * self._tolerance
-            radius = near if high > best else (self._lower + high) / 2
-            if self._try(radius, engines, _TRY_SHARE * self._budget.remaining):
-                moved = self._best.distance < best or high - self._lower <= self._tolerance
-                high = math.inf if moved else high
-            else:
-                high = radius
+            self._try(self._best.distance - _BELOW * self._tolerance, engines, effort)
+            high = math.inf  # the least radius that stayed open
+            for _ in range(_MIDDLES):
+                high = min(high, self._best.distance)
+                if self._done or high - self._lower <= self._tolerance:
+                    break
+                radius = (self._lower + high) / 2
+                if not self._try(radius, engines, _MIDDLE_SHARE * effort):
+                    high = radius
+            effort *= 2
 
-    def solve(self, solver: ExactSolver, share: float = 1.0) -> None:
+    def solve(self, make: Callable[[float], ExactSolver], share: float = 1.0) -> None:
         """Let an exact solver push both ends for a share of the time, from the best point."""
         if self._done:
             return
         spend = self._budget.within(share * self._budget.remaining)
         starts = () if self._best.point is None else (self._best.point,)
-        answer = solver.run(self._query, spend, self._counts, starts)
+        answer = make(self._lower).run(self._query, spend, self._counts, starts)
         self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
         if answer.witness is not None:
             distance = self._query.distance(answer.witness)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from closegap.attacks.sparse.options import Branching, SparseOptions
+from closegap.attacks.sparse.options import Branching, Order, SparseOptions
 from closegap.attacks.sparse.planes import Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.branching.gains import GAINS
 from closegap.core.numerics import CELL_TOLERANCE, CUT_VIOLATION
 
-__all__ = ["Choice", "Chooser"]
+__all__ = ["Choice", "Chooser", "preferred"]
 
 Array = NDArray[np.float64]
 #: `(unit, sign) -> proved bound` of a child.
@@ -125,3 +125,13 @@ class Chooser:
         if known.any() and guess[known].sum() > 0:
             scale = float(worth[known].sum() / guess[known].sum())
         return np.where(known, worth, scale * guess)
+
+
+def preferred(options: SparseOptions, live: list[int], unit: int, solved: Solved) -> int | None:
+    """Of the children that are open, the one with the unit on first, the one to visit next."""
+    if not live or options.order is Order.BEST or options.batch:
+        return None
+    if len(live) == 1 or options.on_first:
+        return live[0]
+    on = solved.above is None or solved.below is None or solved.above[unit] > solved.below[unit]
+    return live[0] if on else live[1]

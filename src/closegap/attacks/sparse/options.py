@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -71,6 +72,8 @@ class SparseOptions:
             left the roots and nodes without an open phase. 0 for programs alone.
         steps: of the ascent, for one node.
         tolerance: a node this close to the best distance is closed.
+        known: a lower end that is proved already. A tree that has not passed it in half of its
+            time gives up: its bounds are too weak for this network.
     """
 
     branching: Branching = Branching.GAP
@@ -90,6 +93,7 @@ class SparseOptions:
     batch: int = 64
     steps: int = 8
     tolerance: float = DISTANCE_TOLERANCE
+    known: float = -math.inf
 
 
 #: The default.

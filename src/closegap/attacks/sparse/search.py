@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from closegap.attacks.activation.nearest import OnNearer
 from closegap.attacks.sparse.answer import SparseAnswer
 from closegap.attacks.sparse.ascent import Slopes
-from closegap.attacks.sparse.choice import Choice, Chooser
+from closegap.attacks.sparse.choice import Choice, Chooser, preferred
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.lookout import Lookout
@@ -36,6 +36,8 @@ __all__ = ["SparseTree"]
 
 #: Programs of one node at most, each after its units' ranges shrank.
 _LOOPS = 4
+#: Of its time, in which a tree has to pass what is known.
+_PATIENCE = 0.5
 
 
 class SparseTree:
@@ -99,7 +101,8 @@ class _Search:
         size = query.image.size
         zero, one = np.zeros((1, size)), np.ones(size)
         floor = query.objective.least(query.center, zero, np.zeros(1), 0 * one, one)
-        self._incumbent.prove(float(floor[0]))
+        self._incumbent.prove(max(float(floor[0]), options.known))
+        self._patience = budget.within(_PATIENCE * budget.remaining)
 
     def clean(self) -> bool:
         """Whether the image itself is a counterexample."""
@@ -138,6 +141,9 @@ class _Search:
             if self._budget.expired:
                 self._reason = Reason.TIME
                 return
+            if self._hopeless():
+                self._reason = Reason.INCOMPLETE
+                return
             if self._budget.nodes is not None and len(self._tree) >= self._budget.nodes:
                 self._reason = Reason.NODES
                 return
@@ -149,6 +155,11 @@ class _Search:
             if self._incumbent.distance < min(shrunk * limit, (2 - shrunk) * limit):
                 self._renew()  # a limit may be negative
             self._settle()
+
+    def _hopeless(self) -> bool:
+        """Whether the tree is still behind what is known, after all this time."""
+        known = self._options.known
+        return self._incumbent.lower <= known > -math.inf and self._patience.expired
 
     def answer(self) -> SparseAnswer:
         """The bracket as it stands."""
@@ -276,7 +287,9 @@ class _Search:
             ranges = Ranges(np.stack([r.low for r in held]), np.stack([r.high for r in held]))
             start = self._started(front, ranges)
             lower, climbed = self._nodes.climbed(rows, ranges, start, self._options.steps)
-        given = np.where(ranges.free, climbed.given, -1.0)
+        given = np.pad(
+            np.where(ranges.free, climbed.given, -1.0), ((0, 0), (0, 1)), constant_values=-1.0
+        )  # no unit is left where all are stable
         units, most = given.argmax(axis=1), given.max(axis=1)
         split = []
         for at, node in enumerate(front):
@@ -381,13 +394,4 @@ class _Search:
             known = min(choice.bounds.get(sign, -math.inf), self._cutoff)
             if not (self._bounded(child, known) or self._narrow(child)):
                 live.append(child)
-        self._next = self._first(live, choice.unit, solved)
-
-    def _first(self, live: list[int], unit: int, solved: Solved) -> int | None:
-        """The child to visit next."""
-        if not live or self._options.order is Order.BEST or self._options.batch:
-            return None
-        if len(live) == 1 or self._options.on_first:
-            return live[0]
-        on = solved.above is None or solved.below is None or solved.above[unit] > solved.below[unit]
-        return live[0] if on else live[1]
+        self._next = preferred(self._options, live, choice.unit, solved)
