@@ -13,6 +13,7 @@ import torch
 from closegap.frontend import load
 from closegap.graph import ops
 from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
+from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.recognise import binarized_form, recognise
 from closegap.graph.network import Network, Node
@@ -231,6 +232,25 @@ def test_bounds_and_fixed_signs_hold_at_samples(rng: np.random.Generator) -> Non
         got = first_signs(layer, points)
         assert (fixed == 0).any() and (fixed != 0).any()
         assert (got[:, fixed == 1]).all() and not got[:, fixed == -1].any()
+
+
+@pytest.mark.parametrize("make", [dense_net, lambda rng: dense_net(rng, zeros=0.3), conv_net])
+def test_what_a_box_leaves_of_a_network_has_its_outputs_there(
+    rng: np.random.Generator, make: Callable[[np.random.Generator], Network]
+) -> None:
+    smaller = 0
+    for _ in range(4):
+        form = binarized_form(make(rng))
+        lower = rng.integers(-4, 5, size=int(form.first.source.max()) + 1) / 2
+        upper = lower + rng.choice([0.0, 1.0], size=len(lower))
+        small = folded(form, lower, upper, 1 << 20)
+        assert small is not None
+        inputs = lower + rng.choice([0.0, 0.5, 1.0], size=(200, len(lower))) * (upper - lower)
+        both = BinarizedForward(small)(inputs), BinarizedForward(form)(inputs)
+        np.testing.assert_allclose(*both, rtol=0, atol=1e-12)
+        smaller += sum(small.widths) < sum(form.widths)
+        assert folded(form, lower, upper, 1) is None
+    assert smaller
 
 
 @pytest.mark.parametrize("name", ["mnist_bnn", "small_bnn"])

@@ -11,6 +11,7 @@ import torch
 
 from closegap.core.budget import Budget
 from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
+from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.binarized.recognise import binarized_form
@@ -20,6 +21,7 @@ from closegap.specs.query import Query, robustness
 from closegap.specs.region import bounding_box
 from closegap.testing.enumeration import clause_margin, least_clause_margin, linear_pieces
 from closegap.testing.networks import random_sign
+from closegap.verify.binarized.groups import group_bounds, grouped
 from closegap.verify.binarized.programs import SignPrograms
 from closegap.verify.binarized.sign_layers import stage_of
 from closegap.verify.binarized.tree import SignSearch
@@ -136,3 +138,27 @@ def test_a_pooled_layer_is_bounded_by_intervals(rng: np.random.Generator) -> Non
     fixed = stage_of(layer).signs(torch.from_numpy(signs).float())[2].numpy()
     np.testing.assert_array_equal(fixed, interval_layer(layer).signs(signs))
     assert (fixed != 0).any()
+
+
+def test_groups_cover_all_units_and_bound_what_patterns_give(rng: np.random.Generator) -> None:
+    reads = rng.random((40, 16)) < 0.15
+    sets, member = grouped(reads, 6)
+    assert (reads <= sets[member]).all()
+    assert (sets.sum(axis=1) <= np.maximum(6, reads.sum(axis=1).max())).all()
+    assert len(sets) < len(np.unique(reads, axis=0))
+    proved = 0
+    for seed in range(6):
+        q = tiny(seed, [6, 5, 9, 3], 0.12)
+        form, box = binarized_form(q.network), bounding_box(q.region)
+        small = folded(form, box.lower.reshape(-1), box.upper.reshape(-1), 1 << 20)
+        assert small is not None
+        found = group_bounds(small, q.prop)
+        pieces = list(linear_pieces(q))
+        for row, clause in enumerate(q.prop.clause.tolist()):
+            least = least_clause_margin(q, clause, pieces)
+            assert found[row] <= least
+            proved += found[row] > 0
+        bits = np.array(list(product([False, True], repeat=small.widths[0])), dtype=bool)
+        every = q.prop.row_margins(BinarizedForward(small).outputs(bits)).min(axis=0)
+        np.testing.assert_allclose(found, every, atol=1e-9)  # all units read the same few signs
+    assert proved

@@ -27,8 +27,8 @@ from closegap.strategy.shelf import Shelf
 __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
 #: The order in which engines run unless the user says otherwise: cheap ones first. Where boxes are
-#: cheaper than CROWN of the whole region, they go before it; so do strong attacks on convolutional
-#: networks with signs, of which CROWN is slow and proves little.
+#: cheaper than CROWN of the whole region, they go before it; so do, on convolutional networks with
+#: signs, of which CROWN is slow and proves little, the engine of binarized ones and strong attacks.
 DEFAULT_ENGINES: tuple[str, ...] = (
     "clean",
     "pgd",
@@ -124,14 +124,14 @@ def _ordered(names: tuple[str, ...], session: Session) -> tuple[str, ...]:
     if names != DEFAULT_ENGINES:
         return names
     if suits_boxes(session):
-        return _before_crown(names, "input-split")
+        return _before("crown", names, "input-split")
     if has_signs_of_images(session.query.network):
-        return _before_crown(names, "strong-pgd")
+        return _before("strong-pgd", _before("crown", names, "strong-pgd"), "binarized")
     return names
 
 
-def _before_crown(names: tuple[str, ...], moved: str) -> tuple[str, ...]:
-    place = names.index("crown")
+def _before(other: str, names: tuple[str, ...], moved: str) -> tuple[str, ...]:
+    place = names.index(other)
     return (*names[:place], moved, *(name for name in names[place:] if name != moved))
 
 

@@ -36,7 +36,7 @@ class PackedLayer:
         """The sums of signs that are given as bits (True is +1); exact."""
         patches = self.layer.patches
         count = len(patches.weight) * len(patches.gather) * self.weight.shape[1]
-        step = max(1, _BLOCK // count)
+        step = max(1, _BLOCK // max(1, count))
         blocks = [self._block(bits[i : i + step]) for i in range(0, len(bits), step)]
         return np.concatenate(blocks) if blocks else np.zeros((0, patches.sums), np.int64)
 

@@ -10,14 +10,18 @@ from jaxtyping import Int
 
 from closegap.attacks.binarized.portfolio import SignPortfolio
 from closegap.core.budget import Budget
+from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
+from closegap.graph.binarized.records import BinarizedNetwork
 from closegap.graph.ops import Sign
 from closegap.runtime.cache import binarized
-from closegap.specs.region import Ball
+from closegap.specs.query import Query
+from closegap.specs.region import Ball, bounding_box
 from closegap.strategy.session import Session
+from closegap.verify.binarized.groups import group_bounds
 from closegap.verify.binarized.programs import SignPrograms
 from closegap.verify.binarized.satisfiability import SignFormula, why_not
-from closegap.verify.binarized.tree import SignSearch, open_signs
+from closegap.verify.binarized.tree import SignSearch
 
 __all__ = ["BinarizedEngine"]
 
@@ -33,7 +37,7 @@ class BinarizedEngine:
         program_share: of what the proof leaves, for integer programs of the clauses it left open.
         method: of the proof: `"tree"` is branch and bound, `"sat"` asks a SAT solver clause by
             clause and needs the extra `sat`; it was slower wherever both were tried.
-        most_entries: of the dense matrix of a layer, above which branch and bound is not tried.
+        most_entries: of a layer's dense matrix on the box, above which there is no proof.
     """
 
     attack: SignPortfolio = field(default_factory=SignPortfolio)
@@ -52,30 +56,34 @@ class BinarizedEngine:
         if isinstance(form, str):
             session.note(f"binarized: {form}")
             return
+        network = (
+            None if isinstance(query.region, Ball) else _on_box(query, form, self.most_entries)
+        )
+        if network is not None:
+            rows = np.arange(len(query.prop.rows))
+            session.prove_rows(rows, group_bounds(network, query.prop), "binarized")
+        if session.decided:
+            return
         spend = budget.within(self.attack_share * budget.remaining)
         session.offer(self.attack.attack_query(query, spend).points, "binarized")
         if session.decided or isinstance(query.region, Ball):
             return
-        if self._prove(session, form, budget.within(self.tree_share * budget.remaining)):
-            self._solve(session, budget.within(self.program_share * budget.remaining))
+        reason = _too_hard(network, self.most_entries)
+        if network is None or reason:
+            session.note(f"binarized: no branch and bound, {reason}")
+            return
+        self._prove(session, network, budget.within(self.tree_share * budget.remaining))
+        self._solve(session, budget.within(self.program_share * budget.remaining))
 
-    def _prove(self, session: Session, form: BinarizedForward, budget: Budget) -> bool:
-        """By the chosen method. False where no layer may be made dense, or signs pool sums."""
-        network, shape = form.network, session.query.network.input_shape
-        if network.first.thresholds.taken.shape[1] > 1:
-            session.note("binarized: no branch and bound, the first layer's signs pool sums")
-            return False
-        clauses = np.sort(session.open_clauses)
-        sizes = [layer.patches.size * layer.thresholds.units for layer in network.hidden]
-        entries = max([open_signs(session.query, network) * int(np.prod(shape)), *sizes])
-        if entries > self.most_entries:
-            session.note(f"binarized: no branch and bound, a layer has {entries} open weights")
-            return False
+    def _prove(self, session: Session, network: BinarizedNetwork, budget: Budget) -> None:
+        """Clause by clause, about the network on the box."""
+        query, form = session.query, BinarizedForward(network)
+        clauses, shape = np.sort(session.open_clauses), query.network.input_shape
         if self.method == "sat":
             self._ask(session, form, clauses, budget)
-            return True
+            return
         search = SignSearch(
-            session.query,
+            query,
             form,
             clauses,
             lambda point: session.offer(point.reshape(1, *shape), "binarized"),
@@ -84,7 +92,6 @@ class BinarizedEngine:
         session.count(sign_nodes=search.nodes)
         for clause in clauses.tolist():
             session.prove_clause(clause, search.lower(clause), "binarized")
-        return True
 
     def _solve(self, session: Session, budget: Budget) -> None:
         """By integer programs, the clauses nearest to a proof first."""
@@ -128,3 +135,22 @@ class BinarizedEngine:
             session.count(sign_models=formula.models)
             if formula.proved:
                 session.prove_clause(clause, formula.lower, "binarized")
+
+
+def _on_box(query: Query, form: BinarizedForward, most_entries: int) -> BinarizedNetwork | None:
+    box = bounding_box(query.region)
+    low, high = (end.reshape(-1).astype(np.float64) for end in (box.lower, box.upper))
+    return folded(form.network, low, high, most_entries)
+
+
+def _too_hard(network: BinarizedNetwork | None, most_entries: int) -> str:
+    """Why there is no branch and bound; empty where there may be."""
+    if network is None:
+        return f"a layer keeps over {most_entries} weights on the box"
+    if not network.last.weight.size:
+        return "every sign is fixed on the box"
+    first = network.first.thresholds
+    if first.taken.shape[1] > 1:
+        return "the first layer's signs pool sums"
+    entries = first.units * int(np.prod(network.input_shape))
+    return f"the first layer has {entries} open weights" if entries > most_entries else ""

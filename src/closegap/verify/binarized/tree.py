@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from closegap.core.budget import Budget
 from closegap.graph.binarized.first_layer import fixed_signs, sum_bounds
 from closegap.graph.binarized.forward import BinarizedForward
-from closegap.graph.binarized.records import BinarizedNetwork
 from closegap.specs.query import Query
 from closegap.specs.region import bounding_box
 from closegap.verify.binarized.cells import CellPrograms, half_spaces
 from closegap.verify.binarized.relaxation import SignRelaxation
 
-__all__ = ["SignSearch", "open_signs"]
+__all__ = ["SignSearch"]
 
 #: Nodes bounded together.
 _BATCH = 256
@@ -68,13 +67,6 @@ def _joined(parts: list[_Nodes]) -> _Nodes:
         np.concatenate([part.lower for part in parts]),
         np.concatenate(knobs) if knobs else None,
     )
-
-
-def open_signs(query: Query, network: BinarizedNetwork) -> int:
-    """How many units of the first layer may have either sign on the query's box."""
-    box = bounding_box(query.region)
-    bounds = sum_bounds(network.first, box.lower.reshape(-1), box.upper.reshape(-1))
-    return int(np.count_nonzero(fixed_signs(network.first, bounds) == 0))
 
 
 class SignSearch:
