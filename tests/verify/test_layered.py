@@ -28,6 +28,7 @@ from closegap.verify.layered.search import LayeredOptions, LayeredSearch
 from tiny_networks import dense
 from tiny_networks import query as random_query
 
+CLIMB = AscentOptions(iterations=3, slope_rate=0.5)
 LAZY = LayeredOptions(batch=8, climb=AscentOptions(iterations=4, patience=2), steps=3)
 
 
@@ -137,13 +138,15 @@ def test_bounds_hold_wherever_the_splits_do(kind: str, rng: np.random.Generator)
         values = every_value(problem, region.lower + share * (region.upper - region.lower))
         signs = rng.integers(-1, 2, size=(6, problem.units)).astype(np.int8)
         walls = Walls.at_zero(signs)
-        chain = LayerChain(problem, 3).bound(walls, nothing(problem, 6), no_cuts(problem, 6))
+        chain = LayerChain(problem, 3, CLIMB).bound(
+            walls, nothing(problem, 6), no_cuts(problem, 6), Budget()
+        )
         store = DomainStore(problem.units, region.lower[0].numel(), len(problem.rows), 1)
         root = store.root().select(np.zeros(6, np.int64))
-        output = LayeredBounder(problem, AscentOptions(iterations=3), 3).bound(
+        output = LayeredBounder(problem, AscentOptions(iterations=3), 3, CLIMB).bound(
             walls, root, Budget()
         )
-        again = LayeredBounder(problem, AscentOptions(iterations=3), 3).bound(
+        again = LayeredBounder(problem, AscentOptions(iterations=3), 3, CLIMB).bound(
             walls, output.known, Budget()
         )
         for domain in range(6):
@@ -227,6 +230,23 @@ def test_verdicts_agree_with_enumeration(
             assert outcome.lower <= case.margin
 
 
+def test_climbing_tightens_layers_and_leaves_what_splits_are_judged_by(
+    rng: np.random.Generator,
+) -> None:
+    query = random_query(rng, dense(rng, [4, 8, 8, 8, 2], ops.Relu()), radius=0.4)
+    problem = problem_of(query)
+    known = nothing(problem, 1), nothing(problem, 1), no_cuts(problem, 1), Budget()
+    plain, climbed = (
+        LayerChain(problem, 0, climb).bound(*known)
+        for climb in (AscentOptions(iterations=1), CLIMB)
+    )
+    last, second = problem.layers[-1].feed, problem.layers[1].feed
+    widths = [float((c.bounds[last].upper - c.bounds[last].lower).sum()) for c in (plain, climbed)]
+    assert widths[1] < widths[0]
+    for index, part in plain.passes[second].incoming.items():
+        assert torch.equal(part, climbed.passes[second].incoming[index])
+
+
 def test_splitting_early_layers_pays_more_than_with_bounds_of_the_root(
     rng: np.random.Generator,
 ) -> None:
@@ -235,8 +255,8 @@ def test_splitting_early_layers_pays_more_than_with_bounds_of_the_root(
     first = problem.layers[0]
     signs = np.zeros((1, problem.units), np.int8)
     signs[0, first.units] = 1
-    chain = LayerChain(problem, 0).bound(
-        Walls.at_zero(signs), nothing(problem, 1), no_cuts(problem, 1)
+    chain = LayerChain(problem, 0, CLIMB).bound(
+        Walls.at_zero(signs), nothing(problem, 1), no_cuts(problem, 1), Budget()
     )
     last = problem.layers[-1]
     width = chain.bounds[last.feed].upper - chain.bounds[last.feed].lower

@@ -273,10 +273,10 @@ def lower_bound(
     bounder: BackwardPass,
     region: InputSet,
     start: int,
-    rows: Float[Tensor, "B Q ..."],
+    rows: Float[Tensor, "#B Q ..."],
     parameters: Parameters | None = None,
     windows: Mapping[int, Window] | None = None,
-) -> Float[Tensor, "B Q"]:
+) -> Float[Tensor, "#B Q"]:
     """The least value of `rows . value(start)` over the region is at least this.
 
     With `bounder.values` given, rounding is subtracted and a bound that is not finite becomes

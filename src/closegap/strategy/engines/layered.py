@@ -20,7 +20,7 @@ __all__ = ["LayeredEngine"]
 #: A tree that closed says "positive" without saying how much.
 _PROVED = float(np.finfo(np.float32).tiny)
 #: Bytes that one coefficient of a row takes, with everything made from it, in a small batch.
-_BYTES = 8 * 32
+_BYTES = 8 * 48
 #: Float64 multiplications and additions a second of one core, roughly.
 _PRODUCTS_A_SECOND = 1e10
 #: Of the time that is left one domain may take this much.
@@ -69,7 +69,7 @@ def _affordable(problem: SplitProblem, budget: Budget) -> bool:
     most = max(len(layer.indices) for layer in problem.layers)
     room = 2 * most * max(node.size for node in network.nodes) * _BYTES
     weights = sum(n.op.weight.size for n in network.nodes if isinstance(n.op, ops.Linear))
-    seconds = 4 * problem.units * weights / _PRODUCTS_A_SECOND
+    seconds = 8 * problem.units * weights / _PRODUCTS_A_SECOND
     return room <= budget.memory and seconds <= _SHARE * budget.remaining
 
 

@@ -50,11 +50,14 @@ class LayeredBounder:
         problem: its roots are the clauses.
         climb: on the slopes and split multipliers of the property's rows.
         steps: gradient steps on the multipliers of half-spaces.
+        units: climbing on the slopes of every unit's rows.
     """
 
-    def __init__(self, problem: SplitProblem, climb: AscentOptions, steps: int) -> None:
+    def __init__(
+        self, problem: SplitProblem, climb: AscentOptions, steps: int, units: AscentOptions
+    ) -> None:
         self._problem = problem
-        self._chain = LayerChain(problem, steps)
+        self._chain = LayerChain(problem, steps, units)
         self._ascent = Ascent(problem.search_region, climb)
         self._scales = {layer.feed: 1.0 for layer in problem.layers}
 
@@ -72,7 +75,7 @@ class LayeredBounder:
             budget: its deadline ends the climb.
         """
         problem, which = self._problem, torch.arange(len(walls))
-        chain = self._chain.bound(walls, known.units, known.spaces())
+        chain = self._chain.bound(walls, known.units, known.spaces(), budget)
         clauses = known.open_.int().argsort(dim=1, descending=True, stable=True)
         clauses = clauses[:, : max(1, int(known.open_.sum(dim=1).max()))]
         open_ = known.open_.gather(1, clauses)

@@ -4,9 +4,11 @@ A split makes one ReLU linear, and everything behind it tighter. Where bounds st
 root, the splits of early layers gain next to nothing; bounded again they gain most, for what an
 early relaxation loses is lost once more in every bound behind it. `LayerChain.bound` makes one
 backward pass over each layer's open units, in float64 with rounding subtracted, and cuts the input
-by half-spaces: those of all splits, later layers included, and what the caller knows besides. The
-coefficients that met each relaxation are kept: carried back from the property they say what the
-final bound loses at each unit on all paths.
+by half-spaces: those of all splits, later layers included, and what the caller knows besides. A few
+steps on each row's slopes come first. The coefficients that meet each relaxation under slopes of
+least area are kept: carried back from the property they say what the final bound loses at each unit
+on all paths. Those under optimised slopes do not: what these save at chords they lose at lower
+lines, and trees of units chosen so were several times larger.
 
 Source: recomputed bounds as in MN-BaB (Ferrari et al., ICLR 2022); constraints of later layers bear
 on earlier ones as in INVPROP (Kotha et al., NeurIPS 2023); the losses follow the indirect effects
@@ -23,8 +25,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
-from closegap.bounds.records import Interval, LinearBound
+from closegap.bounds.optimise import Ascent, AscentOptions, in_dtype
+from closegap.bounds.records import Interval, LinearBound, Parameters
 from closegap.bounds.regions import least
+from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.walls import Walls
@@ -37,7 +41,8 @@ __all__ = ["Chain", "LayerChain", "lost_above"]
 class _Pass:
     """One layer's rows: the first half bounds `units` from below, the second half from above.
 
-    `incoming` holds by activation node the coefficients `[B or 1, 2R, *shape]`.
+    `incoming` holds by activation node the coefficients `[B or 1, 2R, *shape]` that slopes of least
+    area lead to, from a pass in float32.
     """
 
     units: Tensor
@@ -67,21 +72,24 @@ class LayerChain:
     Args:
         problem: network, region (a box), units, bounds of the root.
         steps: gradient steps on the multipliers of half-spaces, for every row.
+        climb: on the slopes of every row; one iteration leaves the slopes of least area.
     """
 
-    def __init__(self, problem: SplitProblem, steps: int) -> None:
+    def __init__(self, problem: SplitProblem, steps: int, climb: AscentOptions) -> None:
         self._problem = problem
         self._steps = steps
+        self._ascent = Ascent(problem.search_region, climb)
         region = problem.exact_region
         self._reach = torch.maximum(region.lower.abs(), region.upper.abs()).flatten()
 
-    def bound(self, walls: Walls, held: Walls, spaces: HalfSpaces) -> Chain:
+    def bound(self, walls: Walls, held: Walls, spaces: HalfSpaces, budget: Budget) -> Chain:
         """Bounds under the splits, nowhere looser than those that are held.
 
         Args:
             walls: the splits of B domains, all at zero.
             held: bounds of every unit that hold on the domains; infinite where nothing is known.
             spaces: what else is known of the domains' inputs.
+            budget: its deadline ends the climbs.
         """
         bounds, empty = self._start(walls, held)
         parts = {layer.feed: walls.of_units(layer.units) for layer in self._problem.layers}
@@ -91,7 +99,7 @@ class LayerChain:
         for number, layer in enumerate(self._problem.layers):
             known = spaces.join(*cuts.values())
             if number or known.count:
-                passes[layer.feed] = self._layer(layer, bounds, known)
+                passes[layer.feed] = self._layer(layer, bounds, known, budget)
             bounds[layer.feed], crossed = _uncrossed(bounds[layer.feed])
             empty = empty | crossed
             if layer in split:
@@ -127,7 +135,9 @@ class LayerChain:
         problem = self._problem
         return BackwardPass(problem.exact, bounds, problem.values, problem.slack)
 
-    def _layer(self, layer: Layer, bounds: dict[int, Interval], cuts: HalfSpaces) -> _Pass:
+    def _layer(
+        self, layer: Layer, bounds: dict[int, Interval], cuts: HalfSpaces, budget: Budget
+    ) -> _Pass:
         """Bound one layer's units wherever some domain has them open; updates `bounds`."""
         known = bounds[layer.feed]
         low, high = known.lower.flatten(1), known.upper.flatten(1)
@@ -139,16 +149,31 @@ class LayerChain:
         rows[0, torch.arange(width), places] = 1
         rows[0, torch.arange(width) + width, places] = -1
         shape = known.lower.shape[1:]
+        rows = rows.reshape(1, -1, *shape)
+        slopes, incoming = self._climbed(layer, bounds, rows, budget)
         with torch.no_grad():
-            rows = rows.reshape(1, -1, *shape)
-            linear = self._exact(bounds).run(layer.feed, rows, keep_incoming=True)
-            found = self.proved(linear, cuts)
+            found = self.proved(self._exact(bounds).run(layer.feed, rows, slopes), cuts)
         count = max(len(found), len(low))
         low, high = low.expand(count, -1).clone(), high.expand(count, -1).clone()
         low[:, places] = torch.maximum(low[:, places], found[:, :width])
         high[:, places] = torch.minimum(high[:, places], -found[:, width:])
         bounds[layer.feed] = Interval(low.reshape(-1, *shape), high.reshape(-1, *shape))
-        return _Pass(units, linear.incoming)
+        return _Pass(units, incoming)
+
+    def _climbed(
+        self, layer: Layer, bounds: dict[int, Interval], rows: Tensor, budget: Budget
+    ) -> tuple[Parameters, dict[int, Tensor]]:
+        """Slopes for a layer's rows, and what met each relaxation under slopes of least area.
+
+        Both in float32, for neither is a proof.
+        """
+        rough = {i: b.to(torch.float32) for i, b in bounds.items()}
+        search = BackwardPass(self._problem.search, rough)
+        with torch.no_grad():
+            plain = search.run(layer.feed, rows.float(), keep_incoming=True)
+        found = self._ascent.run(search, layer.feed, rows.float(), budget)
+        incoming = {index: part.double() for index, part in plain.incoming.items()}
+        return in_dtype(found.parameters, torch.float64), incoming
 
     def _cuts(self, layer: Layer, bounds: dict[int, Interval], walls: Walls) -> HalfSpaces:
         """What splits say about the input: a plane below `-sign z`, and that is at most 0."""

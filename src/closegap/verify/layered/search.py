@@ -35,6 +35,7 @@ class LayeredOptions:
         batch: domains split at a time; the children are twice as many.
         climb: on the property's rows.
         steps: gradient steps on the multipliers of half-spaces, for every row of every layer.
+        units: climbing on the slopes of every unit's rows, in every domain.
         apart: a domain is split by clauses when no more are left; each has a half-space.
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
@@ -45,6 +46,9 @@ class LayeredOptions:
         default_factory=lambda: AscentOptions(iterations=5, slope_rate=0.2, decay=0.9, patience=4)
     )
     steps: int = 4
+    units: AscentOptions = field(
+        default_factory=lambda: AscentOptions(iterations=4, slope_rate=0.5, decay=0.9, patience=4)
+    )
     apart: int = 3
     offered: int = 4
     nodes: int | None = None
@@ -83,7 +87,7 @@ class LayeredSearch:
         self._options = options
         self._offer = offer
         self._tree = Tree()
-        self._bounder = LayeredBounder(problem, options.climb, options.steps)
+        self._bounder = LayeredBounder(problem, options.climb, options.steps, options.units)
         self._leaves = LeafPrograms(problem)
         #: The unit to split next; one beyond the last for a split by clauses.
         self._notes = SlotStore(1, dtype=np.int32)
