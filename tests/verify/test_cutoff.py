@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_a_cutoff_refutes_what_bounds_of_the_region_leave_open(rng: np.random.Ge
         plain = linear.rows(linear.activations(Budget()), Budget(), np.array([0]), QUICK.margin)
         gained += plain.lower[0] <= 0 and searches(case.query)[0].refuted
     assert gained > 0
+
+
+def test_a_clause_that_gains_too_slowly_is_left(rng: np.random.Generator) -> None:
+    left = 0
+    for case in cases(rng, RELU_KINDS["dense"], 1, clauses=(1,)):
+        known = LinearVerifier(case.query).activations(Budget())
+        patient = replace(QUICK, rounds=3, least_gain=0.0, pace=math.inf)
+        runs = [(patient, 60.0), (replace(patient, pace=0.0), 60.0)]
+        runs.append((replace(patient, pace=0.0), math.inf))
+        found = [CutoffSearch(case.query, 0, known, options) for options, _ in runs]
+        for search, (_, seconds) in zip(found, runs, strict=True):
+            search.run(Budget.of_seconds(seconds))
+        hopeful, hasty, endless = (search.sweeps for search in found)
+        assert hasty <= 1
+        assert endless == hopeful
+        left += hasty < hopeful
+    assert left > 0
 
 
 def test_the_margin_network_computes_the_clause_s_rows(rng: np.random.Generator) -> None:

@@ -41,6 +41,8 @@ class CutoffOptions:
         rounds: at most so many; each sweeps over the last layer, the last two, four, ... all.
         least_gain: a round that raises the margin's bound by less than this share of its distance
             to zero is the last one.
+        pace: a clause is left once the time, at this many times its mean rate so far, would not
+            bring its bound to zero; infinity leaves none for that.
     """
 
     neurons: AscentOptions = field(
@@ -51,6 +53,7 @@ class CutoffOptions:
     margin: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=40))
     rounds: int = 12
     least_gain: float = 0.1
+    pace: float = 4.0
 
 
 #: Of the memory, this part (one in so many) is for parameters between sweeps.
@@ -88,9 +91,10 @@ class CutoffSearch:
         self._warm: WarmStarts | None = None
 
     def run(self, budget: Budget) -> None:
-        """Sweep until the clause is refuted, little is gained, or the budget ends."""
+        """Sweep until the clause is refuted, is gained on too slowly, or the budget ends."""
         self._warm = WarmStarts(budget.memory // _WARM_SHARE)
         self._check(budget)
+        first, seconds = self.guide, budget.remaining
         depth = len(self.bounds.activations)
         for _ in range(self._options.rounds):
             before = self.guide
@@ -100,8 +104,18 @@ class CutoffSearch:
                 self._tighten(layers, budget)
                 self.sweeps += not budget.expired
                 self._check(budget)
+                if self._too_slow(self.guide - first, seconds - budget.remaining, budget):
+                    return
             if self.guide - before < self._options.least_gain * abs(before):
                 return
+
+    def _too_slow(self, gained: float, spent: float, budget: Budget) -> bool:
+        """Whether the gap would outlast the budget, even if gains came `pace` times as fast.
+
+        Gains of shallow networks shrink from sweep to sweep, those of deep ones may grow. Without a
+        deadline nothing is too slow: what is not finite compares as false.
+        """
+        return self._options.pace * gained * budget.remaining < -self.guide * spent
 
     def _tighten(self, layers: int, budget: Budget) -> None:
         """Bound the neurons of the last few layers, the last one first."""
