@@ -113,8 +113,8 @@ def draw(found: Sequence[Answer], path: Path) -> None:
     order = [answer.index for answer in sorted(first, key=lambda answer: answer.margin)]
     for name in dict.fromkeys(answer.attack for answer in found):
         margins = {answer.index: answer.margin for answer in found if answer.attack == name}
-        line = "-" if name == found[0].attack else ""
-        axes.plot([margins[i] for i in order], line, marker="o", markersize=4, label=name)
+        line = "-" if name == found[0].attack else "none"
+        axes.plot([margins[i] for i in order], linestyle=line, marker="o", markersize=4, label=name)
     axes.axhline(0.0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(order)), [str(index) for index in order], rotation=90)
     axes.set_xlabel("image")
