@@ -11,6 +11,7 @@ from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError, SoundnessError
 from closegap.core.verdict import Reason, Verdict
+from closegap.graph.ops import Max
 from closegap.specs.query import Query
 from closegap.store.snapshots import SnapshotFile
 from closegap.strategy.continuation import bring_back
@@ -28,7 +29,8 @@ __all__ = ["DEFAULT_ENGINES", "check_engines", "solve"]
 
 #: The order in which engines run unless the user says otherwise: cheap ones first. Where boxes are
 #: cheaper than CROWN of the whole region, they go before it; so do, on convolutional networks with
-#: signs, of which CROWN is slow and proves little, the engine of binarized ones and strong attacks.
+#: signs, of which CROWN is slow and proves little, strong attacks, and where nothing is pooled the
+#: engine of binarized networks before these.
 DEFAULT_ENGINES: tuple[str, ...] = (
     "clean",
     "pgd",
@@ -126,7 +128,9 @@ def _ordered(names: tuple[str, ...], session: Session) -> tuple[str, ...]:
     if suits_boxes(session):
         return _before("crown", names, "input-split")
     if has_signs_of_images(session.query.network):
-        return _before("strong-pgd", _before("crown", names, "strong-pgd"), "binarized")
+        names = _before("crown", names, "strong-pgd")
+        pools = any(isinstance(node.op, Max) for node in session.query.network.nodes)
+        return names if pools else _before("strong-pgd", names, "binarized")
     return names
 
 
