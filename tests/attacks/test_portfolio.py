@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import numpy as np
 import pytest
 
 from closegap.attacks.minimal.attack import replayed
 from closegap.attacks.minimal.portfolio import portfolio
-from closegap.attacks.minimal.successive import SuccessivePrograms
+from closegap.attacks.minimal.successive import SuccessivePrograms, linear_program
+from closegap.attacks.minimal.variation import VariationProgram
 from closegap.core.budget import Budget
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import make_objective
+from closegap.specs.objectives import L1TvDistance, ObjectiveOptions, make_objective
+from closegap.specs.region import Box
 from closegap.testing.distances import least_distance
 from closegap.testing.networks import random_mlp, random_residual
 
@@ -55,3 +60,31 @@ def test_programs_come_nearer_and_never_leave_a_broken_point(rng: np.random.Gene
         assert found.distance < 0.9 * query.distance(begun)
     nothing = SuccessivePrograms().run(query, Budget.of_seconds(0), replayed(query), [begun])
     assert not nothing.found
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+@pytest.mark.parametrize("of", ["image", "difference"])
+def test_primal_dual_steps_reach_the_linear_program_s_optimum(
+    rng: np.random.Generator, of: Literal["image", "difference"], isotropic: bool
+) -> None:
+    network = random_mlp(rng, [108, 4, 3])
+    image = rng.random(108).astype(np.float32)
+    objective = make_objective("l1+tv", image, options=ObjectiveOptions(of=of, isotropic=isotropic))
+    assert isinstance(objective, L1TvDistance)
+    query = DistanceQuery(network, image, 0, objective)
+    program = replace(VariationProgram.of(query, objective), steps=600)
+    for reach in (1.0, 0.2):
+        box = Box(np.maximum(query.center - reach, 0), np.minimum(query.center + reach, 1))
+        slope = rng.normal(size=108)
+        least = float(np.minimum(slope * box.lower, slope * box.upper).sum())
+        limit = 0.7 * float(slope @ query.center) + 0.3 * least
+        exact = linear_program(query)(slope, limit, box, query.center, Budget())
+        found = program.solve(slope, limit, box, query.center, Budget())
+        assert exact is not None and found is not None
+        assert slope @ found <= limit + 1e-5
+        assert (box.lower <= found).all() and (found <= box.upper).all()
+        # Tangents of lengths are short by 2 % of them.
+        loss = 0.02 * objective.kappa * 2 * np.abs(found).sum() if isotropic else 1e-3
+        assert query.distance(found) <= query.distance(exact) * 1.005 + 1e-3
+        assert query.distance(found) >= query.distance(exact) - loss
+        assert program.solve(slope, least - 0.01, box, query.center, Budget()) is None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["minimise"]
 
 _ALIASES = {"inf": "linf", "2": "l2", "1": "l1", "0": "l0"}
-_FOREIGN = ("method", "eps", "steps", "restarts", "step_size")
+_FOREIGN = ("method", "eps", "norm", "steps", "restarts", "step_size")
 
 
 def minimise(model: Path, options: dict[str, Any]) -> None:
@@ -36,12 +36,16 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
     for name in _FOREIGN:
         if options[name] is not None:
             raise click.UsageError(f"--minimise and --{name.replace('_', '-')} exclude each other")
+    names = tuple(dict.fromkeys(_ALIASES.get(name, name) for name in options["minimise"]))
+    for name in ("kappa", "isotropic"):
+        if options[name] and "l1+tv" not in names:
+            raise click.UsageError(f"--{name} goes with --minimise l1+tv")
     save, png = options["save"], _folder(options["png"], "--png")
     if save is not None and save.suffix == ".npz":
         require_writable(save, "--save")
     else:
         save = _folder(save, "--save")
-    plan = _plan(model, options)
+    plan = _plan(model, names, options)
     with ExitStack() as stack:
         store = None
         if options["store"] is not None:
@@ -61,7 +65,7 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
         print_distances([record.row() for record in records], title)
 
 
-def _plan(model: Path, options: dict[str, Any]) -> DistancePlan:
+def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> DistancePlan:
     from closegap.data import fit_to_network, load_data, select
     from closegap.evaluate.distances import Distance, plan_distances
     from closegap.frontend import load
@@ -70,7 +74,6 @@ def _plan(model: Path, options: dict[str, Any]) -> DistancePlan:
     defaults = ObjectiveOptions()
     weight = defaults.kappa if options["kappa"] is None else options["kappa"]
     chosen = ObjectiveOptions(weight, options["tv_of"], options["isotropic"])
-    names = (_ALIASES.get(name, name) for name in options["minimise"])
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     part = select(whole, limit=options["limit"], indices=options["indices"])

@@ -40,6 +40,9 @@ _CHEAP = ("crown", "alpha-crown")
 _COMPLETE = ("crown", "alpha-crown", "bab", "mip", "input-split")
 #: Of the time, for the attack.
 _ATTACK_SHARE = 0.2
+#: On networks of more units than this, of which exact search cannot hope to end soon: what attacks
+#: get of short times all the same, in seconds, and at most of the time.
+_LARGE, _ATTACK_SECONDS, _ATTACK_MOST = 1500, 5.0, 0.7
 #: Of what is left, for the first try just below the upper end; the next tries are twice as long.
 #: Then so many tries between the ends, for this share of its time each.
 _FIRST_SHARE = 0.125
@@ -205,7 +208,11 @@ class _Bracketing:
 
     def attacks(self) -> None:
         """Search for near witnesses for a share of the time."""
-        spend = self._budget.within(_ATTACK_SHARE * self._budget.remaining)
+        remaining = self._budget.remaining
+        network = self._query.network
+        large = sum(network.nodes[i].size for i in network.activations) > _LARGE
+        least = min(_ATTACK_SECONDS, _ATTACK_MOST * remaining) if large else 0.0
+        spend = self._budget.within(max(_ATTACK_SHARE * remaining, least))
         part = self._budget.within(spend.remaining / 2)
         found = portfolio(self._query.objective).starts(self._query, part, self._counts)
         for nearest in found[:1]:

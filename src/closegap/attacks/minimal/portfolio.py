@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.gradient.options import AttackOptions
@@ -28,13 +29,13 @@ class Entry:
     Attributes:
         name: in the registry.
         norm: 0 (pixels), 1, 2 or infinity.
-        steps: the attack's own count.
+        steps: the attack's own count; its default if `None`.
         restarts: lanes; beyond one for each class they begin at random changes of the image.
     """
 
     name: str
     norm: float
-    steps: int
+    steps: int | None
     restarts: int
 
 
@@ -61,7 +62,7 @@ class Portfolio:
     """Attacks in order, and what goes on from their points.
 
     Attributes:
-        entries: each with half of the time that is left.
+        entries: in three sizes, each with half of the time that is left.
         programs: successive linear programs of the distance itself; `None` for norms, whose
             attacks know what they minimise.
     """
@@ -78,18 +79,27 @@ class Portfolio:
             judge: says of a float32 point and its distance whether it counts.
         """
         found: list[Nearest] = []
-        for entry in self.entries:
+        for entry in self._in_order():
             if budget.expired:
                 break
-            attack = make_minimal(
-                entry.name, AttackOptions(entry.steps, entry.restarts), entry.norm
-            )
+            sizes = AttackOptions(entry.steps, entry.restarts)
+            attack = make_minimal(entry.name, sizes, entry.norm)
             found.append(attack.run(query, budget.within(_SHARE * budget.remaining), judge))
         if self.programs is not None and not budget.expired:
             ranked = sorted((n for n in found if n.found), key=lambda n: n.distance)
             from_ = [n.point for n in ranked[:_FROM] if n.point is not None]
             found.append(self.programs.run(query, budget, judge, from_))
         return tuple(sorted((n for n in found if n.found), key=lambda n: n.distance))
+
+    def _in_order(self) -> Iterator[Entry]:
+        """Every attack with one lane, then as it runs by itself, then with all lanes.
+
+        Steps that the clock cuts short come to little, so the quick runs are first.
+        """
+        for short in (True, False):
+            for entry in self.entries:
+                yield replace(entry, steps=entry.steps if short else None, restarts=1)
+        yield from self.entries
 
 
 def portfolio(objective: Objective) -> Portfolio:

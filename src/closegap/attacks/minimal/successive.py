@@ -1,4 +1,4 @@
-"""Successive linear programs: the distance itself, under the margin's plane at the last point.
+"""Successive programs: the distance itself, under the margin's plane at the last point.
 
 For distances that are no norm the steps of gradient attacks know nothing of what they cost. Here
 every round solves for the point of least distance on the broken side of the plane. Until a broken
@@ -21,6 +21,7 @@ from scipy.sparse import csr_array, vstack
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.minimal.lanes import Lanes, build_lanes, evaluate, lanes_of, margins
+from closegap.attacks.minimal.variation import VariationProgram
 from closegap.core.budget import Budget
 from closegap.core.numerics import DISTANCE_STEP
 from closegap.encode.builder import ModelBuilder
@@ -30,13 +31,17 @@ from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
 from closegap.runtime.cache import compiled
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import L1TvDistance
 from closegap.specs.region import Box
 
-__all__ = ["SuccessivePrograms"]
+__all__ = ["SuccessivePrograms", "linear_program"]
 
+#: Of the time that is left, what one lane may take.
+_SHARE = 0.5
 
+#: `(slope, limit, box, begin, budget) -> x` of least distance in a box with `slope . x <= limit`.
 _Program: TypeAlias = Callable[
-    [NDArray[np.float64], float, Box, Budget], NDArray[np.float64] | None
+    [NDArray[np.float64], float, Box, NDArray[np.float64], Budget], NDArray[np.float64] | None
 ]
 
 
@@ -53,9 +58,10 @@ class SuccessivePrograms:
         reach: how far a broken lane's input may move at first.
         wider: times the reach, after a round that found a nearer point.
         narrower: times the reach, after one that did not.
+        least: reach, where a lane ends.
     """
 
-    rounds: int = 16
+    rounds: int = 24
     classes: int = 2
     step: float = 0.5
     scales: tuple[float, ...] = (1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
@@ -63,6 +69,7 @@ class SuccessivePrograms:
     reach: float = 0.5
     wider: float = 1.5
     narrower: float = 0.4
+    least: float = 1e-3
 
     def run(
         self,
@@ -74,7 +81,7 @@ class SuccessivePrograms:
         """Search from the image, and from points that are broken.
 
         Args:
-            query: of any distance that a linear program can write; tangents stand for lengths.
+            query: of any distance that a linear program can write.
             budget: deadline.
             judge: says of a point whether it counts.
             starts: broken points.
@@ -86,7 +93,8 @@ class SuccessivePrograms:
         begins += [(lane, query.center) for lane in range(1, 1 + self.classes)]
         for lane, point in begins:
             lanes = lanes_of(aimed, torch.tensor([lane]))
-            last = self._descend(query, lanes, point, program, budget)
+            spend = budget.within(_SHARE * budget.remaining)
+            last = self._descend(query, lanes, point, program, spend)
             if last is None:
                 continue
             shaped = last.reshape(query.network.input_shape)
@@ -106,7 +114,7 @@ class SuccessivePrograms:
         """The last broken point, which is the nearest: others are not gone to."""
         image, reach, last = query.center, self.reach, math.inf
         for _ in range(self.rounds):
-            if budget.expired:
+            if budget.expired or reach < self.least:
                 break
             seen = evaluate(lanes, torch.from_numpy(point.astype(np.float32))[None])
             slope = seen.gradient[0].numpy().astype(np.float64)
@@ -115,7 +123,7 @@ class SuccessivePrograms:
                 last = min(last, query.distance(point))
             near = reach if math.isfinite(last) else 1.0
             box = Box(np.maximum(point - near, 0.0), np.minimum(point + near, 1.0))
-            answer = program(slope, float(slope @ point) - gap, box, budget)
+            answer = program(slope, float(slope @ point) - gap, box, point, budget)
             if answer is None:  # the box ends before the plane
                 reach *= self.wider
                 point = point if math.isfinite(last) else image + (point - image) / 2
@@ -153,7 +161,15 @@ class SuccessivePrograms:
 
 
 def _program(query: DistanceQuery) -> _Program:
-    """`(slope, limit, box, budget) -> x` of least distance in a box with `slope . x <= limit`."""
+    """Steps of their own for the total variation; else a linear program."""
+    objective = query.objective
+    if isinstance(objective, L1TvDistance):
+        return VariationProgram.of(query, objective).solve
+    return linear_program(query)
+
+
+def linear_program(query: DistanceQuery) -> _Program:
+    """`(slope, limit, box, begin, budget) -> x`, of any distance that a program can write."""
     size = query.center.size
     builder = ModelBuilder()
     inputs = builder.add_columns(np.zeros(size), np.ones(size))
@@ -164,7 +180,11 @@ def _program(query: DistanceQuery) -> _Program:
     solver, _ = choose("lp")
 
     def solve(
-        slope: NDArray[np.float64], limit: float, box: Box, budget: Budget
+        slope: NDArray[np.float64],
+        limit: float,
+        box: Box,
+        begin: NDArray[np.float64],
+        budget: Budget,
     ) -> NDArray[np.float64] | None:
         options = SolveOptions(time_limit=budget.remaining, threads=budget.threads)
         point = solver.solve(_under(base, slope, limit, box), options).point
