@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -261,6 +262,22 @@ def test_flows_bound_slopes_where_the_variation_is_small(
     assert (bounds <= values + 1e-12).all()
     assert (bounds >= first - 1e-5).all()
     assert bounds.sum() >= 1.3 * values.sum()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_few_pixels_lower_a_slope_by_the_best_of_them(count: int) -> None:
+    rng = np.random.default_rng(4)
+    grid, image = Grid(3, 2, 2), rng.random(12)
+    reach = Reach(-image, 1 - image, 1, 4.0, grid=grid, count=count)
+    slopes = rng.normal(size=(20, 12))
+    gains = np.abs(slopes) * np.where(slopes > 0, image, 1 - image)
+    each = gains.reshape(20, 3, 4).sum(axis=1)
+    best = [max(each[row, list(c)].sum() for c in combinations(range(4), min(count, 4)))
+            for row in range(20)]  # fmt: skip
+    bounds = reach.least(slopes)
+    assert (bounds <= -np.array(best)).all() and bounds == pytest.approx(-np.array(best), abs=1e-9)
+    points = reach.point(slopes.astype(np.float32))
+    assert (slopes * points).sum(axis=1) == pytest.approx(bounds, abs=1e-4)
 
 
 def test_next_to_a_lost_label_no_phase_is_open() -> None:

@@ -55,7 +55,7 @@ class Ground:
         offsets, row_slack: `[Q]`.
         place: `[U]`, each unit's place among all neurons that feed activations.
         reach: `[D + U]`, the greatest magnitude of each column.
-        limit: every input of a value up to this is in the region.
+        limit: every input of a smaller value is in the region.
         norm, radius: of a ball around the image that holds the region; norm 0 for none.
         known: lower and upper bounds by place, `[2, N]`.
     """
@@ -114,7 +114,8 @@ def make_ground(
     Returns:
         `None` where the network is too large to be composed, or the budget ended first.
     """
-    decision = _decision(query, limit)
+    # Of whole numbers, those that are less are less by one.
+    decision = _decision(query, max(limit - 1.0, 0.0) if query.objective.integral else limit)
     network = decision.network
     bounds = LinearVerifier(decision).activations(budget, options=climb)
     flat = {

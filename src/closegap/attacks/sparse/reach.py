@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.sparse.ground import Ground
 from closegap.core.numerics import TINY, gamma
-from closegap.specs.objectives import L1TvDistance, Objective
+from closegap.specs.objectives import Grid, L0Distance, L1TvDistance, Objective
 from closegap.specs.objectives.variation import Variation
 
 __all__ = ["Reach", "Tilted"]
@@ -56,6 +56,8 @@ class Reach:
         radius: of the ball.
         limit: of the distance.
         variation: the distance's, beside an l1 norm; or `None`.
+        grid: whose pixels are counted; or `None`.
+        count: how many of them may change, then.
     """
 
     low: Float[np.ndarray, "D"]
@@ -64,6 +66,8 @@ class Reach:
     radius: float
     limit: float = math.inf
     variation: Variation | None = None
+    grid: Grid | None = None
+    count: int = 0
 
     @cached_property
     def _ends(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -83,22 +87,47 @@ class Reach:
     def of(cls, ground: Ground, objective: Objective | None = None) -> Reach:
         """The region of a ground, and of an objective's variation."""
         low, high = ground.lower - ground.image, ground.upper - ground.image
-        variation = None
+        variation, grid, count = None, None, 0
+        if isinstance(objective, L0Distance) and math.isfinite(ground.limit):
+            grid, count = objective.grid, max(math.ceil(ground.limit) - 1, 0)
         if isinstance(objective, L1TvDistance) and math.isfinite(ground.limit):
             variation = objective.variation_around(ground.image)
         return cls(
             np.nextafter(low, -np.inf), np.nextafter(high, np.inf), ground.norm,
             float(np.nextafter(ground.radius, np.inf)),
-            float(np.nextafter(ground.limit, np.inf)), variation,
+            float(np.nextafter(ground.limit, np.inf)), variation, grid, count,
         )  # fmt: skip
 
     def least(self, slopes: Float[np.ndarray, "B D"]) -> Array:
         """A lower bound of `slopes . difference`, in exact arithmetic, `[B]`."""
+        if self.grid is not None:
+            return self._counted(slopes)
         weight = self._multiplier(slopes.astype(np.float32))
         return np.asarray(self._at(slopes, weight.astype(np.float64)), dtype=np.float64)
 
+    def _pixels(
+        self, slopes: NDArray[np.floating]
+    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+        """What each pixel can lower a function by, and the pixels that can most."""
+        assert self.grid is not None
+        gains = np.abs(slopes) * np.where(slopes > 0, -self.low, self.high).astype(slopes.dtype)
+        each = gains[:, self.grid.entries].sum(axis=1).reshape(len(slopes), -1)
+        first = each.shape[1] - min(self.count, each.shape[1])
+        at = min(first, each.shape[1] - 1)
+        return each, np.argpartition(each, at, axis=1)[:, first:]
+
+    def _counted(self, slopes: Float[np.ndarray, "B D"]) -> Array:
+        """As `least`, where so many pixels change."""
+        each, best = self._pixels(slopes)
+        size = np.abs(slopes) @ np.maximum(np.abs(self.low), np.abs(self.high))
+        lowered = np.take_along_axis(each, best, axis=1).sum(axis=1)
+        return np.asarray(-lowered - 2 * gamma(slopes.shape[1] + 16) * size, dtype=np.float64)
+
     def guess(self, slopes: NDArray[np.float32]) -> NDArray[np.floating]:
         """About the same, in float32."""
+        if self.grid is not None:
+            each, best = self._pixels(slopes)
+            return np.asarray(-np.take_along_axis(each, best, axis=1).sum(axis=1))
         return self._at(slopes, self._multiplier(slopes))
 
     def point(
@@ -109,6 +138,10 @@ class Reach:
         corner = np.where(slopes > 0, low, high)
         if tilted is not None:
             return self._filled(slopes, corner, tilted)
+        if self.grid is not None:
+            chosen = np.zeros((len(slopes), self.grid.pixels), dtype=bool)
+            np.put_along_axis(chosen, self._pixels(slopes)[1], True, axis=1)
+            return np.where(chosen[:, self.grid.pixel_of], corner, np.float32(0))
         if not self.norm:
             return corner
         if self.norm == 2:
