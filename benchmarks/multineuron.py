@@ -55,7 +55,6 @@ CASES: dict[str, Case] = {
     "6x100": Case("models/eran/mnist_6_100.onnx", _MNIST, 0.02),
     "resnet6_a": Case("models/mn_bab/resnet6_a.onnx", _CIFAR, 2 / 255),
 }
-_CLIMB = AscentOptions(iterations=20, slope_rate=0.05, weight_rate=0.02, decay=0.95, patience=6)
 _INNER = AscentOptions(iterations=10, patience=10)
 VARIANTS: dict[str, MultiNeuronOptions] = {
     "2": MultiNeuronOptions(size=2),
@@ -137,7 +136,7 @@ def _nearest(query: Query) -> SplitProblem | None:
 def _search(
     problem: SplitProblem, groups: MultiNeuronOptions | None, options: dict[str, Any]
 ) -> Found:
-    climbs = BranchOptions(children=_CLIMB, nodes=options["nodes"])
+    climbs = BranchOptions(nodes=options["nodes"])
     start = time.process_time()
     search = BranchAndBound(problem, replace(climbs, multineuron=groups), _decline)
     alone = BranchAndBound(problem, replace(climbs, multineuron=groups, nodes=1), _decline)

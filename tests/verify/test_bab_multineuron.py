@@ -16,23 +16,18 @@ from closegap.core.budget import Budget
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
-from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_hulls
+from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_cuts
 from closegap.verify.bab.problem import SplitProblem
 
 SHORT = AscentOptions(iterations=10, slope_rate=0.05)
 OPTIONS = {size: MultiNeuronOptions(size=size, units=10, climb=SHORT) for size in (2, 3)}
 
 
-def found_hulls(problem: SplitProblem, options: MultiNeuronOptions) -> DomainConstraints:
+def found_cuts(problem: SplitProblem, options: MultiNeuronOptions) -> DomainConstraints:
     roots = np.arange(len(problem.rows))
     bounder = DomainBounder(problem, AscentOptions(iterations=10))
-    batch = root_batch(problem)
-    payload = bounder.bound(batch, Budget()).payload
-    slopes = bounder.parameters(replace(batch, payload=payload))
-    assert slopes is not None
-    return DomainConstraints.of(
-        *multi_neuron_hulls(problem, roots, slopes, options, Budget.of_seconds(60))
-    )
+    payload = bounder.bound(root_batch(problem), Budget()).payload
+    return multi_neuron_cuts(problem, roots, payload, options, Budget.of_seconds(60))[0]
 
 
 def root_batch(problem: SplitProblem) -> DomainBatch:
@@ -52,8 +47,8 @@ def test_roots_gain_and_never_lose(size: int, rng: np.random.Generator) -> None:
     gains = []
     for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 2):
         problem = problem_of(case.query)
-        held = found_hulls(problem, OPTIONS[size])
-        climb = AscentOptions(iterations=30, slope_rate=0.05, patience=30, goal=np.inf)
+        held = found_cuts(problem, OPTIONS[size])
+        climb = AscentOptions(iterations=30, patience=30, goal=np.inf)
         bare = DomainBounder(problem, climb)
         first = bare.bound(root_batch(problem), Budget())
         bound = DomainBounder(problem, climb, held)
@@ -70,7 +65,7 @@ def test_roots_gain_and_never_lose(size: int, rng: np.random.Generator) -> None:
 def test_subdomains_hold_against_samples(size: int, rng: np.random.Generator) -> None:
     for case in islice(cases(rng, RELU_KINDS["wide"], 1), 2):
         problem = problem_of(case.query)
-        held = found_hulls(problem, OPTIONS[size])
+        held = found_cuts(problem, OPTIONS[size])
         if problem.units < 2:
             continue
         count = 24
@@ -94,11 +89,11 @@ def test_subdomains_hold_against_samples(size: int, rng: np.random.Generator) ->
 
 
 def test_active_constraints_are_scored(rng: np.random.Generator) -> None:
-    climb = AscentOptions(iterations=20, slope_rate=0.05, goal=np.inf)
+    climb = AscentOptions(iterations=20, goal=np.inf)
     most = 0.0
     for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 5):
         problem = problem_of(case.query)
-        held = found_hulls(problem, OPTIONS[2])
+        held = found_cuts(problem, OPTIONS[2])
         result = DomainBounder(problem, climb, held).bound(root_batch(problem), Budget())
         assert result.constraint_weights is not None
         assert result.constraint_weights.shape == (len(problem.rows), problem.units)

@@ -13,7 +13,7 @@ Verification via Multi-Neuron Relaxation Guided Branch-and-Bound, ICLR 2022.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol, runtime_checkable
 
@@ -111,24 +111,25 @@ class LinearCuts:
 
     Attributes:
         parts: a node may have one part.
-        limits: `[rows]`.
+        limits: `[rows]`, or `[B or 1, rows]` where domains differ.
         scale: see `ConstraintSet`.
     """
 
     parts: tuple[CutPart, ...]
-    limits: Float[Tensor, "rows"]
+    limits: Float[Tensor, "*B rows"]
     scale: float = 1.0
 
     @property
     def size(self) -> int:
         """How many rows there are."""
-        return len(self.limits)
+        return self.limits.shape[-1]
 
     def terms(self, multipliers: Tensor, values: Sequence[Interval] | None) -> Terms:
         """See `ConstraintSet`: `-gamma . weights . value >= -gamma . limits`."""
         held = multipliers.clamp(min=0)
         coefficients, rounding = {}, held.new_zeros(held.shape[:2])
         allowance = gamma(self.size + 2, unit_of(held.dtype))
+        limits = self.limits.reshape(-1, self.size, 1)
         for part in self.parts:
             moved = held @ part.weights
             coefficients[part.node] = scattered(-moved, part.neurons, part.shape)
@@ -136,16 +137,18 @@ class LinearCuts:
                 reach = values[part.node].magnitude.flatten(1)[:, None, part.neurons]
                 rounding = rounding + ((held @ part.weights.abs()) * reach).sum(2)
         if values is not None:
-            rounding = allowance * (rounding + held @ self.limits.abs())
-        return Terms(coefficients, -(held @ self.limits), rounding)
+            rounding = allowance * (rounding + (held @ limits.abs())[..., 0])
+        return Terms(coefficients, -(held @ limits)[..., 0], rounding)
 
     def project(self, multipliers: Tensor) -> Tensor:
         """See `ConstraintSet`."""
         return multipliers.clamp(min=0)
 
     def select(self, domains: Tensor) -> LinearCuts:
-        """See `ConstraintSet`: all domains share these."""
-        return self
+        """See `ConstraintSet`."""
+        if self.limits.dim() == 1 or len(self.limits) == 1:
+            return self
+        return replace(self, limits=self.limits[domains])
 
     def restricted(self, signs: Mapping[int, Tensor]) -> tuple[LinearCuts, None]:
         """See `ConstraintSet`: splits change nothing."""

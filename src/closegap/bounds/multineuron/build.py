@@ -1,4 +1,4 @@
-"""From groups of neurons to hulls: octahedra, their vertices, and those that cut something off."""
+"""From groups of neurons to hulls: octahedra, their vertices, and rows that cut something off."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
+from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.multineuron.octahedra import octahedra
 from closegap.bounds.multineuron.separation import normals
@@ -15,10 +16,13 @@ from closegap.bounds.multineuron.vertices import enumerate_vertices
 from closegap.bounds.optimise import RowOptimiser
 from closegap.bounds.regions import InputSet
 from closegap.core.budget import Budget
-from closegap.core.numerics import FLOAT64_UNIT, VIOLATION
+from closegap.core.numerics import FLOAT64_UNIT, TINY, VIOLATION
 from closegap.graph import ops
 
-__all__ = ["make_hulls", "violated"]
+__all__ = ["make_hulls", "separating_cuts"]
+
+#: Points separated from all hulls of a layer at a time.
+_POINTS = 16
 
 
 def make_hulls(
@@ -57,27 +61,39 @@ def make_hulls(
     )
 
 
-def violated(
+def separating_cuts(
     hulls: VertexHulls,
     inputs: Float[Tensor, "M N"],
     outputs: Float[Tensor, "M N"],
-    prices: Float[Tensor, "N"],
-) -> Int[Tensor, "kept"]:
-    """Groups of which one of M points lies outside the hull, those that promise most first.
+    prices: Float[Tensor, "M N"],
+    most: int,
+) -> HullCuts | None:
+    """For each of M points, rows that it violates, one a group; `None` where it violates none.
+
+    A row is scaled to what the bound pays at its group, so that one is a large multiplier anywhere.
 
     Args:
         hulls: of one layer.
-        inputs: values of the layer's neurons.
+        inputs: values of the layer's neurons, float64.
         outputs: likewise, of the activation.
-        prices: what the bound pays at each neuron for a unit of its output.
+        prices: what the bound that rests at the point pays at each neuron for a unit of its output.
+        most: rows for each point at most, those that promise most.
     """
-    members = hulls.members
-    worth = torch.zeros(len(members), dtype=hulls.lifted.dtype)
-    reach = hulls.lifted.abs().amax(dim=(1, 2))
-    for z, h in zip(inputs, outputs, strict=True):
-        off = normals(torch.cat([z[members], h[members]], dim=1), hulls.lifted)
-        distance = torch.linalg.vector_norm(off, dim=1)
-        outside = distance > VIOLATION * reach
-        worth = torch.maximum(worth, distance * outside * prices[members].mean(dim=1))
-    order = worth.argsort(descending=True)
-    return order[worth[order] > 0]
+    members, points = hulls.members, len(inputs)
+    reach = hulls.lifted.abs().amax(dim=(1, 2)).repeat(points)
+    resting = torch.cat([inputs[:, members], outputs[:, members]], dim=2)
+    parts = [
+        normals(p.flatten(0, 1), hulls.lifted.repeat(len(p), 1, 1)) for p in resting.split(_POINTS)
+    ]
+    off = torch.cat(parts)
+    distance = torch.linalg.vector_norm(off, dim=1)
+    paid = prices[:, members].mean(dim=2).flatten()
+    worth = (distance * paid * (distance > VIOLATION * reach)).reshape(points, -1)
+    chosen = worth.argsort(dim=1, descending=True)[:, :most]
+    point, rank = (worth.gather(1, chosen) > 0).nonzero(as_tuple=True)
+    owner = chosen[point, rank]
+    if not len(owner):
+        return None
+    flat = point * len(members) + owner
+    unit = paid[flat].clamp(min=TINY) / off[flat].abs().amax(dim=1)
+    return HullCuts.of(hulls, owner, off[flat] * unit[:, None])

@@ -170,7 +170,7 @@ class DomainBounder:
                 .reshape(len(root), *problem.input_shape)
                 .numpy()
             ),
-            payload=self._pack(result.parameters, len(root)),
+            payload=self.pack(result.parameters, len(root)),
             constraint_weights=self._constraints.activity(problem, parameters, len(root)),
         )
 
@@ -279,7 +279,8 @@ class DomainBounder:
             slopes[layer.activation] = dense[:, :, 0] if self._hinges[layer] else dense
         return Parameters(slopes, weights=self._constraints.unpack(others))
 
-    def _pack(self, parameters: Parameters, count: int) -> NDArray[np.float32]:
+    def pack(self, parameters: Parameters, count: int) -> NDArray[np.float32]:
+        """The inverse of `parameters`, split multipliers included: warm starts `[count, width]`."""
         problem = self._problem
         payload = torch.zeros(count, self._shares + 1, self._rows, problem.units)
         for layer in problem.layers:

@@ -1,5 +1,8 @@
 """Multi-neuron constraints for branch and bound: groups chosen where the roots' bounds lose most.
 
+Of each group's hull only rows are kept that cut off the point a root's bound rests on; the roots
+climb with them, and what they rest on then is cut off again.
+
 Source: Ferrari et al., Complete Verification via Multi-Neuron Relaxation Guided Branch-and-Bound,
 ICLR 2022; hulls in vertex form (`bounds/multineuron`).
 """
@@ -11,20 +14,24 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
-from closegap.bounds.multineuron.build import make_hulls, violated
+from closegap.bounds.multineuron.build import make_hulls, separating_cuts
 from closegap.bounds.multineuron.cover import correlated_pairs, sparse_cover
+from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
+from closegap.bounds.multineuron.resting import RestingPoint, resting_point
 from closegap.bounds.optimise import AscentOptions, MixedPrecision
 from closegap.bounds.records import Parameters
-from closegap.bounds.regions import least
 from closegap.core.budget import Budget
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge
 
-__all__ = ["MultiNeuronOptions", "multi_neuron_hulls"]
+__all__ = ["MultiNeuronOptions", "multi_neuron_cuts"]
 
 
 @dataclass(frozen=True)
@@ -34,100 +41,103 @@ class MultiNeuronOptions:
     Attributes:
         size: neurons a group, two or three.
         units: of each layer, the neurons considered: those where the roots' bounds lose most.
-        groups: candidates a layer, at most.
-        kept: groups a layer whose hull cuts off what the roots' bounds rest on, at most.
+        groups: a layer, at most.
+        rows: each root's rows of each layer in each round, at most.
+        rounds: of rows that cut off what the roots' bounds rest on.
         octahedra: climbing on the slopes of each sum and difference; `None` for plain CROWN.
-        climb: on the roots once the groups are found; short steps, for the slopes are good already
-            and the first steps of so many multipliers lose before they gain.
-        share: of the time that is left that finding them may take.
+        climb: on the roots after each round; short steps, for the slopes are good already.
+        share: of the time that is left that all this may take.
     """
 
     size: int = 3
     units: int = 40
     groups: int = 150
-    kept: int = 100
+    rows: int = 100
+    rounds: int = 2
     octahedra: AscentOptions | None = None
     climb: AscentOptions = field(
-        default_factory=lambda: AscentOptions(
-            iterations=120, slope_rate=0.02, weight_rate=0.03, decay=0.98, patience=120
-        )
+        default_factory=lambda: AscentOptions(iterations=40, slope_rate=0.05, patience=40)
     )
     share: float = 0.2
 
 
-@dataclass(frozen=True, eq=False)
-class _Resting:
-    """Where the roots' bounds are attained, by feeding node, for every row of every root.
-
-    Attributes:
-        inputs: of each neuron, `[rows, N]`.
-        outputs: likewise.
-        incoming: the coefficient on each neuron's output, `[rows, N]`.
-    """
-
-    inputs: dict[int, Tensor]
-    outputs: dict[int, Tensor]
-    incoming: dict[int, Tensor]
-
-
-def multi_neuron_hulls(
+def multi_neuron_cuts(
     problem: SplitProblem,
     roots: Int[np.ndarray, "B"],
-    slopes: Parameters,
+    start: NDArray[np.float32],
     options: MultiNeuronOptions,
     budget: Budget,
-) -> tuple[VertexHulls, ...]:
-    """One set of hulls a layer, where any hull cuts off what the roots' bounds rest on.
+) -> tuple[DomainConstraints, NDArray[np.float32]]:
+    """Rows that cut off what the roots' bounds rest on, and warm starts that know them.
 
     Args:
         problem: network, region and bounds.
         roots: numbers of those that the groups shall help.
-        slopes: of their bounds, float32, `[B, Q, ...]`.
+        start: their warm starts without constraints, `[B, width]`.
         options: how many, how large.
         budget: see `MultiNeuronOptions.share`.
     """
     limited = budget.within(options.share * budget.remaining)
+    none = np.zeros((len(roots), 0), np.int64)
+    batch = DomainBatch(roots, none, none, start)
+    constraints = DomainConstraints()
+    bounder = DomainBounder(problem, options.climb)
+    hulls: tuple[VertexHulls, ...] = ()
+    for number in range(options.rounds):
+        known = bounder.parameters(batch) or Parameters()
+        rest = _resting_point(problem, torch.as_tensor(roots), known, constraints)
+        if not number:
+            hulls = _hulls(problem, rest, options, limited)
+        found = [_separating(held, rest, options.rows) for held in hulls]
+        fresh = [cuts for cuts in found if cuts is not None]
+        if not fresh:
+            break
+        constraints = DomainConstraints.of(*constraints.exact, *fresh)
+        bounder = DomainBounder(problem, options.climb, constraints)
+        batch = replace(batch, payload=bounder.pack(known, len(roots)))
+        result = bounder.bound(batch, limited)
+        batch = replace(batch, payload=result.payload)
+        if limited.expired or (result.lower > 0).all():
+            break
+    assert batch.payload is not None
+    return constraints, batch.payload
+
+
+def _hulls(
+    problem: SplitProblem, rest: RestingPoint, options: MultiNeuronOptions, budget: Budget
+) -> tuple[VertexHulls, ...]:
+    """The hulls of groups, layer by layer."""
     exact = BackwardPass(problem.exact, problem.bounds, problem.values, problem.slack)
     optimiser = None
     if options.octahedra is not None:
         optimiser = MixedPrecision(problem.search, problem.search_region, options.octahedra)
-    rest = _resting_point(problem, torch.as_tensor(roots), slopes)
     found = []
-    for layer in problem.layers:
-        if not is_hinge(problem.exact.network.nodes[layer.activation].op):
-            continue
+    for layer in _hinges(problem):
         groups = _groups(problem, layer, rest, options)
-        if not len(groups) or limited.expired:
-            continue
-        hulls = make_hulls(
-            exact, problem.exact_region, layer.activation, groups, limited, optimiser
-        )
-        feed = layer.feed
-        prices = rest.incoming[feed].abs().amax(dim=0)
-        kept = violated(hulls, rest.inputs[feed], rest.outputs[feed], prices)[: options.kept]
-        if len(kept):
-            scale = float(prices[hulls.members[kept]].mean())
-            found.append(_chosen(hulls, kept, scale))
+        if len(groups) and not budget.expired:
+            found.append(
+                make_hulls(exact, problem.exact_region, layer.activation, groups, budget, optimiser)
+            )
     return tuple(found)
 
 
-def _chosen(hulls: VertexHulls, kept: Tensor, scale: float) -> VertexHulls:
-    return replace(
+def _separating(hulls: VertexHulls, rest: RestingPoint, most: int) -> HullCuts | None:
+    return separating_cuts(
         hulls,
-        members=hulls.members[kept],
-        lifted=hulls.lifted[kept],
-        tolerance=hulls.tolerance[kept],
-        scale=scale,
+        rest.values[hulls.feed],
+        rest.values[hulls.activation],
+        rest.incoming[hulls.activation].abs(),
+        most,
     )
 
 
 def _groups(
-    problem: SplitProblem, layer: Layer, rest: _Resting, options: MultiNeuronOptions
+    problem: SplitProblem, layer: Layer, rest: RestingPoint, options: MultiNeuronOptions
 ) -> np.ndarray:
     """Groups of one layer, flat indices of its node, `[G, k]`."""
     interval = problem.bounds[layer.feed]
     lower, upper = (side[0].flatten()[layer.indices] for side in (interval.lower, interval.upper))
-    incoming = rest.incoming[layer.feed][:, layer.indices]
+    incoming = rest.incoming[layer.activation][:, layer.indices]
     chord = upper / (upper - lower)
     losses = (incoming.clamp(max=0) * lower * chord).amax(dim=0)
     losses = torch.where(torch.isfinite(losses), losses, 0.0)
@@ -155,32 +165,17 @@ def _as_inputs(problem: SplitProblem, feed: int, neurons: Tensor) -> np.ndarray:
     return np.asarray((linear.coefficients[0].flatten(1) * range_).numpy())
 
 
-def _resting_point(problem: SplitProblem, roots: Tensor, slopes: Parameters) -> _Resting:
-    """The derivative of a dual bound with respect to a coefficient is the value it multiplies."""
-    nodes = problem.search.network.nodes
+def _resting_point(
+    problem: SplitProblem, roots: Tensor, known: Parameters, constraints: DomainConstraints
+) -> RestingPoint:
+    """Of every row of every root."""
+    near = {i: b.to(torch.float32) for i, b in problem.bounds.items()}
+    bounder = BackwardPass(problem.search, near, constraints=constraints.search)
+    hinges = [layer.activation for layer in _hinges(problem)]
     rows = problem.rows[roots].float()
-    probes = {}
-    for layer in problem.layers:
-        for node in (layer.feed, layer.activation):
-            shape = (*rows.shape[:2], *nodes[node].shape)
-            probes[node] = torch.zeros(shape, requires_grad=True)
-    bounds = {i: b.to(torch.float32) for i, b in problem.bounds.items()}
-    linear = BackwardPass(problem.search, bounds).run(
-        problem.search.network.output,
-        rows,
-        Parameters(slopes.slopes, probes),
-        keep_incoming=True,
-    )
-    value = least(problem.search_region, linear.coefficients)[0] + linear.constant
-    slopes_of = torch.autograd.grad(value.sum(), list(probes.values()))
-    at = {i: -_flat(g) for i, g in zip(probes, slopes_of, strict=True)}
-    return _Resting(
-        inputs={layer.feed: at[layer.feed] for layer in problem.layers},
-        outputs={layer.feed: at[layer.activation] for layer in problem.layers},
-        incoming={y.feed: _flat(linear.incoming[y.activation]) for y in problem.layers},
-    )
+    return resting_point(bounder, problem.search_region, rows, known, hinges)
 
 
-def _flat(rows: Tensor) -> Tensor:
-    """`[B, Q, *shape] -> [B Q, N]`, in float64."""
-    return rows.detach().flatten(0, 1).flatten(1).double()
+def _hinges(problem: SplitProblem) -> list[Layer]:
+    nodes = problem.exact.network.nodes
+    return [layer for layer in problem.layers if is_hinge(nodes[layer.activation].op)]

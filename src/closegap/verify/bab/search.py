@@ -11,7 +11,6 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from closegap.bounds.optimise import AscentOptions
-from closegap.bounds.records import Parameters
 from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -23,10 +22,9 @@ from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
 from closegap.verify.bab.branching import Brancher
-from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
 from closegap.verify.bab.leaves import LeafPrograms
-from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_hulls
+from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_cuts
 from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
 
@@ -229,22 +227,20 @@ class BranchAndBound:
         if options is None or self._broken or not len(nodes) or not self._problem.units:
             return
         roots = self._tree.root(nodes)
-        none = np.zeros((len(nodes), 0), np.int64)
-        batch = DomainBatch(roots, none, none, self._root_starts[roots])
-        slopes = self._bounder.parameters(batch) or Parameters()
-        hulls = multi_neuron_hulls(self._problem, roots, slopes, options, budget)
-        if not hulls:
+        constraints, starts = multi_neuron_cuts(
+            self._problem, roots, self._root_starts[roots], options, budget
+        )
+        if not constraints.exact:
             return
-        constraints, steady = DomainConstraints.of(*hulls), self._brancher.steady
+        steady = self._brancher.steady
         self._bounder = DomainBounder(self._problem, self._options.children, constraints)
         self._brancher = self._branching_by(bounder=self._bounder)
         self._brancher.steady = steady
         for store in (self._ranks, self._points, self._warm_starts):
             store.drop(nodes)
         self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
-        room = self._bounder.width - self._bare
-        self._root_starts = np.pad(self._root_starts, ((0, 0), (0, room)))
-        self._warm = self._root_starts[roots]
+        self._root_starts = np.zeros((len(self._root_starts), self._bounder.width), np.float32)
+        self._warm = starts
         rooted = DomainBounder(self._problem, options.climb, constraints)
         self._visit(nodes, rooted, budget)
 
