@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,7 +72,8 @@ class DomainResult:
 
     Attributes:
         lower: proved lower bound of the clause's margin, float64 `[B]`.
-        incoming: coefficient on each unit's output, averaged over rows, float64 `[B, U]`.
+        incoming: coefficient on each unit's output, averaged over rows, float64 `[B, U]`; with what
+            joint constraints take over from the unit's own relaxation.
         unit_lower: bounds of each unit under the constraints, `[B, U]`.
         unit_upper: likewise.
         candidates: where the best row's linear bound is least, float64 `[B, *input shape]`.
@@ -162,7 +164,7 @@ class DomainBounder:
         points = minimiser(problem.exact_region, linear.coefficients)
         return DomainResult(
             lower=np.asarray(lower.amax(dim=1).numpy()),
-            incoming=self._incoming(linear, len(root)),
+            incoming=self._incoming(linear, held.imposed(parameters), len(root)),
             unit_lower=self._gather(bounds, len(root), upper=False),
             unit_upper=self._gather(bounds, len(root), upper=True),
             candidates=np.asarray(
@@ -296,11 +298,12 @@ class DomainBounder:
         others = self._constraints.pack(parameters, (count, self._rows)).flatten(1)
         return np.asarray(torch.cat([payload.reshape(count, -1), others], dim=1).numpy())
 
-    def _incoming(self, linear: LinearBound, count: int) -> Tensor:
+    def _incoming(self, linear: LinearBound, imposed: Mapping[int, Tensor], count: int) -> Tensor:
         found = torch.zeros(count, self._problem.units, dtype=torch.float64)
         for layer in self._problem.layers:
             part = linear.incoming.get(layer.activation)
             if part is not None:
+                part = part + imposed.get(layer.activation, part.new_zeros(()))
                 found[:, layer.units] = part.flatten(2)[:, :, layer.indices].mean(dim=1)
         self._learn_scales(found)
         return found

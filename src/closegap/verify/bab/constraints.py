@@ -24,6 +24,17 @@ class Restricted:
     search: tuple[ConstraintSet, ...]
     empty: Bool[Tensor, "B"]
 
+    def imposed(self, parameters: Parameters) -> dict[int, Tensor]:
+        """Coefficients that the constraints take off each node's, `[B, Q, *shape]`.
+
+        Without them a unit whose loss rows have taken over would look as if it lost nothing.
+        """
+        found: dict[int, Tensor] = {}
+        for place, weights in parameters.weights.items():
+            for node, part in self.exact[place].terms(weights, None).coefficients.items():
+                found[node] = found[node] + part if node in found else part
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class DomainConstraints:
