@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.attacks.projection import to_float32_inside
+from closegap.core.budget import Budget
 from closegap.core.numerics import REPLAY_SLACK
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
@@ -104,6 +105,10 @@ class Harvest:
             for outcome in stop.outcomes if isinstance(stop, AttackInterrupted) else ():
                 self.add(outcome)
             raise AttackInterrupted([self.outcome(method, finished=False)]) from stop
+
+    def ended(self, method: str, budget: Budget) -> AttackOutcome:
+        """The outcome of an attack that was done, or was stopped by nothing but its budget."""
+        return self.outcome(method, finished=self.done or not budget.expired)
 
     def outcome(self, method: str, *, finished: bool) -> AttackOutcome:
         """The best candidates, in ascending order of margin."""

@@ -84,14 +84,14 @@ class LippaAttack:
         """
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         with harvest.kept(self.name):
             problem = region_problem(query, budget, bounds)
             center = _center(query) if problem is None else problem.inside(problem.ground.center)
             harvest.take(center)
             if problem is not None and not harvest.done:
                 _run(self.options, problem, center, harvest, budget)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 def _center(query: Query) -> Float[np.ndarray, "D"]:

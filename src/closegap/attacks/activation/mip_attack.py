@@ -94,7 +94,7 @@ class MipAttack:
         """
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         with harvest.kept(self.name):
             network = compiled(query.network, torch.float32)
             first = run_method(network, [query], self.options.warm, budget)[0]

@@ -95,14 +95,14 @@ class RegionWalkAttack:
         """
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         with harvest.kept(self.name):
             if not len(starts):
                 harvest.add(_gradient_runs(self.options, query, budget, 0))
             problem = None if harvest.done else region_problem(query, budget, bounds)
             if problem is not None and problem.units.units:
                 _Search(self.options, problem, harvest, budget).run(starts)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 def _gradient_runs(

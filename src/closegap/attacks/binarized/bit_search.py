@@ -77,7 +77,7 @@ class BitSearch:
         problem = binarized_problem(query, self.name)
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         warm = StraightThroughAttack(self.options.warm)
         found = warm.attack_query(query, budget.within(budget.remaining / 4))
         harvest.add(found)
@@ -91,7 +91,7 @@ class BitSearch:
                 found = warm.attack_query(query, other.within(budget.remaining / 4))
                 harvest.add(found)
                 search.join(found.points)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 @dataclass(eq=False)

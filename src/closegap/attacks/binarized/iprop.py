@@ -100,7 +100,7 @@ class IProp:
             require_single_sums(problem, self.name)
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         if self.options.warm is not None:
             harvest.add(self.options.warm.attack_query(query, budget.within(budget.remaining / 4)))
         if problem is not None and not harvest.done and propagates(problem):
@@ -111,7 +111,7 @@ class IProp:
             for clause in np.argsort(margins)[: self.options.targets]:
                 search.begin(start, int(clause))
                 search.run(self.options.rounds)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 def _flat(point: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ class SignMilpAttack:
             require_single_sums(problem, self.name)
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         warm = StraightThroughAttack(self.options.warm)
         harvest.add(warm.attack_query(query, budget.within(budget.remaining / 4)))
         if problem is not None:
@@ -67,7 +67,7 @@ class SignMilpAttack:
             middle = (problem.lower + problem.upper) / 2
             start = middle if best is None else best.reshape(-1).astype(np.float64)
             self._programs(problem, harvest, start, budget)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
     def _programs(
         self,

@@ -98,7 +98,7 @@ class SignPortfolio:
         problem = binarized_problem(query, self.name)
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         if problem is None or not len(problem.free):
             found = StraightThroughAttack(self.options.gradients).attack_query(query, budget)
             return replace(found, method=self.name)
@@ -109,7 +109,7 @@ class SignPortfolio:
             opening = number < self.options.opening
             chosen = searches[0] if opening else min(searches, key=lambda s: s.cost)
             _take_turn(chosen, harvest)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 def _take_turn(search: _Search, harvest: Harvest) -> None:

@@ -224,7 +224,7 @@ class SoftDescent:
         problem = binarized_problem(query, self.name)
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         network = None if problem is None else soft_network(problem)
         if problem is None or network is None:
             found = StraightThroughAttack(StraightThroughOptions()).attack_query(query, budget)
@@ -234,7 +234,7 @@ class SoftDescent:
             if harvest.done or budget.expired:
                 break
             lanes.leg()
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 def soft_descent(options: AttackOptions) -> SoftDescent:

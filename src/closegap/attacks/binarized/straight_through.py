@@ -59,11 +59,11 @@ class StraightThroughAttack:
         """See `QueryAttack`; works on any network, but only signs need it."""
         harvest = Harvest(query)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         network = compiled(query.network, torch.float32)
         found = run_stages(network, query, self.stages(), budget, rounds=self.options.rounds)
         harvest.add(found)
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
     def stages(self) -> list[Stage]:
         """The runs of one round, in order."""

@@ -144,7 +144,7 @@ class BabAttack:
         """
         harvest = Harvest(query, judge)
         if budget.expired or not query.prop.clauses:
-            return harvest.outcome(self.name, finished=not budget.expired)
+            return harvest.ended(self.name, budget)
         with harvest.kept(self.name):
             first = hopped(self.options.hopping, query, budget)
             harvest.add(first)
@@ -155,7 +155,7 @@ class BabAttack:
                 for point in starts:
                     arena.offer(point.reshape(1, -1).astype(np.float64))
                 _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
-        return harvest.outcome(self.name, finished=harvest.done or not budget.expired)
+        return harvest.ended(self.name, budget)
 
 
 def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
