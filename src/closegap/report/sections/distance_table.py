@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from closegap.report.options import ReportOptions
 from closegap.report.sections.base import SectionView
+from closegap.report.sections.details import details, sortable
 from closegap.report.sections.nearness import METRICS, distance_name
 from closegap.report.wording import class_name, number, seconds
 from closegap.store.distances import DistanceRecord
-from closegap.store.records import BracketEvent, RunHeader
+from closegap.store.records import RunHeader
 
 __all__ = ["distance_table"]
 
@@ -30,7 +31,7 @@ def distance_table(
         context={
             "rows": [_row(record, header, known) for record in records],
             "metrics": [METRICS[name] for name in known],
-            "details": [_detail(record, options) for record in records],
+            "details": [details(r, r.part_seconds, options) for r in records],
             "tally": {state: sum(_state(r) == state for r in records) for state in states},
         },
     )
@@ -52,29 +53,7 @@ def _row(record: DistanceRecord, header: RunHeader, metrics: Sequence[str]) -> d
         "distance": distance_name(record),
         "target": class_name(target, header),
         "state": _state(record),
-        "numbers": [(_sortable(value), number(value)) for value in numbers],
+        "numbers": [(sortable(value), number(value)) for value in numbers],
         "seconds": seconds(record.seconds),
-        "seconds_value": _sortable(record.seconds),
+        "seconds_value": sortable(record.seconds),
     }
-
-
-def _sortable(value: float) -> str:
-    """As the page's script reads numbers; empty sorts last."""
-    if math.isnan(value):
-        return ""
-    return repr(float(value)).replace("inf", "Infinity")
-
-
-def _detail(record: DistanceRecord, options: ReportOptions) -> dict[str, object]:
-    kept = record.history[max(0, len(record.history) - options.history) :]
-    return {
-        "detail": record.detail,
-        "engines": [[name, seconds(spent)] for name, spent in record.part_seconds.items()],
-        "counts": [[name, f"{many:,}".replace(",", " ")] for name, many in record.counts.items()],
-        "history": [_event(event) for event in kept],
-        "earlier": len(record.history) - len(kept),
-    }
-
-
-def _event(event: BracketEvent) -> list[str]:
-    return [seconds(event.seconds), event.engine, number(event.lower), number(event.upper)]
