@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import typechecking
+
+typechecking.install("closegap")
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 
