@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from closegap.cli.main import run
+from closegap.evaluate import SerialExecutor
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,22 @@ def spec(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class _Here(SerialExecutor):
+    """In the place of worker processes."""
+
+    threads = 1
+
+    def __init__(self, workers: int) -> None:
+        assert workers > 0
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands decide in this process: a worker takes seconds to start, and has other tests."""
+    for module in ("closegap.evaluate", "closegap.evaluate.single"):
+        monkeypatch.setattr(f"{module}.ProcessExecutor", _Here)
 
 
 @pytest.fixture(autouse=True)

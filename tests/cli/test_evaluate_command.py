@@ -20,6 +20,7 @@ from conftest import Said
 
 Call = Callable[..., Said]
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 QUICK = ("--engines", "clean,crown")
 KEYS = {"verdict", "lower", "upper", "seconds", "engine", "index", "label", "target"}
 

@@ -55,6 +55,7 @@ def test_json_is_one_row(call: Call, difference: Path, spec: Write) -> None:
     assert said.err == ""
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(("text", "least"), [(HOLDS, 0.25), (SPEC, -0.75)])
 def test_the_least_margin_itself(
     call: Call, difference: Path, spec: Write, text: str, least: float
@@ -81,6 +82,7 @@ def _list(folder: Path, rows: list[str]) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_several_boxes_hold_only_together(call: Call, difference: Path, tmp_path: Path) -> None:
     declared = SPEC.partition("(assert")[0]
     box = "(and (>= X_0 {0}) (<= X_0 {1}) (>= X_1 0.25) (<= X_1 0.75))"
@@ -126,6 +128,7 @@ def test_a_list_is_answered_row_by_row_and_continues(
     assert call(*common).code == 2  # another timeout is another run
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_changed_property_is_another_run(
     call: Call, difference: Path, spec: Write, tmp_path: Path
 ) -> None:
