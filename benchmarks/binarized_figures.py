@@ -50,7 +50,9 @@ def _figure(
     for axes, eps in zip(every, radii, strict=True):
         plot(axes, [a for a in found if a.eps == eps], names, sizes)
         axes.set_title(f"eps {eps:g}", fontsize="medium")
-    every[-1].legend(fontsize="small")
+    drawn, labels = every[-1].get_legend_handles_labels()
+    if drawn:
+        figure.legend(drawn, labels, loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=130)
     return path
 
@@ -77,8 +79,6 @@ def _objective(
     axes.set_xticks(range(1, len(names) + 1), names, rotation=45, fontsize="small")
     axes.axhline(0.0, color="black", linewidth=0.6)
     axes.set_ylabel("objective, as a share")
-    for name, color in zip(names, ("none",) * len(names), strict=True):
-        axes.plot([], [], color=color, label=name)
 
 
 def _over_time(
