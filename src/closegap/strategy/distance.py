@@ -43,6 +43,8 @@ _ATTACK_SHARE = 0.2
 #: On networks of more units than this, of which exact search cannot hope to end soon: what attacks
 #: get of short times all the same, in seconds, and at most of the time.
 _LARGE, _ATTACK_SECONDS, _ATTACK_MOST = 1500, 5.0, 0.7
+#: Of the attacks' time, for walks: in the distance itself, and in the l1 norm for other distances.
+_WALK_SHARE, _PROXY_SHARE = 0.5, 0.2
 #: Of what is left, for the first try just below the upper end; the next tries are twice as long.
 #: Then so many tries between the ends, for this share of its time each.
 _FIRST_SHARE = 0.125
@@ -213,7 +215,8 @@ class _Bracketing:
         large = sum(network.nodes[i].size for i in network.activations) > _LARGE
         least = min(_ATTACK_SECONDS, _ATTACK_MOST * remaining) if large else 0.0
         spend = self._budget.within(max(_ATTACK_SHARE * remaining, least))
-        part = self._budget.within(spend.remaining / 2)
+        walks = _WALK_SHARE if self._query.objective.norm is not None else _PROXY_SHARE
+        part = self._budget.within((1 - walks) * spend.remaining)
         found = portfolio(self._query.objective).starts(self._query, part, self._counts)
         for nearest in found[:1]:
             self._reach(nearest)

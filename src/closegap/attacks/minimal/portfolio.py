@@ -18,6 +18,8 @@ __all__ = ["Entry", "Portfolio", "portfolio"]
 
 #: Of the time that is left, what one attack may take.
 _SHARE = 0.5
+#: Of the time, for all attacks where programs follow: these gain more.
+_BEFORE_PROGRAMS = 0.3
 #: Broken points that successive programs go on from.
 _FROM = 2
 
@@ -79,12 +81,14 @@ class Portfolio:
             judge: says of a float32 point and its distance whether it counts.
         """
         found: list[Nearest] = []
+        share = 1.0 if self.programs is None else _BEFORE_PROGRAMS
+        spend = budget.within(share * budget.remaining)
         for entry in self._in_order():
-            if budget.expired:
+            if spend.expired:
                 break
             sizes = AttackOptions(entry.steps, entry.restarts)
             attack = make_minimal(entry.name, sizes, entry.norm)
-            found.append(attack.run(query, budget.within(_SHARE * budget.remaining), judge))
+            found.append(attack.run(query, spend.within(_SHARE * spend.remaining), judge))
         if self.programs is not None and not budget.expired:
             ranked = sorted((n for n in found if n.found), key=lambda n: n.distance)
             from_ = [n.point for n in ranked[:_FROM] if n.point is not None]
