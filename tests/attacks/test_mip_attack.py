@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
 def test_a_solver_that_hangs_keeps_neither_the_attack_nor_a_process(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where its process finds it
     hanging = KillableBackend(Deaf(), "deaf-mip")
     monkeypatch.setitem(registry.BACKENDS, "deaf-mip", lambda: hanging)
     asked = moved(query(rng, dense(rng, [3, 5, 5, 2], ops.Relu())), 1e-4)
