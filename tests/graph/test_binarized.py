@@ -84,8 +84,21 @@ def conv_net(rng: np.random.Generator) -> Network:
     )
 
 
+def repeated_net(rng: np.random.Generator) -> Network:
+    """Sums that read some of the signs several times."""
+    head = dense_net(rng).nodes[:5]
+    return network(
+        *head,
+        Node(ops.Take(rng.integers(0, 7, size=11)), (4,), (11,)),
+        Node(ops.Linear(signs(rng, 6, 11), np.zeros(6)), (5,), (6,)),
+        Node(ops.Sign(1), (6,), (6,)),
+        Node(ops.Linear(rng.normal(size=(3, 6)), rng.normal(size=3)), (7,), (3,)),
+    )
+
+
 @pytest.mark.parametrize("make", [
     dense_net,
+    repeated_net,
     lambda rng: dense_net(rng, zeros=0.3),
     lambda rng: dense_net(rng, scaled=True),
     conv_net,
@@ -234,7 +247,9 @@ def test_bounds_and_fixed_signs_hold_at_samples(rng: np.random.Generator) -> Non
         assert (got[:, fixed == 1]).all() and not got[:, fixed == -1].any()
 
 
-@pytest.mark.parametrize("make", [dense_net, lambda rng: dense_net(rng, zeros=0.3), conv_net])
+@pytest.mark.parametrize(
+    "make", [dense_net, lambda rng: dense_net(rng, zeros=0.3), conv_net, repeated_net]
+)
 def test_what_a_box_leaves_of_a_network_has_its_outputs_there(
     rng: np.random.Generator, make: Callable[[np.random.Generator], Network]
 ) -> None:

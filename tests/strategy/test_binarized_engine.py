@@ -15,7 +15,7 @@ from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query, robustness
 from closegap.strategy.solve import solve
 from closegap.testing.enumeration import least_clause_margin, linear_pieces
-from closegap.testing.networks import random_mlp, random_sign
+from closegap.testing.networks import onnx_model, random_mlp, random_sign
 
 
 def tiny(seed: int, sizes: list[int], eps: float) -> Query:
@@ -47,6 +47,45 @@ def test_the_sat_solver_gives_the_same_verdicts() -> None:
         settings = {"binarized.method": "sat"}
         found = solve(q, timeout=3, engines=["binarized"], settings=settings)
         assert found.verdict is solve(q, timeout=3, engines=["binarized"]).verdict
+
+
+def pooling(rng: np.random.Generator) -> Network:
+    """Six signs, eight sums of which two at a time are pooled, and their signs."""
+    step = np.array([-1.0, 1.0])
+    weights = {
+        "w0": rng.normal(size=(6, 4)),
+        "w1": rng.choice(step, size=(8, 6)),
+        "b1": 2.0 * rng.integers(-1, 2, 8) + 1.0,  # no ties
+        "w2": rng.normal(size=(3, 4)),
+        "b2": rng.normal(size=3),
+        "tenth": np.array(0.1),
+        "pairs": np.array([-1, 1, 4, 2]),
+    }
+    steps = "Gemm input w0 a,Sign a s,Add s tenth s1,Sign s1 h,Gemm h w1 b1 q,Reshape q pairs r,"
+    steps += "MaxPool r p,Flatten p f,Sign f t,Add t tenth t1,Sign t1 k,Gemm k w2 b2 output"
+    attributes = {"Gemm": {"transB": 1}, "MaxPool": {"kernel_shape": [1, 2], "strides": [1, 2]}}
+    parts = [step.split() for step in steps.split(",")]
+    nodes = [
+        helper.make_node(op, names, [out], **attributes.get(op, {})) for op, *names, out in parts
+    ]
+    return loads(onnx_model(nodes, weights, ["N", 4]))
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_hidden_pools_are_left_to_the_tree(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = pooling(rng)
+    image = rng.random(4).astype(np.float32)
+    label = int(replayer(net).outputs_float64(image[None]).argmax())
+    q = robustness(net, image, label, 0.3)
+    pieces = list(linear_pieces(q))
+    least = min(least_clause_margin(q, k, pieces) for k in range(q.prop.clauses))
+    found = solve(q, timeout=3, engines=["binarized"])
+    assert (found.verdict is Verdict.VERIFIED) == (least > 0)
+    early = {"binarized.attack_share": "1e-9", "binarized.tree_share": "1e-9"}
+    found = solve(q, timeout=3, engines=["binarized"], settings=early)
+    assert found.bracket.lower <= least
+    assert found.verdict is not Verdict.UNKNOWN or "pool sums" in found.detail
 
 
 def test_other_networks_are_left_alone(rng: np.random.Generator) -> None:

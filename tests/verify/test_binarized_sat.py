@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from closegap.attacks.binarized.milp import sign_program
 from closegap.attacks.binarized.problem import binarized_problem
 from closegap.core.budget import Budget
+from closegap.graph.binarized.forward import BinarizedForward
 from closegap.mip.model import SolveOptions, Status
 from closegap.mip.registry import choose
 from closegap.runtime.cache import binarized, compiled
@@ -98,3 +101,15 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(form, str)
     monkeypatch.setattr(satisfiability, "find_spec", lambda name: None)
     assert "python-sat" in why_not(form)
+
+
+@needs_pysat
+def test_signs_that_a_sum_reads_several_times_are_refused() -> None:
+    q = tiny(0, [6, 5, 3, 3], 0.1)
+    form = binarized(q.network)
+    assert not isinstance(form, str)
+    assert why_not(form) == ""
+    (layer,) = form.network.hidden
+    twice = replace(layer.patches, gather=layer.patches.gather[:, [0, 0, 1, 2, 3]])
+    hidden = (replace(layer, patches=twice),)
+    assert "several times" in why_not(BinarizedForward(replace(form.network, hidden=hidden)))

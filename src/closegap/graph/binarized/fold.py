@@ -103,7 +103,15 @@ def _layer(
     thresholds = replace(
         units, taken=place, low=edges, high=edges, exact=exact, which=which.reshape(edges.shape)
     )
-    inputs = weight.shape[1]
-    patches = Patches(np.arange(inputs)[None], weight, inputs)
-    fan_in = np.count_nonzero(weight, axis=1).astype(layer.fan_in.dtype)
+    patches = _patches(weight)
+    fan_in = np.count_nonzero(patches.weight, axis=1).astype(layer.fan_in.dtype)
     return SignLayer(patches, thresholds, fan_in)
+
+
+def _patches(weight: Float[np.ndarray, "S E"]) -> Patches:
+    """Dense sums with integer weights; an entry of weight 2 is read twice."""
+    times = np.abs(weight).max(axis=0, initial=1.0).astype(np.int64)
+    gather = np.repeat(np.arange(len(times)), times)
+    turn = np.arange(len(gather)) - (np.cumsum(times) - times)[gather]
+    unit = np.sign(weight[:, gather]) * (np.abs(weight[:, gather]) > turn)
+    return Patches(gather[None], unit, len(times))

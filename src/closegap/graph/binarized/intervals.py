@@ -20,7 +20,7 @@ class IntervalLayer:
 
     Attributes:
         layer: what it computes.
-        matrix: `[E, S]`, entries in {-1, 1}.
+        matrix: `[E, S]`, integers: beyond 1 where a sum reads an entry several times.
         sizes: its absolute values.
     """
 

@@ -73,7 +73,7 @@ class BinarizedEngine:
             session.note(f"binarized: no branch and bound, {reason}")
             return
         self._prove(session, network, budget.within(self.tree_share * budget.remaining))
-        self._solve(session, budget.within(self.program_share * budget.remaining))
+        self._solve(session, network, budget.within(self.program_share * budget.remaining))
 
     def _prove(self, session: Session, network: BinarizedNetwork, budget: Budget) -> None:
         """Clause by clause, about the network on the box."""
@@ -93,10 +93,13 @@ class BinarizedEngine:
         for clause in clauses.tolist():
             session.prove_clause(clause, search.lower(clause), "binarized")
 
-    def _solve(self, session: Session, budget: Budget) -> None:
+    def _solve(self, session: Session, network: BinarizedNetwork, budget: Budget) -> None:
         """By integer programs, the clauses nearest to a proof first."""
         shape = session.query.network.input_shape
         if session.decided or budget.expired:
+            return
+        if any(layer.thresholds.taken.shape[1] > 1 for layer in network.hidden):
+            session.note("binarized: no integer programs, hidden signs pool sums")
             return
         programs = SignPrograms(
             session.query, lambda point: session.offer(point.reshape(1, *shape), "binarized")

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from closegap.attacks.binarized.milp import SignProgram, sign_program
+from closegap.attacks.binarized.milp import SignProgram, require_single_sums, sign_program
 from closegap.attacks.binarized.problem import binarized_problem
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -55,6 +55,7 @@ class SignPrograms:
         problem = binarized_problem(query, "program", whole=True)
         if problem is None:
             raise OptionError("program wants a box as region")
+        require_single_sums(problem, "program")
         self._problem, self._offer = problem, offer
         first, box = problem.forward.network.first, (problem.lower, problem.upper)
         spaces = half_spaces(first, sum_bounds(first, *box), box, problem.free)

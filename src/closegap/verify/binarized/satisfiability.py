@@ -50,6 +50,8 @@ def why_not(forward: BinarizedForward) -> str:
     layers = [network.first.thresholds, *(layer.thresholds for layer in network.hidden)]
     if any(layer.taken.shape[1] > 1 for layer in layers):
         return "signs pool several sums"
+    if any((abs(patch_matrix(layer.patches)).data > 1).any() for layer in network.hidden):
+        return "sums read a sign several times"
     return ""
 
 
