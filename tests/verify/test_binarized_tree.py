@@ -10,21 +10,25 @@ import pytest
 import torch
 
 from closegap.core.budget import Budget
+from closegap.graph import ops
 from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
 from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.binarized.recognise import binarized_form
 from closegap.graph.binarized.records import Patches, SignLayer, Thresholds
+from closegap.graph.network import Node
 from closegap.runtime.cache import compiled
+from closegap.specs.property import Property
 from closegap.specs.query import Query, robustness
-from closegap.specs.region import bounding_box
+from closegap.specs.region import Box, bounding_box
 from closegap.testing.enumeration import clause_margin, least_clause_margin, linear_pieces
 from closegap.testing.networks import random_sign
 from closegap.verify.binarized.groups import group_bounds, grouped
 from closegap.verify.binarized.programs import SignPrograms
 from closegap.verify.binarized.sign_layers import stage_of
 from closegap.verify.binarized.tree import SignSearch
+from tiny_networks import network
 
 
 def tiny(seed: int, sizes: list[int], eps: float) -> Query:
@@ -72,6 +76,26 @@ def test_programs_prove_and_break_what_enumeration_does(sizes: list[int]) -> Non
             assert lower <= least
             assert (lower > 0, programs.broken) == (least > 0, least < 0)
             assert all((p >= box.lower).all() and (p <= box.upper).all() for p in seen)
+
+
+def test_a_program_holds_margins_of_any_size(rng: np.random.Generator) -> None:
+    """One output alone, all of whose weights have one sign."""
+    for _ in range(3):
+        weight, bias = -rng.uniform(1, 3, size=(1, 5)), rng.uniform(-20, -10, size=1)
+        first = ops.Linear(rng.normal(size=(5, 4)), np.zeros(5))
+        net = network(
+            Node(ops.Input(), (), (4,)),
+            Node(first, (0,), (5,)),
+            Node(ops.Sign(1), (1,), (5,)),
+            Node(ops.Linear(weight, bias), (2,), (1,)),
+        )
+        one = np.ones((1, 1))
+        prop = Property(one, np.zeros(1), np.zeros(1, np.int64), True, ("y",))
+        q = Query(net, Box(-np.ones(4), np.ones(4)), prop)
+        programs = SignPrograms(q, lambda point: False)
+        found, least = programs.bound(0, Budget.of_seconds(10)), least_clause_margin(q, 0)
+        assert not programs.trouble
+        assert least - 1e-2 <= found <= least
 
 
 def test_a_clause_that_was_not_searched_is_not_proved() -> None:

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from closegap.attacks.binarized.problem import BinarizedProblem
 from closegap.core.errors import OptionError
-from closegap.core.numerics import MIP_RESOLUTION
+from closegap.core.numerics import MIP_RESOLUTION, SMALL_COEFFICIENT
 from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.binarized.records import Thresholds
 from closegap.mip.model import Model
@@ -173,9 +173,14 @@ def _first_ends(problem: BinarizedProblem) -> tuple[NDArray[np.float64], NDArray
 
 
 def _unseen(problem: BinarizedProblem, sums: _Affine) -> NDArray[np.float64]:
-    """How far sums move with inputs of ranges so small that a solver takes them for constants."""
+    """How far sums move by what a solver may leave out: inputs of ranges so small that it takes
+    them for constants, and coefficients that it drops."""
     width = problem.upper - problem.lower
-    return np.asarray(abs(sums.matrix) @ np.where(width < MIP_RESOLUTION, width, 0.0))
+    size = np.maximum(np.abs(problem.lower), np.abs(problem.upper))
+    sizes = csr_array(abs(sums.matrix))
+    constant = sizes @ np.where(width < MIP_RESOLUTION * np.maximum(1.0, size), width, 0.0)
+    sizes.data = np.where(sizes.data <= SMALL_COEFFICIENT, sizes.data, 0.0)
+    return np.asarray(constant + sizes @ size)
 
 
 def _slack_of(thresholds: Thresholds, sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -219,14 +224,13 @@ def _model(
     outputs = signs.times(csr_array(last.weight))
     weights = csr_array(rows * last.factor)
     margins = outputs.times(weights)
-    constant = margins.constant + rows @ (last.factor * last.bias + last.offset)
-    constant = constant + prop.offsets[prop.clause == clause]
+    added = rows @ (last.factor * last.bias + last.offset) + prop.offsets[prop.clause == clause]
     columns = signs.matrix.shape[1]
     # margin >= every row's margin
     ones = csr_array(np.ones((len(rows), 1)))
-    builder.add(csr_array(hstack([-margins.matrix, ones])), constant, np.inf)
+    builder.add(csr_array(hstack([-margins.matrix, ones])), margins.constant + added, np.inf)
     reach = float(np.abs(rows * last.factor).sum(axis=0) @ np.abs(last.weight).sum(axis=1))
-    bound = reach + float(np.abs(constant).max()) + 1.0
+    bound = reach + float(np.abs(added).max()) + 1.0
     binaries = columns - len(problem.lower)
     only = np.isfinite(least)
     return Model(

@@ -38,9 +38,9 @@ def group_bounds(network: BinarizedNetwork, prop: Property) -> Float[np.ndarray,
     found = prop.rows @ (last.factor * last.bias + last.offset) + prop.offsets
     size = np.abs(prop.rows * last.factor) @ np.abs(last.weight).sum(axis=1)
     size += np.abs(prop.rows) @ (np.abs(last.factor * last.bias) + np.abs(last.offset))
-    size += np.abs(prop.offsets)
+    rounding = gamma(4 * (slope.shape[1] + prop.rows.shape[1] + 64)) * (size + np.abs(prop.offsets))
     if not network.hidden:
-        return np.asarray(found - np.abs(slope).sum(axis=1) - gamma(slope.size + 64) * size)
+        return np.asarray(found - np.abs(slope).sum(axis=1) - rounding)
     layer = network.hidden[-1]
     weight = patch_matrix(layer.patches).toarray().T
     reads = (weight[layer.thresholds.taken] != 0).any(axis=1)
@@ -52,7 +52,7 @@ def group_bounds(network: BinarizedNetwork, prop: Property) -> Float[np.ndarray,
             found = found + (values @ slope[:, units].T).min(axis=0)
         else:
             found = found - np.abs(slope[:, units]).sum(axis=1)
-    return np.asarray(found - gamma(4 * (slope.shape[1] + prop.rows.shape[1] + 64)) * size)
+    return np.asarray(found - rounding)
 
 
 def grouped(

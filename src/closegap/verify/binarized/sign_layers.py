@@ -81,7 +81,7 @@ class Stage:
         steep = torch.where(free, 2 * share * slope / torch.where(free, width, 1.0), 0.0)
         edges = torch.where(free, self.edges.to(slope.dtype), 0.0)
         rise = torch.where(slope > 0, 2.0, 0.0) - edges
-        size = (steep.abs() * (2 + edges.abs() + self.matrix.shape[0])).sum(dim=1)
+        size = (steep.abs() * (2 + edges.abs() + self.sizes.sum(dim=0))).sum(dim=1)
         return steep @ self.matrix.T.to(slope.dtype), (steep * rise).sum(dim=1), size
 
 
