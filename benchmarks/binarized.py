@@ -43,7 +43,7 @@ from common import data_root, print_table
 
 SIZES = ("2x100", "2x200", "2x300", "2x400", "2x500", "3x100", "4x100", "5x100")
 RADII = (0.005, 0.01, 0.02, 0.05, 0.1)
-#: Test images from here on trained no network, whatever it was trained on.
+#: Test images from here on trained no network of ours, whatever it was trained on.
 HELD_OUT = 8000
 ENDLESS = 1_000_000
 
@@ -90,18 +90,19 @@ COMPARED = ("fgsm", "iprop", "iprop-warm", "milp", "bit-search", "portfolio")
 
 
 class Subject:
-    """One network and the test images that trained none.
+    """One network and test images that it did not see in training.
 
     Args:
         path: of the network.
         images: how many.
+        first: the first of them.
     """
 
-    def __init__(self, path: Path, images: int) -> None:
+    def __init__(self, path: Path, images: int, first: int = HELD_OUT) -> None:
         self.network = cg.load(path)
         self.replayer = Replayer(self.network)
         data = load_data("mnist")
-        part = slice(HELD_OUT, HELD_OUT + images)
+        part = slice(first, first + images)
         self.images, self.labels = data.images[part], data.labels[part]
         self.outputs = self.replayer.outputs_float32(self.images)
 
@@ -236,7 +237,7 @@ def flips_command(
 @click.option("--size", "sizes", multiple=True, default=SIZES)
 @click.option("--eps", "radii", multiple=True, type=float, default=RADII)
 @click.option("--seconds", default=60.0, show_default=True)
-@click.option("--published", is_flag=True, help="models/bnn of the data pack instead.")
+@click.option("--published", is_flag=True, help="models/bnn of the data pack, on the first images.")
 @click.option("--lines", type=click.Path(path_type=Path), default=Path("bnn_proofs.jsonl"))
 def proofs_command(
     nets: Path,
@@ -250,7 +251,7 @@ def proofs_command(
     lines: Lines[Proof] = Lines(Path(str(options["lines"])), Proof)
     folder = data_root() / "models" / "bnn"
     chosen = (
-        {name: Subject(folder / f"{name}.onnx", images) for name in ("small_bnn", "mnist_bnn")}
+        {name: Subject(folder / f"{name}.onnx", images, 0) for name in ("small_bnn", "mnist_bnn")}
         if options["published"]
         else subjects(nets, sizes, images)
     )
