@@ -235,10 +235,11 @@ def test_the_least_slope_over_a_reach_is_a_bound(norm: int) -> None:
         sizes = np.linalg.norm(steps, norm, axis=1, keepdims=True)
         steps = steps * np.minimum(1.0, 0.7 / sizes)
     values = (slopes @ steps.T).min(axis=1)
-    bounds = reach.least(slopes)
-    assert (bounds <= values + 1e-12).all()
     corner = np.where(slopes > 0, low, high)
-    assert (bounds >= (slopes * corner).sum(axis=1) - 1e-9).all()
+    for scale in (1.0, 1e-31, 1e-33):  # units may have any scale
+        bounds = reach.least(scale * slopes) / scale
+        assert (bounds <= values + 1e-12).all()
+        assert (bounds >= (slopes * corner).sum(axis=1) - 1e-9).all()
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,8 @@ def test_names_are_checked(rng: np.random.Generator) -> None:
     )
     with pytest.raises(OptionError, match="no distance is called 'l3'"):
         make_objective("l3", image)
-    with pytest.raises(OptionError, match="kappa"):
-        L1TvDistance(GRID, -1.0)
+    for kappa in (-1.0, 1e60, np.nan):
+        with pytest.raises(OptionError, match="kappa"):
+            L1TvDistance(GRID, kappa)
     with pytest.raises(OptionError, match="norm must be"):
         norm_objective(3)

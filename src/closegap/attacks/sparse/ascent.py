@@ -223,7 +223,8 @@ class _Adam:
         gradient = np.stack([now.alpha, now.beta * scale])
         fast, slow = _MEMORIES
         self._first = np.float32(fast) * self._first + np.float32(1 - fast) * gradient
-        self._second = np.float32(slow) * self._second + np.float32(1 - slow) * gradient**2
+        with np.errstate(over="ignore"):  # where infinite, the slope stays
+            self._second = np.float32(slow) * self._second + np.float32(1 - slow) * gradient**2
         mean = self._first / np.float32(1 - fast ** (step + 1))
         size = np.sqrt(self._second / np.float32(1 - slow ** (step + 1)))
         moved = np.float32(_RATE * _DECAY**step) * mean / np.maximum(size, np.float32(TINY))

@@ -253,12 +253,14 @@ class Reach:
         kind = slopes.dtype
         ends = self._ends if kind == np.float32 else (self.low, self.high)
         low, high = np.asarray(ends[0]), np.asarray(ends[1])
+        if self.norm == 2:  # one that is too small to divide by is none
+            weight = np.where(weight < TINY, kind.type(0), weight)
         price = weight[:, None]
         spent: NDArray[np.floating]
         terms: NDArray[np.floating]
         if self.norm == 2:
-            safe = np.maximum(price, kind.type(TINY))
-            point = np.clip(-slopes / safe, low, high)
+            inner = np.clip(-slopes / np.maximum(price, kind.type(TINY)), low, high)
+            point = np.where(price > 0, inner, np.where(slopes > 0, low, high))
             terms = slopes * point + price / 2 * point**2
             spent = weight / 2 * self.radius**2
         else:

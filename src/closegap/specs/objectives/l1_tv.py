@@ -33,6 +33,8 @@ VariationOf: TypeAlias = Literal["image", "difference"]
 #: of its four neighbours, and least points are smoothed pictures; far below, changes are those of
 #: l1 and do not hide in texture.
 DEFAULT_KAPPA = 0.2
+#: The largest weight: beyond it rounding would hide the l1 part.
+_HEAVIEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class L1TvDistance:
 
     Attributes:
         grid: which entries are neighbours; channels count apart.
-        kappa: weight of the total variation, not negative.
+        kappa: weight of the total variation, from 0 to 1e9.
         of: whose total variation: the changed image's (less the clean one's), or the change's.
         isotropic: lengths of gradients in place of sums of absolute differences.
 
     Raises:
-        OptionError: `kappa` is negative or not finite, or `of` is neither.
+        OptionError: `kappa` is out of range, or `of` is neither.
     """
 
     grid: Grid
@@ -62,8 +64,8 @@ class L1TvDistance:
     integral: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.kappa) and self.kappa >= 0):
-            raise OptionError(f"kappa must be finite and not negative, got {self.kappa}")
+        if not 0 <= self.kappa <= _HEAVIEST:
+            raise OptionError(f"kappa must be from 0 to {_HEAVIEST:g}, got {self.kappa}")
         if self.of not in get_args(VariationOf):
             raise OptionError(f"the total variation is of {get_args(VariationOf)}, not {self.of!r}")
 
