@@ -90,6 +90,19 @@ def test_a_misclassified_image_is_its_own_counterexample(rng: np.random.Generato
     assert (result.lower, result.upper, result.closed) == (0.0, 0.0, True)
 
 
+def test_where_no_input_loses_the_label_the_whole_box_is_proved(rng: np.random.Generator) -> None:
+    image = rng.random(2).astype(np.float32)
+    while True:
+        network = random_mlp(rng, [2, 4, 3, 2])
+        label = int(replayer(network).outputs_float32(image[None])[0].argmax())
+        query = DistanceQuery.of_norm(network, image, label, math.inf)
+        if math.isinf(least_distance(query)):
+            break
+    result = minimise_distance(query, timeout=5, attack=NearestAttack(rounds=1, steps=10))
+    assert result.lower == pytest.approx(float(np.maximum(image, 1 - image).max()))
+    assert result.upper == math.inf and result.witness is None
+
+
 def test_no_time_leaves_everything_open(rng: np.random.Generator) -> None:
     result = minimise_distance(asked(rng, math.inf), timeout=0)
     assert result.lower == 0

@@ -9,7 +9,6 @@ the tree is given its turn before the proofs: it is faster where it closes at al
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,7 +108,8 @@ class DistanceResult:
 
     Attributes:
         lower: proved: no counterexample is nearer.
-        upper: attained by `witness`; infinity where none was found.
+        upper: attained by `witness`; infinity where none was found. There is none in the box at
+            all where `lower` is the farthest corner's distance, up to rounding.
         witness: float32, replayed, in the network's input shape.
         tolerance: a bracket this narrow is closed.
         seconds: wall-clock.
@@ -244,8 +244,8 @@ class _Bracketing:
                 self._lower = lower
                 self._remember()
             return
-        high = self._best.distance
-        for _ in range(_HALVINGS if self._best.found else 0):
+        high = self._farthest
+        for _ in range(_HALVINGS):
             if self._done:
                 return
             middle = (self._lower + min(high, self._best.distance)) / 2
@@ -253,11 +253,15 @@ class _Bracketing:
                 high = middle
 
     def close(self, engines: Sequence[str]) -> None:
-        """Rounds of longer and longer tries: just below the upper end, then between the ends."""
+        """Rounds of longer and longer tries: just below the upper end, then between the ends.
+
+        While no counterexample is known the upper end is the farthest corner: there may be none.
+        """
         effort = _FIRST_SHARE * self._budget.remaining
-        while self._best.found and not self._done:
-            self._try(self._best.distance - _BELOW * self._tolerance, engines, effort)
-            high = math.inf  # the least radius that stayed open
+        while not self._done:
+            below = self._best.distance - _BELOW * self._tolerance
+            self._try(min(below, self._farthest), engines, effort)
+            high = self._farthest  # the least radius that stayed open
             for _ in range(_MIDDLES):
                 high = min(high, self._best.distance)
                 if self._done or high - self._lower <= self._tolerance:
@@ -280,8 +284,7 @@ class _Bracketing:
             if self._counts(answer.witness, distance):
                 self._reach(Nearest(distance, answer.witness))
         # Nothing at all to be found: every distance is a bound, the farthest corner's is finite.
-        corner = np.where(self._query.image < 0.5, np.float32(1), np.float32(0))
-        lower = min(answer.lower, max(self._query.distance(corner), self._lower))
+        lower = min(answer.lower, max(self._farthest, self._lower))
         if lower > self._best.distance:
             self._contradiction(lower)
         if lower > self._lower:
@@ -290,8 +293,16 @@ class _Bracketing:
 
     @property
     def _done(self) -> bool:
-        narrow = self._best.distance - self._lower <= self._tolerance
-        return narrow or self._budget.expired
+        upper = self._best.distance
+        if not self._best.found and self._query.objective.norm is not None:
+            upper = self._farthest  # nothing is left of the box
+        return upper - self._lower <= self._tolerance or self._budget.expired
+
+    @property
+    def _farthest(self) -> float:
+        """The distance of the farthest corner of the box; under a norm of any input there."""
+        corner = np.where(self._query.image < 0.5, np.float32(1), np.float32(0))
+        return self._query.distance(corner)
 
     def _try(self, radius: float, engines: Sequence[str], seconds: float) -> bool:
         """Decide one radius; True iff an end of the bracket moved."""
