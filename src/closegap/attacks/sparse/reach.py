@@ -76,7 +76,8 @@ class Reach:
     @cached_property
     def _round(self) -> Tilted:
         """The l1 ball itself."""
-        return Tilted(np.zeros(1, np.float32), np.full(1, self.radius, np.float32))
+        most = min(self.radius, float(np.finfo(np.float32).max))
+        return Tilted(np.zeros(1, np.float32), np.full(1, most, np.float32))
 
     def _far(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
         """How far each input can go in the direction that lowers."""
@@ -225,7 +226,8 @@ class Reach:
     ) -> NDArray[np.float32]:
         """The rate at which what pays best, as far as it goes, has filled each ball."""
         count = rates.shape[1]
-        most = min(count, _STEEPEST + int(4 * max(room.max(initial=0.0), 0.0)))
+        wide = 4.0 * max(float(room.max(initial=0.0)), 0.0)
+        most = min(count, _STEEPEST + int(min(count, wide)))
         steep = np.argpartition(rates, -most, axis=1)[:, -most:]
         best = np.take_along_axis(rates, steep, axis=1)
         order = np.argsort(-best, axis=1)
