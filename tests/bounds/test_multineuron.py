@@ -278,9 +278,8 @@ def test_splits_leave_the_vertices_on_their_side(rng: np.random.Generator) -> No
     signs[1, int(hulls.members[0, 0])] = 1
     out = hulls.excluded({hulls.feed: signs})
     assert out is not None
-    side = hulls.lifted[0, :, 0]
-    assert torch.equal(out[0, 1], side < -hulls.tolerance[0])
-    assert not bool(out[:, 0].any())
+    assert (out.domain == 1).all() and out.group[0] == 0
+    assert torch.equal(out.out[0], hulls.lifted[0, :, 0] < -hulls.tolerance[0])
     held, none = small.cuts[1].restricted({hulls.feed: signs})
     assert none is not None and not bool(none.any())
     price = torch.as_tensor(rng.uniform(size=(1, 4, held.size))).repeat(2, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +15,21 @@ from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.testing.enumeration import clause_margin
+from closegap.verify.bab import search
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
-from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_cuts
+from closegap.verify.bab.multineuron import MultiNeuronOptions, RootCuts, multi_neuron_cuts
 from closegap.verify.bab.problem import SplitProblem
 
 SHORT = AscentOptions(iterations=10, slope_rate=0.05)
-OPTIONS = {size: MultiNeuronOptions(size=size, units=10, climb=SHORT) for size in (2, 3)}
+OPTIONS = {s: MultiNeuronOptions(size=s, units=10, climb=SHORT, after=0) for s in (2, 3)}
 
 
 def found_cuts(problem: SplitProblem, options: MultiNeuronOptions) -> DomainConstraints:
     roots = np.arange(len(problem.rows))
     bounder = DomainBounder(problem, AscentOptions(iterations=10))
     payload = bounder.bound(root_batch(problem), Budget()).payload
-    return multi_neuron_cuts(problem, roots, payload, options, Budget.of_seconds(60))[0]
+    return multi_neuron_cuts(problem, roots, payload, options, Budget()).constraints
 
 
 def root_batch(problem: SplitProblem) -> DomainBatch:
@@ -36,10 +38,28 @@ def root_batch(problem: SplitProblem) -> DomainBatch:
     return DomainBatch(roots, none, none)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("dense", 3), ("leaky", 2), ("narrow residual", 3)])
-def test_verdicts_agree_with_enumeration(kind: str, size: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size", "after"), [("dense", 3, 0), ("leaky", 2, 3), ("narrow residual", 3, 3)]
+)
+def test_verdicts_agree_with_enumeration(
+    kind: str, size: int, after: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def counted(problem: SplitProblem, roots: np.ndarray, *others: Any) -> RootCuts:
+        begun.extend(roots)
+        return multi_neuron_cuts(problem, roots, *others)
+
+    monkeypatch.setattr(search, "multi_neuron_cuts", counted)
     for case in cases(rng, RELU_KINDS[kind], 1):
-        check(case, replace(LAZY, multineuron=OPTIONS[size]))
+        check(case, replace(LAZY, multineuron=replace(OPTIONS[size], after=after)))
+    assert begun
+
+
+def test_constraints_wait_where_a_tree_is_about_to_close() -> None:
+    options = MultiNeuronOptions(after=64)
+    assert options.pays(8, closing=0.5) and not options.pays(7, closing=0.0)
+    assert options.pays(32, closing=0.75) and not options.pays(31, closing=0.75)
 
 
 @pytest.mark.parametrize("size", OPTIONS)

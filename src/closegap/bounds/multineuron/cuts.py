@@ -93,17 +93,31 @@ class HullCuts:
 
     def restricted(self, signs: Mapping[int, Tensor]) -> tuple[HullCuts, Tensor | None]:
         """See `ConstraintSet`: limits over the vertices that obey the splits."""
-        out = self.hulls.excluded(signs)
-        if out is None:
+        found = self.hulls.excluded(signs)
+        if found is None:
             return self, None
-        empty = out.all(dim=2).any(dim=0)
-        moved = out.any(dim=2).any(dim=1)[self.owner].nonzero()[:, 0]
-        values = self.least[moved][:, None].where(~out[self.owner[moved]], torch.inf).amin(dim=2)
-        known = self.least[moved].amin(dim=1, keepdim=True)
-        limits = self.rows.limits.expand(out.shape[1], -1).clone()
-        limits[:, moved] = -values.where(values.isfinite(), known).T
+        count = len(signs[self.hulls.feed])
+        empty = torch.zeros(count, dtype=torch.bool)
+        empty[found.domain[found.out.all(dim=1)]] = True
+        pair, row = _joined(found.group, self.owner, len(self.hulls.members))
+        least = self.least[row]
+        values = least.where(~found.out[pair], torch.inf).amin(dim=1)
+        limits = self.rows.limits.expand(count, -1).clone()
+        limits[found.domain[pair], row] = -values.where(values.isfinite(), least.amin(dim=1))
         return replace(self, rows=replace(self.rows, limits=limits)), empty
 
     def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
         """See `ConstraintSet`."""
         return self.rows.activity(multipliers)
+
+
+def _joined(
+    groups: Int[Tensor, "P"], owner: Int[Tensor, "R"], count: int
+) -> tuple[Int[Tensor, "M"], Int[Tensor, "M"]]:
+    """All pairs of a place in `groups` and a row that its group owns."""
+    order, each = owner.argsort(), owner.bincount(minlength=count)
+    first = each.cumsum(0) - each
+    held = each[groups]
+    place = torch.arange(len(groups)).repeat_interleave(held)
+    rank = torch.arange(len(place)) - (held.cumsum(0) - held)[place]
+    return place, order[first[groups[place]] + rank]

@@ -21,7 +21,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["VertexHulls"]
+__all__ = ["Excluded", "VertexHulls"]
+
+
+@dataclass(frozen=True, eq=False)
+class Excluded:
+    """What splits leave out of hulls: P pairs of a domain and a group with a split member.
+
+    Attributes:
+        domain: of each pair.
+        group: of each pair.
+        out: the vertices that no input of the domain needs.
+    """
+
+    domain: Int[Tensor, "P"]
+    group: Int[Tensor, "P"]
+    out: Bool[Tensor, "P V"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +59,21 @@ class VertexHulls:
     lifted: Float[Tensor, "G V W"]
     tolerance: Float[Tensor, "G"]
 
-    def excluded(self, signs: Mapping[int, Tensor]) -> Bool[Tensor, "G B V"] | None:
-        """The vertices that splits leave out of each group's hull; `None` where none split it.
+    def excluded(self, signs: Mapping[int, Tensor]) -> Excluded | None:
+        """The vertices that splits leave out of the hulls; `None` where none of them is split.
 
         Args:
             signs: see `ConstraintSet.restricted`.
         """
         if self.feed not in signs:
             return None
-        held = signs[self.feed][:, self.members].to(self.lifted.dtype)
-        if not bool(held.any()):
+        held = signs[self.feed][:, self.members]
+        domain, group = held.any(dim=2).nonzero(as_tuple=True)
+        if not len(domain):
             return None
-        room = -self.tolerance[:, None, None]
-        out = torch.zeros(len(self.members), len(held), self.lifted.shape[1], dtype=torch.bool)
+        side = held[domain, group].to(self.lifted.dtype)
+        room = -self.tolerance[group, None]
+        out = torch.zeros(len(domain), self.lifted.shape[1], dtype=torch.bool)
         for member in range(self.members.shape[1]):
-            side = held[:, :, member].T[:, :, None] * self.lifted[:, None, :, member]
-            out |= side < room
-        return out
+            out |= side[:, member, None] * self.lifted[group, :, member] < room
+        return Excluded(domain, group, out)

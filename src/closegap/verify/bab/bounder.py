@@ -43,6 +43,12 @@ class DomainBatch:
     payload: NDArray[np.float32] | None = None
     points: Float[np.ndarray, "B depth"] | None = None
 
+    def part(self, which: Int[np.ndarray, "M"]) -> DomainBatch:
+        """Some of the sets."""
+        payload = None if self.payload is None else self.payload[which]
+        points = None if self.points is None else self.points[which]
+        return DomainBatch(self.root[which], self.units[which], self.signs[which], payload, points)
+
     def children(
         self,
         which: Int[np.ndarray, "M"],
@@ -89,6 +95,19 @@ class DomainResult:
     candidates: NDArray[np.float64]
     payload: NDArray[np.float32]
     constraint_weights: Float[Tensor, "B U"] | None = None
+
+    def part(self, which: Int[np.ndarray, "M"]) -> DomainResult:
+        """Of some of the subdomains."""
+        weights = self.constraint_weights
+        return DomainResult(
+            lower=self.lower[which],
+            incoming=self.incoming[which],
+            unit_lower=self.unit_lower[which],
+            unit_upper=self.unit_upper[which],
+            candidates=self.candidates[which],
+            payload=self.payload[which],
+            constraint_weights=None if weights is None else weights[which],
+        )
 
 
 class DomainBounder:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,7 +31,10 @@ from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge
 
-__all__ = ["MultiNeuronOptions", "multi_neuron_cuts"]
+#: A tree with fewer open nodes, relative to `after`, may close soon whatever its last children did.
+_NARROW = 1 / 8
+
+__all__ = ["MultiNeuronOptions", "RootCuts", "multi_neuron_cuts"]
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,62 @@ class MultiNeuronOptions:
         size: neurons a group, two or three.
         units: of each layer, the neurons considered: those where the roots' bounds lose most.
         groups: a layer, at most.
-        rows: each root's rows of each layer in each round, at most.
+        rows: of each layer in each round, all roots together, at most (one for each root at least).
         rounds: of rows that cut off what the roots' bounds rest on.
         octahedra: climbing on the slopes of each sum and difference; `None` for plain CROWN.
         climb: on the roots after each round; short steps, for the slopes are good already.
-        share: of the time that is left that all this may take.
+        after: all this begins when the tree has so many nodes, about as many as would take as
+            long, unless it is about to close.
     """
 
     size: int = 3
-    units: int = 40
-    groups: int = 150
+    units: int = 25
+    groups: int = 50
     rows: int = 100
     rounds: int = 2
     octahedra: AscentOptions | None = None
     climb: AscentOptions = field(
         default_factory=lambda: AscentOptions(iterations=40, slope_rate=0.05, patience=40)
     )
-    share: float = 0.2
+    after: int = 256
+
+    def pays(self, count: int, closing: float) -> bool:
+        """True iff a tree is expected to grow by twice what the constraints cost.
+
+        Where a child is closed with probability p > 1/2, an open node has `2 / (2p - 1)`
+        descendants; where p is less, their number has no mean.
+
+        Args:
+            count: open nodes.
+            closing: share of the last children that were closed.
+        """
+        return count >= self.after * max(_NARROW, 2 * closing - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class RootCuts:
+    """Rows for B roots.
+
+    Attributes:
+        constraints: on the whole region; none where nothing could be cut off.
+        starts: the roots' warm starts, which know them, `[B, width]`.
+        lower: proved lower bounds under them, `[B]`.
+    """
+
+    constraints: DomainConstraints
+    starts: NDArray[np.float32]
+    lower: Float[np.ndarray, "B"]
+
+    def extended(
+        self, bare: NDArray[np.float32], place: Int[np.ndarray, "M"]
+    ) -> NDArray[np.float32]:
+        """Warm starts without multipliers of rows, `[M, width without]`, with those of a root.
+
+        Args:
+            bare: the starts.
+            place: in `starts`, of the root each descends from.
+        """
+        return np.concatenate([bare, self.starts[place, bare.shape[1] :]], axis=1)
 
 
 def multi_neuron_cuts(
@@ -67,40 +109,42 @@ def multi_neuron_cuts(
     start: NDArray[np.float32],
     options: MultiNeuronOptions,
     budget: Budget,
-) -> tuple[DomainConstraints, NDArray[np.float32]]:
-    """Rows that cut off what the roots' bounds rest on, and warm starts that know them.
+) -> RootCuts:
+    """Rows that cut off what the roots' bounds rest on.
 
     Args:
         problem: network, region and bounds.
         roots: numbers of those that the groups shall help.
         start: their warm starts without constraints, `[B, width]`.
         options: how many, how large.
-        budget: see `MultiNeuronOptions.share`.
+        budget: what it cuts short is looser.
     """
-    limited = budget.within(options.share * budget.remaining)
     none = np.zeros((len(roots), 0), np.int64)
     batch = DomainBatch(roots, none, none, start)
     constraints = DomainConstraints()
     bounder = DomainBounder(problem, options.climb)
     hulls: tuple[VertexHulls, ...] = ()
+    lower = np.full(len(roots), -np.inf)
     for number in range(options.rounds):
         known = bounder.parameters(batch) or Parameters()
         rest = _resting_point(problem, torch.as_tensor(roots), known, constraints)
         if not number:
-            hulls = _hulls(problem, rest, options, limited)
-        found = [_separating(held, rest, options.rows) for held in hulls]
+            hulls = _hulls(problem, rest, options, budget)
+        most = max(1, options.rows // len(roots))
+        found = [_separating(held, rest, most) for held in hulls]
         fresh = [cuts for cuts in found if cuts is not None]
         if not fresh:
             break
         constraints = DomainConstraints.of(*constraints.exact, *fresh)
         bounder = DomainBounder(problem, options.climb, constraints)
         batch = replace(batch, payload=bounder.pack(known, len(roots)))
-        result = bounder.bound(batch, limited)
+        result = bounder.bound(batch, budget)
         batch = replace(batch, payload=result.payload)
-        if limited.expired or (result.lower > 0).all():
+        lower = np.fmax(lower, result.lower)
+        if budget.expired or (lower > 0).all():
             break
     assert batch.payload is not None
-    return constraints, batch.payload
+    return RootCuts(constraints, batch.payload, lower)
 
 
 def _hulls(

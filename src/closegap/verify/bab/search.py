@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -32,6 +32,9 @@ __all__ = ["BranchAndBound", "BranchOptions", "BranchOutcome", "Offer"]
 
 #: Roots climb so many times longer than other domains.
 _ROOT_WORK = 3
+
+#: Constraints are looked for where so many times longer is left than they take.
+_WORTHWHILE = 2
 
 #: Of the memory, this part (one in so many) is for warm starts, as much for the tree itself.
 _WARM_SHARE = _TREE_SHARE = 4
@@ -137,13 +140,14 @@ class BranchAndBound:
         self._watch = Stopwatch()
         self._kept: Mapping[str, NDArray[np.generic]] | None = None
         self._broken = False
-        self._begun = False
+        self._begun = self._strengthened = False
+        self._closing = 0.0
         self._warm: NDArray[np.float32] | None = None
 
     def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Continue a search of this problem where `TreeKeeper` was given its state.
 
-        What was proved stays; constraints on groups of neurons are not looked for again.
+        What was proved stays; constraints on groups of neurons are looked for again.
 
         Raises:
             ValueError: the arrays are damaged, or of another problem.
@@ -176,6 +180,7 @@ class BranchAndBound:
             self._start(limit is None, budget)
         while not (self._broken or budget.expired):
             limit = self._limit(budget)
+            self._strengthen(budget)
             count = self._count(budget)
             picked = self._frontier.pick(self._tree, count, self._warm_starts.fullness)
             if limit is not None or not len(picked):
@@ -218,31 +223,41 @@ class BranchAndBound:
         rooted = DomainBounder(self._problem, self._options.root)
         self._pace.begin()
         self._visit(nodes, rooted, budget)
-        self._strengthen(budget)
         self._pace.end(_ROOT_WORK * len(nodes))
 
     def _strengthen(self, budget: Budget) -> None:
-        """Find constraints that help the roots which are not proved, and climb on with them."""
+        """Find constraints that help the roots which are not proved, once, when it is time."""
         options, nodes = self._options.multineuron, self._tree.open_nodes()
-        if options is None or self._broken or not len(nodes) or not self._problem.units:
+        if options is None or self._strengthened or not len(nodes) or not self._problem.units:
             return
-        roots = self._tree.root(nodes)
-        constraints, starts = multi_neuron_cuts(
-            self._problem, roots, self._root_starts[roots], options, budget
-        )
-        if not constraints.exact:
+        if len(self._tree) < options.after or not options.pays(len(nodes), self._closing):
             return
-        steady = self._brancher.steady
-        self._bounder = DomainBounder(self._problem, self._options.children, constraints)
+        if (
+            budget.nodes is None
+            and budget.remaining < _WORTHWHILE * options.after * self._pace.each
+        ):
+            return
+        self._strengthened = True
+        roots, place = np.unique(self._tree.root(nodes), return_inverse=True)
+        found = multi_neuron_cuts(self._problem, roots, self._root_starts[roots], options, budget)
+        if not found.constraints.exact:
+            return
+        self._tree.raise_lower(nodes, found.lower[place])
+        self._tree.close(nodes[found.lower[place] > 0])
+        steady, scales = self._brancher.steady, self._bounder.scales
+        self._bounder = DomainBounder(self._problem, self._options.children, found.constraints)
+        self._bounder.scales = scales
         self._brancher = self._branching_by(bounder=self._bounder)
         self._brancher.steady = steady
-        for store in (self._ranks, self._points, self._warm_starts):
-            store.drop(nodes)
+        known, starts = self._warm_starts.held()
         self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        left = np.isin(known, self._tree.open_nodes())
+        of = np.searchsorted(roots, self._tree.root(known[left]))
+        self._warm_starts.put(known[left], found.extended(starts[left].astype(np.float32), of))
+        for store in (self._ranks, self._points):  # nodes without units are bounded anew
+            store.drop(nodes)
         self._root_starts = np.zeros((len(self._root_starts), self._bounder.width), np.float32)
-        self._warm = starts
-        rooted = DomainBounder(self._problem, options.climb, constraints)
-        self._visit(nodes, rooted, budget)
+        self._root_starts[roots] = found.starts
 
     def _limit(self, budget: Budget) -> Reason | None:
         """The limit that is reached."""
@@ -322,6 +337,7 @@ class BranchAndBound:
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
         proved = lower > 0
+        self._closing = float(proved.mean())
         self._tree.close(nodes[proved])
         left = np.flatnonzero(~proved)
         if not len(left):
@@ -331,11 +347,11 @@ class BranchAndBound:
             self._broken = self._offer(result.candidates[order])
         if self._broken:
             return
-        part = _part(batch, result, left)
+        part = replace(batch.part(left), payload=result.payload[left])
         with self._watch.part("branching"):
-            leaf = self._prepare(nodes[left], part, _select(result, left))
+            leaf = self._prepare(nodes[left], part, result.part(left))
         with self._watch.part("leaves"):
-            self._decide(nodes[left[leaf]], _part(batch, result, left[leaf]), budget)
+            self._decide(nodes[left[leaf]], part.part(leaf), budget)
 
     def _prepare(
         self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult
@@ -373,23 +389,3 @@ def _kind(array: NDArray[np.generic]) -> tuple[object, ...]:
 
 def _fewest(*limits: int | None) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _part(batch: DomainBatch, result: DomainResult, rows: NDArray[np.int64]) -> DomainBatch:
-    points = None if batch.points is None else batch.points[rows]
-    return DomainBatch(
-        batch.root[rows], batch.units[rows], batch.signs[rows], result.payload[rows], points
-    )
-
-
-def _select(result: DomainResult, rows: NDArray[np.int64]) -> DomainResult:
-    weights = result.constraint_weights
-    return DomainResult(
-        lower=result.lower[rows],
-        incoming=result.incoming[rows],
-        unit_lower=result.unit_lower[rows],
-        unit_upper=result.unit_upper[rows],
-        candidates=result.candidates[rows],
-        payload=result.payload[rows],
-        constraint_weights=None if weights is None else weights[rows],
-    )
