@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import geometric_mean
 from typing import Any
 
@@ -69,7 +69,7 @@ class Variant:
     """A way to search."""
 
     branching: BranchingOptions
-    groups: MultiNeuronOptions | None = None
+    groups: MultiNeuronOptions = field(default_factory=MultiNeuronOptions)
 
 
 def _variants() -> dict[str, Variant]:

@@ -56,10 +56,12 @@ def test_verdicts_agree_with_enumeration(
     assert begun
 
 
-def test_constraints_wait_where_a_tree_is_about_to_close() -> None:
+def test_constraints_wait_where_a_tree_is_young_or_about_to_close() -> None:
     options = MultiNeuronOptions(after=64)
-    assert options.pays(8, closing=0.5) and not options.pays(7, closing=0.0)
-    assert options.pays(32, closing=0.75) and not options.pays(31, closing=0.75)
+    assert not options.due(63, 32, closing=0.0)
+    assert options.due(64, 8, closing=0.5) and not options.due(64, 7, closing=0.0)
+    assert options.due(64, 32, closing=0.75) and not options.due(64, 31, closing=0.75)
+    assert not MultiNeuronOptions().due(10_000, 5_000, closing=0.0)
 
 
 @pytest.mark.parametrize("size", OPTIONS)

@@ -23,9 +23,11 @@ from closegap.bounds.multineuron.cover import correlated_pairs, sparse_cover
 from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.multineuron.resting import RestingPoint, resting_point
+from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.bounds.optimise import AscentOptions, MixedPrecision
 from closegap.bounds.records import Parameters
 from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.problem import Layer, SplitProblem
@@ -49,8 +51,11 @@ class MultiNeuronOptions:
         rounds: of rows that cut off what the roots' bounds rest on.
         octahedra: climbing on the slopes of each sum and difference; `None` for plain CROWN.
         climb: on the roots after each round; short steps, for the slopes are good already.
-        after: all this begins when the tree has so many nodes, about as many as would take as
-            long, unless it is about to close.
+        after: all this begins when the tree has so many nodes (about as many as would take as
+            long: 256 in batches of 64), unless it is about to close; `None` for never.
+
+    Raises:
+        OptionError: groups of another size.
     """
 
     size: int = 3
@@ -62,19 +67,26 @@ class MultiNeuronOptions:
     climb: AscentOptions = field(
         default_factory=lambda: AscentOptions(iterations=40, slope_rate=0.05, patience=40)
     )
-    after: int = 256
+    after: int | None = None
 
-    def pays(self, count: int, closing: float) -> bool:
-        """True iff a tree is expected to grow by twice what the constraints cost.
+    def __post_init__(self) -> None:
+        if not 2 <= self.size <= GREATEST_GROUP:
+            raise OptionError(f"groups have 2 to {GREATEST_GROUP} neurons, got {self.size}")
+
+    def due(self, nodes: int, open_nodes: int, closing: float) -> bool:
+        """True iff a tree is expected to grow by twice what the constraints cost, or more.
 
         Where a child is closed with probability p > 1/2, an open node has `2 / (2p - 1)`
         descendants; where p is less, their number has no mean.
 
         Args:
-            count: open nodes.
+            nodes: of the tree.
+            open_nodes: of these.
             closing: share of the last children that were closed.
         """
-        return count >= self.after * max(_NARROW, 2 * closing - 1)
+        if self.after is None or nodes < self.after:
+            return False
+        return open_nodes >= self.after * max(_NARROW, 2 * closing - 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,7 @@ class BranchOptions:
         branching: which unit to split.
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
-        multineuron: constraints on groups of neurons, or `None`.
+        multineuron: constraints on groups of neurons; never by default.
 
     Raises:
         OptionError: the batch is empty.
@@ -73,7 +73,7 @@ class BranchOptions:
     branching: BranchingOptions = field(default_factory=BranchingOptions)
     offered: int = 8
     nodes: int | None = None
-    multineuron: MultiNeuronOptions | None = None
+    multineuron: MultiNeuronOptions = field(default_factory=MultiNeuronOptions)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -228,14 +228,12 @@ class BranchAndBound:
     def _strengthen(self, budget: Budget) -> None:
         """Find constraints that help the roots which are not proved, once, when it is time."""
         options, nodes = self._options.multineuron, self._tree.open_nodes()
-        if options is None or self._strengthened or not len(nodes) or not self._problem.units:
+        if self._strengthened or not len(nodes) or not self._problem.units:
             return
-        if len(self._tree) < options.after or not options.pays(len(nodes), self._closing):
+        if not options.due(len(self._tree), len(nodes), self._closing):
             return
-        if (
-            budget.nodes is None
-            and budget.remaining < _WORTHWHILE * options.after * self._pace.each
-        ):
+        spend = _WORTHWHILE * (options.after or 0) * self._pace.each
+        if budget.nodes is None and budget.remaining < spend:
             return
         self._strengthened = True
         roots, place = np.unique(self._tree.root(nodes), return_inverse=True)
