@@ -13,7 +13,7 @@ from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds
 from closegap.attacks.activation.bab_attack.tree import GuidedTree, TreeOptions
 from closegap.bounds.records import Interval
 from closegap.mip.model import Status
-from closegap.verify.bab.problem import SplitProblem, split_problem
+from closegap.verify.bab.problem import Layer, SplitProblem, split_problem
 
 __all__ = ["SubTree"]
 
@@ -64,7 +64,14 @@ class SubTree:
             return None
         near = dict(whole.bounds)
         for layer in whole.layers:
-            low, high = (torch.as_tensor(s[layer.units]) for s in (bounds.lower, bounds.upper))
-            near[layer.feed] = Interval(low[None], high[None])
+            near[layer.feed] = _narrowed(near[layer.feed], layer, bounds)
         goal = self.hopeless * part.margin if 0 < part.margin < np.inf else 0.0
         return replace(whole, bounds=near, offsets=whole.offsets - goal)
+
+
+def _narrowed(base: Interval, layer: Layer, bounds: UnitBounds) -> Interval:
+    """The feeding node's bounds with those of the layer's units; it may have other entries too."""
+    lower, upper = base.lower.clone(), base.upper.clone()
+    lower.view(-1)[layer.indices] = torch.as_tensor(bounds.lower[layer.units])
+    upper.view(-1)[layer.indices] = torch.as_tensor(bounds.upper[layer.units])
+    return Interval(lower, upper)
