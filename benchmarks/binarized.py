@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 import closegap as cg
-from binarized_agreement import compare
+from binarized_agreement import Comparison
 from binarized_figures import draw
-from binarized_records import Flip, Lines, Proof
+from binarized_records import Agreement, Flip, Lines, Proof
 from closegap.attacks.activation.query_attack import QueryAttack
 from closegap.attacks.binarized.bit_search import BitSearch, BitSearchOptions
 from closegap.attacks.binarized.iprop import IProp, IPropOptions, published
@@ -45,6 +45,8 @@ SIZES = ("2x100", "2x200", "2x300", "2x400", "2x500", "3x100", "4x100", "5x100")
 RADII = (0.005, 0.01, 0.02, 0.05, 0.1)
 #: Test images from here on trained no network of ours, whatever it was trained on.
 HELD_OUT = 8000
+#: Inputs of an answer of `agreement`.
+AGREEMENT_PART = 5000
 ENDLESS = 1_000_000
 
 
@@ -296,24 +298,50 @@ def proof(subject: Subject, asked: Proof) -> Proof:
 @main.command("agreement")
 @NETS
 @click.option("--size", "sizes", multiple=True, default=SIZES)
+@click.option("--only", type=click.Choice(["own", "published", "wide"]),
+              help="Of --nets, of the pack's models/bnn, or traffic-sign networks.")  # fmt: skip
 @click.option("--inputs", default=100_000, show_default=True)
 @click.option("--wide-inputs", default=1000, show_default=True,
               help="On the traffic-sign networks of the data pack.")  # fmt: skip
-def agreement_command(nets: Path, sizes: tuple[str, ...], inputs: int, wide_inputs: int) -> None:
+@click.option("--lines", type=click.Path(path_type=Path), default=Path("bnn_agreement.jsonl"))
+def agreement_command(
+    nets: Path, sizes: tuple[str, ...], only: str | None, inputs: int, wide_inputs: int, lines: Path
+) -> None:
     """The exact form against float64 and float32."""
-    pack = data_root()
+    pack, answers = data_root(), Lines(lines, Agreement)
     own = [nets / f"mnist_{size}.onnx" for size in sizes]
-    published = [pack / "models" / "bnn" / f"{name}.onnx" for name in ("small_bnn", "mnist_bnn")]
-    wide = sorted((pack / "vnncomp" / "traffic_signs_recognition" / "onnx").glob("*.onnx.gz"))
+    groups = {
+        "published": [pack / "models" / "bnn" / f"{n}.onnx" for n in ("small_bnn", "mnist_bnn")],
+        "own": own,
+        "wide": sorted((pack / "vnncomp" / "traffic_signs_recognition" / "onnx").glob("*.gz")),
+        "tied": own,
+    }
+    kept = [kind for kind in groups if only in (None, {"tied": "own"}.get(kind, kind))]
     rows = []
-    for path, ties in (*((p, False) for p in (*published, *own, *wide)), *((p, True) for p in own)):
-        raw = path in wide
-        counted = compare(path, wide_inputs if raw else inputs, raw=raw, ties=ties)
-        name = f"{path.name}, tied" if ties else path.name
-        rows.append((name, *map(str, astuple(counted))))
-        click.echo(f"{name}: {counted}", err=True)
-    columns = ("network", "inputs", "equal in float64", "in float32", "sums at a threshold")
+    for group, path in ((kind, path) for kind in kept for path in groups[kind]):
+        count = wide_inputs if group == "wide" else inputs
+        found = counted(path, group, count, answers)
+        numbers = (sum(column) for column in zip(*(astuple(a)[3:] for a in found), strict=True))
+        name = f"{path.name}, tied" if group == "tied" else path.name
+        rows.append((name, *(f"{number:.8g}" for number in numbers)))
+        click.echo(": ".join((name, " ".join(rows[-1][1:]))), err=True)
+    columns = ("network", "inputs", "equal in float64", "in float32", "sums at a threshold", "s")
     print_table("outputs of the exact form", columns, rows)
+
+
+def counted(path: Path, group: str, inputs: int, lines: Lines[Agreement]) -> list[Agreement]:
+    """The comparison of one network, a part of the inputs at a time."""
+    comparison, found = None, []
+    for first in range(0, inputs, AGREEMENT_PART):
+        part = min(AGREEMENT_PART, inputs - first)
+        asked = Agreement(path.name, group == "tied", first, part)
+        answer = lines.get(asked)
+        if answer is None:
+            comparison = comparison or Comparison(path, raw=group == "wide", ties=asked.tied)
+            answer = comparison.count(asked)
+            lines.add(answer)
+        found.append(answer)
+    return found
 
 
 if __name__ == "__main__":

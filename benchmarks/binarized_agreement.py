@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,69 +15,61 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import closegap as cg
+from binarized_records import Agreement
 from closegap.frontend.parse import without_final_softmax
-from closegap.graph.binarized.first_layer import first_signs
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.network import Network
 from closegap.runtime.cache import binarized
 from closegap.runtime.replay import Replayer
 
-__all__ = ["Counted", "compare", "tied"]
+__all__ = ["Comparison", "tied"]
 
-_BLOCK = 500
+_BLOCK = 40
 #: Grey levels of a tied network's inputs, and the grid of its first thresholds: 1 / 16.
 _GRID = 16
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Inputs, those with equal outputs in float64 and float32, and sums that meet a threshold.
-
-    Attributes:
-        inputs: how many.
-        double: outputs of the IR in float64 equal the exact form's up to their last digits.
-        single: the same of onnxruntime's, in float32.
-        ties: sums behind the first layer that are equal to the integer threshold.
-    """
-
-    inputs: int
-    double: int
-    single: int
-    ties: int
-
-
-def compare(path: Path, inputs: int, *, raw: bool = False, ties: bool = False) -> Counted:
-    """Evaluate one network in three ways.
+class Comparison:
+    """One network evaluated in three ways.
 
     Args:
         path: of the network.
-        inputs: how many; half of them whole grey levels.
-        raw: its pixels run from 0 to 255, and all are whole.
+        raw: its pixels run from 0 to 255, and inputs are whole; of others half are.
         ties: move the thresholds first, see `tied`.
 
     Raises:
         ValueError: the network is not binarized; says why.
     """
-    if ties:
+
+    def __init__(self, path: Path, *, raw: bool = False, ties: bool = False) -> None:
+        self._raw = raw
         with tempfile.TemporaryDirectory() as folder:
             moved = Path(folder) / "tied.onnx"
-            moved.write_bytes(tied(path))
-            return compare(moved, inputs)
-    network = cg.load(path)
-    form = binarized(network)
-    if isinstance(form, str):
-        raise ValueError(f"{path}: {form}")
-    replayer, counts = Replayer(_logits(network)), np.zeros(4, dtype=np.int64)
-    for block in _inputs(network, inputs, raw):
-        exact = form(block)
-        allowed = 1e-4 * (1 + np.abs(exact).max(axis=1))
-        for place, outputs in enumerate(
-            (replayer.outputs_float64(block), replayer.outputs_float32(block)), start=1
-        ):
-            counts[place] += int((np.abs(outputs - exact).max(axis=1) <= allowed).sum())
-        counts[0] += len(block)
-        counts[3] += _met(form, block)
-    return Counted(*counts.tolist())
+            if ties:
+                moved.write_bytes(tied(path))
+            self._network = cg.load(moved if ties else path)
+        form = binarized(self._network)
+        if isinstance(form, str):
+            raise ValueError(f"{path}: {form}")
+        self._form, self._replayer = form, Replayer(_logits(self._network))
+
+    def count(self, asked: Agreement) -> Agreement:
+        """Answer one question; `asked` says which, its results are empty."""
+        began, double, single, ties = time.process_time(), 0, 0, 0
+        for block in _inputs(self._network.input_shape, asked, raw=self._raw):
+            exact, met = _outputs(self._form, block)
+            allowed = 1e-4 * (1 + np.abs(exact).max(axis=1))
+            double += _equal(self._replayer.outputs_float64(block), exact, allowed)
+            single += _equal(self._replayer.outputs_float32(block), exact, allowed)
+            ties += met
+        seconds = time.process_time() - began
+        return replace(asked, double=double, single=single, ties=ties, seconds=seconds)
+
+
+def _equal(
+    outputs: NDArray[np.floating[Any]], exact: NDArray[np.float64], allowed: NDArray[np.float64]
+) -> int:
+    return int((np.abs(outputs - exact).max(axis=1) <= allowed).sum())
 
 
 def _logits(network: Network) -> Network:
@@ -85,10 +79,13 @@ def _logits(network: Network) -> Network:
     return replace(network, onnx_bytes=without_final_softmax(network.onnx_bytes))
 
 
-def _inputs(network: Network, count: int, raw: bool) -> Iterator[NDArray[np.float32]]:
-    rng = np.random.default_rng(0)
-    for begin in range(0, count, _BLOCK):
-        values = rng.random((min(_BLOCK, count - begin), *network.input_shape))
+def _inputs(
+    shape: tuple[int, ...], asked: Agreement, *, raw: bool
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks of inputs; each has random numbers of its own, so that any may be asked for."""
+    for begin in range(asked.first, asked.first + asked.inputs, _BLOCK):
+        rng = np.random.default_rng(begin)
+        values = rng.random((min(_BLOCK, asked.first + asked.inputs - begin), *shape))
         if raw:
             values = np.floor(256 * values)
         else:
@@ -96,13 +93,15 @@ def _inputs(network: Network, count: int, raw: bool) -> Iterator[NDArray[np.floa
         yield values.astype(np.float32)
 
 
-def _met(form: BinarizedForward, inputs: NDArray[np.float32]) -> int:
-    """Sums of the integer layers that are at their thresholds; only there is the sign +1 by one."""
-    bits, met = first_signs(form.network.first, inputs.reshape(len(inputs), -1).astype(float)), 0
+def _outputs(
+    form: BinarizedForward, inputs: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], int]:
+    """Outputs, and how many integer sums meet their thresholds: only there a sign is +1 by one."""
+    bits, met = form.first(inputs.reshape(len(inputs), -1).astype(np.float64)), 0
     for layer in form.layers:
-        met += int((layer.layer.thresholds.slack(layer.sums(bits)) == 0).sum())
-        bits = layer.signs(bits)
-    return met
+        slack = layer.slack(bits)
+        bits, met = slack >= 0, met + int((slack == 0).sum())
+    return form.from_last(bits), met
 
 
 def tied(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Generic, TypeVar
 
-__all__ = ["Flip", "Lines", "Proof"]
+__all__ = ["Agreement", "Flip", "Lines", "Proof"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,37 @@ class Proof:
         return (self.model, self.eps, self.image, self.limit)
 
 
-Answer = TypeVar("Answer", Flip, Proof)
+@dataclass(frozen=True)
+class Agreement:
+    """Random inputs on which integers and floating point are compared.
+
+    Attributes:
+        model: file name of the network.
+        tied: whether its thresholds are moved to where sums tie with them.
+        first: the first of the inputs.
+        inputs: how many.
+        double: outputs of the IR in float64 that equal the exact form's up to their last digits.
+        single: the same of onnxruntime's, in float32.
+        ties: sums behind the first layer that are equal to the integer threshold.
+        seconds: processor time.
+    """
+
+    model: str
+    tied: bool
+    first: int
+    inputs: int
+    double: int = 0
+    single: int = 0
+    ties: int = 0
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What was asked."""
+        return (self.model, self.tied, self.first, self.inputs)
+
+
+Answer = TypeVar("Answer", Flip, Proof, Agreement)
 
 
 class Lines(Generic[Answer]):

@@ -20,8 +20,9 @@ from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
-from closegap.graph.binarized.first_layer import first_signs
+from closegap.graph.binarized.first_layer import FirstSigns
 from closegap.graph.binarized.intervals import interval_layer
+from closegap.graph.binarized.linear_form import patch_matrix
 from closegap.graph.network import Network
 from closegap.mip.model import SolveOptions, Status
 from closegap.mip.registry import choose
@@ -82,7 +83,7 @@ def test_moves_keep_the_sums_and_the_box(rng: np.random.Generator) -> None:
     points = problem.lower + share * (problem.upper - problem.lower)
     sums = problem.sums.at(points)
     first = problem.forward.network.first
-    np.testing.assert_array_equal(problem.bits(sums), first_signs(first, points))
+    np.testing.assert_array_equal(problem.bits(sums), FirstSigns(first)(points))
     units = problem.free[rng.integers(len(problem.free), size=20)]
     moves = push(problem, points, sums, units, rng)
     after = points + moves.change.toarray()
@@ -173,17 +174,17 @@ def test_layer_solvers_keep_inputs_in_their_ranges(rng: np.random.Generator) -> 
 
 def test_integer_intervals_hold_and_are_attained(rng: np.random.Generator) -> None:
     problem = problem_of(tiny(rng))
-    layer, packed = problem.forward.network.hidden[0], problem.forward.layers[0]
+    layer, evaluated = problem.forward.network.hidden[0], problem.forward.layers[0]
     rows = interval_layer(layer)
     known = rng.choice([-1, 0, 1], size=(1, layer.patches.size))
     known[0, :2] = 0
     corners = 2 * ((np.arange(64)[:, None] >> np.arange(6)) & 1) - 1
     inside = corners[((known == 0) | (corners == known)).all(axis=1)]
-    sums = packed.sums(inside > 0)
+    sums = inside @ patch_matrix(layer.patches).toarray()
     low, high = rows.sums(known)
     np.testing.assert_array_equal(low[0], sums.min(axis=0))
     np.testing.assert_array_equal(high[0], sums.max(axis=0))
-    signs = packed.signs(inside > 0)
+    signs = evaluated.signs(inside > 0)
     fixed = rows.signs(known)[0]
     np.testing.assert_array_equal(fixed == 1, signs.all(axis=0))
     np.testing.assert_array_equal(fixed == -1, ~signs.any(axis=0))

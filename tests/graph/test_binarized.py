@@ -12,10 +12,11 @@ import torch
 
 from closegap.frontend import load
 from closegap.graph import ops
-from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
+from closegap.graph.binarized.first_layer import FirstSigns, fixed_signs, sum_bounds
 from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.recognise import binarized_form, recognise
+from closegap.graph.binarized.records import FirstLayer
 from closegap.graph.network import Network, Node
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.testing.networks import random_sign
@@ -146,8 +147,58 @@ def test_a_tie_that_float64_cannot_see_is_decided_exactly() -> None:
         Node(ops.Linear(np.eye(2), np.zeros(2)), (2,), (2,)),
     )
     layer = binarized_form(net).first
-    got = first_signs(layer, np.array([[1e16, 0.3, 1e16], [1e16, -0.3, 1e16], [1e16, 0.0, 1e16]]))
+    got = FirstSigns(layer)(np.array([[1e16, 0.3, 1e16], [1e16, -0.3, 1e16], [1e16, 0.0, 1e16]]))
     np.testing.assert_array_equal(got, [[True, False], [False, True], [True, True]])
+
+
+def rational_signs(layer: FirstLayer, point: np.ndarray) -> np.ndarray:
+    """The first layer's signs at a point, by rational arithmetic alone."""
+    assert not layer.steps and (layer.source >= 0).all()
+    values = [Fraction(float(v)) for v in point[layer.source]]
+    sums = [
+        sum(
+            (Fraction(w) * values[e] for e, w in zip(places, row, strict=True) if e >= 0),
+            Fraction(),
+        )
+        for row in layer.patches.weight.tolist()
+        for places in layer.patches.gather.tolist()
+    ]
+    rules = layer.thresholds
+    met = np.zeros(rules.taken.shape, dtype=bool)
+    for at in np.ndindex(met.shape):
+        edge = exact[rules.which[at]]
+        met[at] = (
+            rules.low[at] < 0 if edge is None else rules.sense[at] * sums[rules.taken[at]] >= edge
+        )
+    return rules.pooled(met[None])[0]
+
+
+def test_first_signs_in_every_type_of_sum(rng: np.random.Generator) -> None:
+    for make in (conv_net, dense_net, repeated_net):
+        layer = binarized_form(make(rng)).first
+        coarse = rng.integers(-3, 4, size=(6, int(layer.source.max()) + 1)) / 4
+        # Steps of 2^-30 need float64; numbers on no step, bounds and rational arithmetic.
+        for inputs in (
+            coarse,
+            coarse + 2.0**-30,
+            coarse + 1e-17,
+            coarse + rng.normal(size=coarse.shape),
+        ):
+            expected = np.stack([rational_signs(layer, point) for point in inputs])
+            np.testing.assert_array_equal(FirstSigns(layer)(inputs), expected)
+
+
+def test_inputs_that_vanish_on_a_grid_are_not_on_it() -> None:
+    net = network(
+        Node(ops.Input(), (), (3,)),
+        Node(ops.Linear(np.array([[1.0, -1.0, -1.0]]), np.zeros(1)), (0,), (1,)),
+        Node(ops.Sign(1), (1,), (1,)),
+        Node(ops.Linear(np.ones((1, 1)), np.zeros(1)), (2,), (1,)),
+    )
+    signs_of = FirstSigns(binarized_form(net).first)
+    for big in (1e30, 1e300):
+        inputs = np.array([[big, big, 1e-300], [big, big, 0.0]])
+        assert signs_of(inputs).tolist() == [[False], [True]]
 
 
 def test_a_sum_that_float64_cannot_hold_has_no_fixed_sign() -> None:
@@ -165,7 +216,7 @@ def test_a_sum_that_float64_cannot_hold_has_no_fixed_sign() -> None:
         bounds = sum_bounds(layer, np.zeros(2), np.ones(2))
         assert fixed_signs(layer, bounds).tolist() == [0]
         inputs = np.array([[0.75, 0.25], [0.25, 0.75]])
-        assert first_signs(layer, inputs).tolist() == [[True], [False]]
+        assert FirstSigns(layer)(inputs).tolist() == [[True], [False]]
 
 
 def test_thresholds_have_the_parity_of_the_fan_in(rng: np.random.Generator) -> None:
@@ -242,7 +293,7 @@ def test_bounds_and_fixed_signs_hold_at_samples(rng: np.random.Generator) -> Non
         bounds = sum_bounds(layer, center - 0.2, center + 0.2)
         fixed = fixed_signs(layer, bounds)
         points = center + rng.choice([-0.2, 0.2, 0.1], size=(200, size))
-        got = first_signs(layer, points)
+        got = FirstSigns(layer)(points)
         assert (fixed == 0).any() and (fixed != 0).any()
         assert (got[:, fixed == 1]).all() and not got[:, fixed == -1].any()
 

@@ -11,7 +11,7 @@ import torch
 
 from closegap.core.budget import Budget
 from closegap.graph import ops
-from closegap.graph.binarized.first_layer import first_signs, fixed_signs, sum_bounds
+from closegap.graph.binarized.first_layer import FirstSigns, fixed_signs, sum_bounds
 from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.intervals import interval_layer
@@ -113,7 +113,7 @@ def test_bounds_hold_at_every_input_with_the_signs(rng: np.random.Generator) -> 
         forward = BinarizedForward(binarized_form(q.network))
         box = bounding_box(q.region)
         points = rng.uniform(box.lower, box.upper, size=(80, *box.lower.shape))
-        bits = first_signs(forward.network.first, points.reshape(80, -1))
+        bits = FirstSigns(forward.network.first)(points.reshape(80, -1))
         shown = rng.random(bits.shape) < 0.6
         fixed = fixed_signs(
             forward.network.first,
@@ -134,7 +134,7 @@ def test_cells_called_empty_are_empty(rng: np.random.Generator) -> None:
     first = binarized_form(q.network).first
     box = bounding_box(q.region)
     points = rng.uniform(box.lower, box.upper, size=(20000, 2))
-    seen = np.unique(np.where(first_signs(first, points), 1, -1), axis=0)
+    seen = np.unique(np.where(FirstSigns(first)(points), 1, -1), axis=0)
     open_ = (seen != seen[0]).any(axis=0)
     patterns = np.repeat(seen[:1], 2 ** open_.sum(), axis=0)
     patterns[:, open_] = list(product([-1, 1], repeat=int(open_.sum())))

@@ -1,7 +1,7 @@
-"""Local search among the signs of the first layer, many candidates at once on packed bits.
+"""Local search among the signs of the first layer, many candidates at once.
 
 The outputs depend on the input through the first layer's signs alone. A move pushes one sign over
-and lets the sums follow; the layers behind are evaluated on packed bits. A lane takes the best of
+and lets the sums follow; the layers behind are evaluated exactly. A lane takes the best of
 its moves when the clause's score does not rise, so it drifts over plateaus, and starts again from a
 disturbed incumbent when it finds nothing better for a while.
 """
@@ -30,8 +30,8 @@ from closegap.specs.query import Query
 
 __all__ = ["BitLanes", "BitSearch", "BitSearchOptions", "bit_search"]
 
-#: Words of packed bits that one round may push through the network.
-_ROUND_WORDS = 1 << 23
+#: Products that one round may push through the network.
+_ROUND_PRODUCTS = 1 << 29
 #: Numbers that the sums of one round may take.
 _ROUND_SUMS = 1 << 22
 
@@ -220,9 +220,9 @@ class BitLanes:
 
 def _affordable(problem: BinarizedProblem, options: BitSearchOptions) -> int:
     """Moves of a lane in one round: fewer where the network is large."""
-    words = sum(p.weight.size * len(p.layer.patches.gather) for p in problem.forward.layers)
+    products = sum(p.weight.size * p.index.rows.shape[1] for p in problem.forward.layers)
     sums = problem.forward.network.first.patches.sums
-    most = min(_ROUND_WORDS // max(1, words), _ROUND_SUMS // sums) // options.lanes
+    most = min(_ROUND_PRODUCTS // max(1, products), _ROUND_SUMS // sums) // options.lanes
     return int(np.clip(most, 1, options.moves))
 
 

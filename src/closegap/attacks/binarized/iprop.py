@@ -12,6 +12,7 @@ are preferred, and a target counts by how much it matters to what comes behind.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -145,7 +146,7 @@ class _State:
 
     points: Float[np.ndarray, "B D"]
     signs: tuple[NDArray[np.bool_], ...]
-    slacks: tuple[NDArray[np.float64], ...]
+    slacks: tuple[NDArray[np.floating[Any]], ...]
     margins: Float[np.ndarray, "B K"]
 
     def at(self, place: int) -> _State:
@@ -230,9 +231,9 @@ class Propagation:
     def _forward(self, points: Float[np.ndarray, "B D"]) -> _State:
         problem = self._problem
         thresholds = problem.forward.network.first.thresholds
-        slacks = [thresholds.slack(problem.sums.at(points))]
+        slacks: list[NDArray[np.floating[Any]]] = [thresholds.slack(problem.sums.at(points))]
         for layer in problem.forward.layers:
-            slacks.append(layer.layer.thresholds.slack(layer.sums(slacks[-1] >= 0)))
+            slacks.append(layer.slack(slacks[-1] >= 0))
         signs = tuple(slack >= 0 for slack in slacks)
         prop = problem.query.prop
         margins = prop.clause_values(prop.row_margins(problem.forward.from_last(signs[-1])))

@@ -13,7 +13,7 @@ from closegap.core.numerics import SIGN_GAP, float32_inward
 from closegap.graph.binarized.first_layer import fixed_signs, sum_bounds
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.linear_form import LinearSums, linear_sums
-from closegap.graph.binarized.packed import PackedLayer
+from closegap.graph.binarized.products import ProductLayer
 from closegap.runtime.cache import binarized
 from closegap.specs.query import Query
 from closegap.specs.region import Ball, bounding_box
@@ -74,10 +74,9 @@ class BinarizedProblem:
 
 
 def _last_signs(
-    layer: PackedLayer, bits: NDArray[np.bool_]
+    layer: ProductLayer, bits: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    thresholds = layer.layer.thresholds
-    slack = thresholds.slack(layer.sums(bits))
+    slack = layer.slack(bits)
     # Sums are two apart: +1 puts the threshold halfway between on and off.
     width = np.sqrt(max(1.0, float(layer.layer.fan_in.mean())))
     return slack >= 0, np.tanh((slack + 1) / width)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from closegap.core.numerics import gamma
+from closegap.graph.binarized.products import PatchIndex, blocks, extreme
 from closegap.graph.binarized.records import FirstLayer
 
-__all__ = ["SumBounds", "first_signs", "fixed_signs", "sum_bounds"]
+__all__ = ["FirstSigns", "SumBounds", "fixed_signs", "sum_bounds"]
 
-#: Numbers of a temporary array.
-_BLOCK = 1 << 22
-#: float64 holds integers exactly up to two to this.
-_DIGITS = 53
+#: Types and how many binary digits of an integer they hold.
+_KINDS: tuple[tuple[type[np.floating[Any]], int], ...] = ((np.float32, 24), (np.float64, 53))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,31 +37,121 @@ class SumBounds:
     rounding: Float[np.ndarray, "S"]
 
 
-def first_signs(layer: FirstLayer, inputs: Float[np.ndarray, "B D"]) -> Bool[np.ndarray, "B U"]:
-    """The exact signs of the first layer at float64 inputs (float32 ones are among them)."""
-    patches = layer.patches
-    step = max(1, _BLOCK // max(1, patches.gather.size))
-    blocks = [_block(layer, inputs[i : i + step]) for i in range(0, len(inputs), step)]
-    return np.concatenate(blocks) if blocks else np.zeros((0, layer.thresholds.units), bool)
+class FirstSigns:
+    """The exact signs of a first layer at float64 inputs (float32 ones are among them).
+
+    Args:
+        layer: whose signs.
+    """
+
+    def __init__(self, layer: FirstLayer) -> None:
+        self._layer = layer
+        self._index = PatchIndex.of(layer.patches)
+        self._sizes, which = np.unique(np.abs(layer.patches.weight), axis=0, return_inverse=True)
+        self._size = which.reshape(-1)
+
+    def __call__(self, inputs: Float[np.ndarray, "B D"]) -> Bool[np.ndarray, "B U"]:
+        """The signs (True is +1)."""
+        thresholds, kind = self._layer.thresholds, self._exact_kind(inputs)
+        signs = np.empty((thresholds.units, len(inputs)), bool)
+        for part in blocks(len(inputs), self._layer.patches.sums):
+            block = inputs[part]
+            met = self._met(block) if kind is None else self._exact[kind].met(block.astype(kind))
+            signs[:, part] = extreme(thresholds, met)
+        return signs.T
+
+    @cached_property
+    def _exact(self) -> dict[type[np.floating[Any]], _WholeSums]:
+        return {kind: _whole_sums(self._layer, self._index, kind) for kind, _ in _KINDS}
+
+    def _exact_kind(self, inputs: NDArray[np.float64]) -> type[np.floating[Any]] | None:
+        """A type that holds every partial sum exactly; `None` where none is known to.
+
+        With whole weights and inputs on one grid, partial sums are multiples of its step, and at
+        most the greatest input times the greatest sum of absolute weights.
+        """
+        weight = self._layer.patches.weight
+        if self._layer.steps or (weight != np.rint(weight)).any():
+            return None
+        largest = np.abs(inputs).max(initial=1.0) * np.abs(weight).sum(axis=1).max(initial=1.0)
+        for kind, digits in _KINDS:
+            if not largest <= np.finfo(kind).max:
+                continue
+            grid = 2.0 ** (digits - 1 - np.ceil(np.log2(largest)))
+            # An input that vanishes on the grid is not on it: hence the way back.
+            if (np.rint(inputs * grid) / grid == inputs).all():
+                return kind
+        return None
+
+    def _met(self, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which conditions hold, `[U, k, B]`: by float64 sums, exact ones where those may err."""
+        layer = self._layer
+        sums, error = self._sums(inputs)
+        thresholds = layer.thresholds
+        signed = thresholds.sense[..., None] * sums[thresholds.taken]
+        slack = error[thresholds.taken]
+        met = signed - slack >= thresholds.high[..., None]
+        open_ = ~met & ~(signed + slack < thresholds.low[..., None])
+        exact_sums: dict[tuple[int, int], Fraction] = {}
+        for unit, place, row in np.argwhere(open_):
+            key = int(row), int(thresholds.taken[unit, place])
+            if key not in exact_sums:
+                exact_sums[key] = _exact_sum(layer, inputs[row], key[1])
+            edge = thresholds.exact[thresholds.which[unit, place]]
+            assert edge is not None
+            met[unit, place, row] = int(thresholds.sense[unit, place]) * exact_sums[key] >= edge
+        return np.asarray(met)
+
+    def _sums(self, inputs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The sums `[S, B]` and how far rounding may have moved each."""
+        layer = self._layer
+        values, reach = _entries(layer, inputs)
+        sums = self._index.sums(layer.patches.weight, values.T)
+        sizes = self._index.sums(self._sizes, reach.T)
+        each = sizes.reshape(len(self._sizes), -1, len(inputs))[self._size]
+        terms = self._index.rows.shape[0] + 2 * len(layer.steps) + 4
+        return sums, gamma(2 * terms) * each.reshape(sums.shape)
 
 
-def _block(layer: FirstLayer, inputs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    values, reach = _entries(layer, inputs)
-    sums, error = _sums(layer, values, reach)
+@dataclass(frozen=True, eq=False)
+class _WholeSums:
+    """Conditions of sums that a type holds exactly.
+
+    Attributes:
+        source, taken: of the layer.
+        index: of its patches.
+        weight: in that type.
+        sense, least: of the thresholds, `[U, k, 1]`: the least number of the type that meets each.
+    """
+
+    source: NDArray[np.int64]
+    index: PatchIndex
+    weight: NDArray[np.floating[Any]]
+    taken: NDArray[np.int64]
+    sense: NDArray[np.floating[Any]]
+    least: NDArray[np.floating[Any]]
+
+    def met(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Which conditions hold, `[U, k, B]`."""
+        entries = np.where(self.source[:, None] < 0, 0, inputs.T[self.source])
+        each = self.index.sums(self.weight, entries)[self.taken]
+        each *= self.sense
+        return np.asarray(each >= self.least)
+
+
+def _whole_sums(layer: FirstLayer, index: PatchIndex, kind: type[np.floating[Any]]) -> _WholeSums:
     thresholds = layer.thresholds
-    signed = thresholds.sense * sums[:, thresholds.taken]
-    slack = error[:, thresholds.taken]
-    met = signed - slack >= thresholds.high
-    open_ = ~met & ~(signed + slack < thresholds.low)
-    exact_sums: dict[tuple[int, int], Fraction] = {}
-    for row, unit, place in np.argwhere(open_):
-        key = int(row), int(thresholds.taken[unit, place])
-        if key not in exact_sums:
-            exact_sums[key] = _exact_sum(layer, inputs[row], key[1])
-        edge = thresholds.exact[thresholds.which[unit, place]]
-        assert edge is not None
-        met[row, unit, place] = int(thresholds.sense[unit, place]) * exact_sums[key] >= edge
-    return thresholds.pooled(met)
+    with np.errstate(over="ignore"):
+        least = thresholds.high.astype(kind)
+    least = np.where(least < thresholds.high, np.nextafter(least, kind(np.inf)), least)
+    return _WholeSums(
+        layer.source,
+        index,
+        layer.patches.weight.astype(kind),
+        thresholds.taken,
+        thresholds.sense[..., None].astype(kind),
+        least[..., None],
+    )
 
 
 def _entries(
@@ -73,34 +164,6 @@ def _entries(
         values = factor * values + offset
         reach = np.abs(factor) * reach + np.abs(offset)
     return values, reach
-
-
-def _sums(
-    layer: FirstLayer, values: NDArray[np.float64], reach: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The sums `[B, S]` and how far rounding may have moved each."""
-    weight, gather = layer.patches.weight, layer.patches.gather
-    patches, outside = values[:, gather], gather < 0
-    widths = reach[:, gather]
-    if outside.any():
-        patches, widths = np.where(outside, 0.0, patches), np.where(outside, 0.0, widths)
-    sums = np.swapaxes(patches @ weight.T, 1, 2).reshape(len(values), -1)
-    sizes = np.swapaxes(widths @ np.abs(weight).T, 1, 2).reshape(len(values), -1)
-    if not layer.steps and _rounds_nothing(weight, patches, float(sizes.max(initial=0.0))):
-        return sums, np.zeros_like(sums)
-    terms = gather.shape[1] + 2 * len(layer.steps) + 4
-    return sums, gamma(2 * terms) * sizes
-
-
-def _rounds_nothing(
-    weight: NDArray[np.float64], patches: NDArray[np.float64], largest: float
-) -> bool:
-    """Whether all terms lie on one grid of numbers that float64 adds exactly."""
-    if (weight != np.rint(weight)).any() or not np.isfinite(largest):
-        return False
-    grid = 2.0 ** (_DIGITS - 1 - np.ceil(np.log2(max(largest, 1.0))))
-    scaled = patches * grid
-    return bool((scaled == np.rint(scaled)).all())
 
 
 def _exact_sum(layer: FirstLayer, point: NDArray[np.float64], which: int) -> Fraction:

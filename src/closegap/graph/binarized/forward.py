@@ -7,15 +7,15 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float
 
-from closegap.graph.binarized.first_layer import first_signs
-from closegap.graph.binarized.packed import PackedLayer, packed_layer
+from closegap.graph.binarized.first_layer import FirstSigns
+from closegap.graph.binarized.products import ProductLayer, product_layer
 from closegap.graph.binarized.records import BinarizedNetwork
 
 __all__ = ["BinarizedForward"]
 
 
 class BinarizedForward:
-    """Evaluates a binarized network on packed bits.
+    """Evaluates a binarized network by exact sums.
 
     Args:
         network: in exact form.
@@ -25,14 +25,19 @@ class BinarizedForward:
         self.network = network
 
     @cached_property
-    def layers(self) -> tuple[PackedLayer, ...]:
-        """The integer layers, packed when first used."""
-        return tuple(packed_layer(layer) for layer in self.network.hidden)
+    def first(self) -> FirstSigns:
+        """The real layer, prepared when first used."""
+        return FirstSigns(self.network.first)
+
+    @cached_property
+    def layers(self) -> tuple[ProductLayer, ...]:
+        """The integer layers, prepared when first used."""
+        return tuple(product_layer(layer) for layer in self.network.hidden)
 
     def __call__(self, inputs: Float[np.ndarray, "B ..."]) -> Float[np.ndarray, "B C"]:
         """Outputs at inputs of the network's shape or flat."""
         flat = inputs.reshape(len(inputs), -1).astype(np.float64)
-        return self.outputs(first_signs(self.network.first, flat))
+        return self.outputs(self.first(flat))
 
     def outputs(self, bits: Bool[np.ndarray, "B U"]) -> Float[np.ndarray, "B C"]:
         """Outputs from the signs of the first layer (True is +1)."""
