@@ -166,10 +166,8 @@ def rational_signs(layer: FirstLayer, point: np.ndarray) -> np.ndarray:
     rules = layer.thresholds
     met = np.zeros(rules.taken.shape, dtype=bool)
     for at in np.ndindex(met.shape):
-        edge = exact[rules.which[at]]
-        met[at] = (
-            rules.low[at] < 0 if edge is None else rules.sense[at] * sums[rules.taken[at]] >= edge
-        )
+        edge, signed = rules.exact[rules.which[at]], int(rules.sense[at]) * sums[rules.taken[at]]
+        met[at] = rules.low[at] < 0 if edge is None else signed >= edge
     return rules.pooled(met[None])[0]
 
 
