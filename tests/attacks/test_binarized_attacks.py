@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from closegap.attacks.binarized.iprop import IProp, IPropOptions, published
 from closegap.attacks.binarized.layer_lanes import LayerLanes, by_lanes
@@ -22,7 +23,7 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.graph.binarized.first_layer import FirstSigns
 from closegap.graph.binarized.intervals import interval_layer
-from closegap.graph.binarized.linear_form import patch_matrix
+from closegap.graph.binarized.linear_form import LinearSums, patch_matrix
 from closegap.graph.network import Network
 from closegap.mip.model import SolveOptions, Status
 from closegap.mip.registry import choose
@@ -271,6 +272,14 @@ def test_what_enumeration_breaks_is_broken_and_nothing_else(name: str) -> None:
             assert true == pytest.approx(outcome.margin, abs=1e-4)
         broken, found = broken + possible, found + (outcome.margin < -1e-3)
     assert broken and found == broken
+
+
+def test_sums_of_mostly_empty_matrices(rng: np.random.Generator) -> None:
+    dense = rng.normal(size=(40, 30)) * (rng.random((40, 30)) < 0.05)
+    sums = LinearSums(csr_array(dense), rng.normal(size=30))
+    points, change = rng.normal(size=(2, 40)), rng.normal(size=(2, 40))
+    np.testing.assert_allclose(sums.at(points), points @ dense + sums.constant)
+    np.testing.assert_allclose(sums.rise(csr_array(change)), change @ dense, atol=1e-12)
 
 
 def test_lanes_of_a_layer_against_all_values(rng: np.random.Generator) -> None:

@@ -180,7 +180,11 @@ class Propagation:
         thresholds = [network.first.thresholds, *(h.thresholds for h in network.hidden)]
         self._slopes = [_signed(m, t) for m, t in zip(matrices, thresholds, strict=True)]
         self._tried: set[int] = set()
-        self.begin(_center(problem))
+        self.begin_at_center()
+
+    def begin_at_center(self) -> None:
+        """Take the query's center as incumbent."""
+        self.begin(_center(self._problem))
 
     def begin(self, point: Float[np.ndarray, "D"], clause: int | None = None) -> None:
         """Take a point as incumbent, for a clause or for the one of least margin there."""

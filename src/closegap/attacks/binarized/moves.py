@@ -74,7 +74,7 @@ def push(
     chosen &= gain > 0
     at = np.broadcast_to(rows, chosen.shape)[chosen], source[chosen]
     block = csr_array((change[chosen], at), shape=points.shape)
-    return Moves(block, np.asarray(sums + (block @ problem.sums.matrix).toarray()))
+    return Moves(block, sums + problem.sums.rise(block))
 
 
 def _wanted(

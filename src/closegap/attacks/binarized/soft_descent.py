@@ -102,6 +102,7 @@ class SoftLanes:
         harvest: Harvest,
         budget: Budget,
     ) -> None:
+        self._problem = problem
         self._network = network
         self._options = options
         self._harvest = harvest
@@ -119,6 +120,17 @@ class SoftLanes:
         """One of the points that lanes go on from, at random."""
         count = len(self._elite.points)
         return self._elite.points[self._random.integers(count)] if count else None
+
+    def anew(self, number: int) -> SoftLanes:
+        """A search that knows nothing of this one, with other random numbers."""
+        budget = replace(self._budget, seed=self._budget.seed + number)
+        return SoftLanes(self._problem, self._network, self._options, self._harvest, budget)
+
+    @property
+    def best(self) -> NDArray[np.float32]:
+        """The best point after a leg, the box's middle before, flat."""
+        points = self._elite.points
+        return points[0] if len(points) else (self._lower + self._upper) / np.float32(2)
 
     def join(self, point: NDArray[np.float32]) -> None:
         """Let lanes go on from a point that another search found."""

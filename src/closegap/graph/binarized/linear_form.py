@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,9 @@ from closegap.graph.binarized.records import FirstLayer, Patches
 
 __all__ = ["LinearSums", "linear_sums", "patch_matrix"]
 
+#: Share of entries that are not zero above which dense products are faster.
+_DENSE = 0.1
+
 
 @dataclass(frozen=True, eq=False)
 class LinearSums:
@@ -21,9 +25,22 @@ class LinearSums:
     matrix: csr_array
     constant: Float[np.ndarray, "S"]
 
+    @cached_property
+    def _product(self) -> NDArray[np.float64] | csr_array:
+        """The matrix, dense unless most of it is zero."""
+        inputs, sums = self.matrix.shape
+        many = self.matrix.nnz > _DENSE * inputs * sums
+        return self.matrix.toarray() if many else self.matrix
+
     def at(self, inputs: Float[np.ndarray, "B D"]) -> NDArray[np.float64]:
         """The sums `[B, S]`."""
-        return np.asarray((self.matrix.T @ inputs.T).T + self.constant)
+        return np.asarray((self._product.T @ inputs.T).T + self.constant)
+
+    def rise(self, change: csr_array) -> NDArray[np.float64]:
+        """What changes of the inputs `[B, D]` add to the sums `[B, S]`."""
+        if isinstance(self._product, np.ndarray):
+            return np.asarray(change.toarray() @ self._product)
+        return np.asarray((change @ self._product).toarray())
 
 
 def patch_matrix(patches: Patches) -> csr_array:
