@@ -19,8 +19,8 @@ from closegap.specs.region import Ball, Region, bounding_box
 
 __all__ = ["InputSet", "input_set", "least", "minimiser"]
 
-#: Bisection steps on the multiplier of the l2 ball; each halves its logarithmic range.
-_BISECTIONS = 40
+#: Steps to the multiplier of the l2 ball; after each the box stops more inputs.
+_MULTIPLIER_STEPS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,26 +109,37 @@ def _least_l1(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[T
 
 
 def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Any multiplier theta > 0 of the ball gives a lower bound; bisect for the best.
+    """Any multiplier theta > 0 of the ball gives a lower bound; a few steps to the best.
+
+    Without the box theta is `|rows| / radius`, which is too large. There the box stops some inputs;
+    as if it stopped no others, the next theta is smaller, and still too large. Each step is exact
+    where the same inputs are stopped at the answer.
 
     Returns:
         as `_least_l1`.
     """
-    fixed = rows.detach()
-    size = torch.linalg.vector_norm(fixed, dim=2, keepdim=True).clamp(min=TINY)
-    small, large = size / radius * BISECTION_SPAN, size / radius * 2
-    for _ in range(_BISECTIONS):
-        theta = (small * large).sqrt()
-        length = torch.linalg.vector_norm(
-            torch.clamp(-fixed / theta, low, high), dim=2, keepdim=True
-        )
-        outside = length > radius
-        small, large = torch.where(outside, theta, small), torch.where(outside, large, theta)
-    theta = large
+    theta = _l2_multiplier(rows.detach(), low, high, radius)
     step = torch.clamp(-rows / theta, low, high).detach()
     inner = (rows * step + theta / 2 * step**2).sum(2)
     dual: Tensor = inner - theta[..., 0] * radius**2 / 2
     return dual, theta[..., 0] * ((step**2).sum(2) + radius**2)
+
+
+def _l2_multiplier(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> Tensor:
+    """About the best theta, `[B, Q, 1]`; from above, where the box holds the center."""
+    size = torch.linalg.vector_norm(rows, dim=2, keepdim=True).clamp(min=TINY)
+    theta: Tensor = size / radius
+    floor, ceiling = theta * BISECTION_SPAN, 2 * theta
+    for _ in range(_MULTIPLIER_STEPS):
+        wanted = rows / -theta
+        step = wanted.clamp(low, high)
+        free = step == wanted
+        squares = step.square_()
+        whole = squares.sum(2, keepdim=True)
+        moved = squares.mul_(free).sum(2, keepdim=True)
+        left = (radius**2 - (whole - moved)).clamp(min=TINY)
+        theta = (theta * (moved / left).sqrt()).clamp(floor, ceiling)
+    return theta
 
 
 def minimiser(region: InputSet, coefficients: Float[Tensor, "B Q ..."]) -> Float[Tensor, "B Q ..."]:
