@@ -3,7 +3,7 @@
 Walks push the upper end down to a replayed witness; decision queries at radii in between push the
 lower end up. For a norm the radius tried first is just below the upper end: where the witness is
 the nearest one, that proof closes the bracket at once. For other distances exact solvers, started
-at the witness, push both ends; the starts are near in the l1 norm, or in pixels. Under l1 and l2
+at the witness, push both ends; the starts are near in the l1 norm, or in pixels. Under norms too
 the tree is given its turn before the proofs: it is faster where it closes at all.
 """
 
@@ -31,7 +31,7 @@ from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import norm_objective
 from closegap.strategy.solve import solve
-from closegap.verify.distance_floor import distance_floor
+from closegap.verify.distance_floor import FloorOptions, distance_floor
 
 __all__ = ["EXACT", "DistanceResult", "ExactAnswer", "ExactSolver", "minimise_distance"]
 
@@ -48,12 +48,15 @@ _WALK_SHARE, _PROXY_SHARE = 0.5, 0.2
 #: Then so many tries between the ends, for this share of its time each.
 _FIRST_SHARE = 0.125
 _MIDDLES, _MIDDLE_SHARE = 3, 0.5
-#: Under the l1 and l2 norms, of what is left, for the tree before proofs at radii.
-_TREE_SHARE = 0.5
+#: Under norms, of what is left, for the tree before proofs at radii; it gives up early where it
+#: stays behind what is known.
+_TREE_SHARE = 0.9
 #: Of what is left, for the planes of linear bounds.
 _FLOOR_SHARE = 0.2
+#: Under norms, planes with plain slopes alone: halvings with better ones follow.
+_ROUGH = FloorOptions(climbs=0)
 #: Halvings of the interval by linear bounds alone, and the share of the time for one of them.
-_HALVINGS = 6
+_HALVINGS = 4
 _HALVING_SHARE = 0.05
 #: Of the tolerance, how far below the upper end a proof is tried.
 _BELOW = 0.9
@@ -151,8 +154,8 @@ def minimise_distance(
         tolerance: stop once the bracket is this narrow, in input units.
         engines: for proofs at a radius.
         attack: for witnesses.
-        exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these, l1 and
-            l2 after a turn of the tree, and takes them all in turn for the other distances.
+        exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these,
+            after a turn of the tree, and takes them all in turn for the other distances.
         seed: of every random choice.
 
     Raises:
@@ -172,7 +175,7 @@ def minimise_distance(
             search.attacks()
         with search.watch.part("linear bounds"):
             search.halve()
-        if exact is None and norm in (1, 2):
+        if exact is None and norm is not None:
             with search.watch.part("tree"):
                 search.solve(EXACT["tree"], _TREE_SHARE)
         for name in solvers:
@@ -237,12 +240,16 @@ class _Bracketing:
 
     def halve(self) -> None:
         """Raise the lower end by linear bounds."""
-        if self._query.objective.norm is None:
-            spend = self._budget.within(_FLOOR_SHARE * self._budget.remaining)
-            lower = distance_floor(self._query, spend, upper=self._best.distance)
-            if lower > self._lower:
-                self._lower = lower
-                self._remember()
+        if self._done:
+            return
+        norm = self._query.objective.norm
+        spend = self._budget.within(_FLOOR_SHARE * self._budget.remaining)
+        options = FloorOptions() if norm is None else _ROUGH
+        lower = distance_floor(self._query, spend, upper=self._best.distance, options=options)
+        if lower > self._lower:
+            self._lower = lower
+            self._remember()
+        if norm is None:
             return
         high = self._farthest
         for _ in range(_HALVINGS):

@@ -37,7 +37,7 @@ __all__ = ["SparseTree"]
 #: Programs of one node at most, each after its units' ranges shrank.
 _LOOPS = 4
 #: Of its time, in which a tree has to pass what is known.
-_PATIENCE = 0.5
+_PATIENCE = 1 / 3
 
 
 class SparseTree:
