@@ -30,6 +30,9 @@ from closegap.specs.query import Query
 
 __all__ = ["SoftDescent", "SoftDescentOptions", "SoftLanes", "soft_descent"]
 
+#: Legs, of which the last has the clauses that are not nearest.
+_OTHERS = 3
+
 
 @dataclass(frozen=True)
 class SoftDescentOptions:
@@ -39,7 +42,8 @@ class SoftDescentOptions:
         lanes: of a leg.
         steps: of a leg.
         legs: at most.
-        targets: clauses attacked side by side, those of least margin first.
+        targets: clauses attacked side by side, those of least margin; in every third leg new lanes
+            have others, all of them in turn.
         softness: range from which lanes draw how soft their signs are, in units of how far slacks
             typically move.
         hardened: what is left of it at the end of a lane with soft values.
@@ -113,7 +117,7 @@ class SoftLanes:
         self._least = np.inf
         middle = ((problem.lower + problem.upper) / 2).astype(np.float32)
         margins, _ = self._margins(self._unborn(middle[None]))
-        self._clauses = np.argsort(margins[0], kind="stable")[: options.targets]
+        self._clauses, self._legs = np.argsort(margins[0], kind="stable"), 0
         self._elite = self._unborn(np.zeros((0, len(middle)), np.float32))
 
     def drawn(self) -> NDArray[np.float32] | None:
@@ -195,7 +199,7 @@ class SoftLanes:
         shape = options.lanes, len(self._lower)
         share = random.random(shape, dtype=np.float32)
         drawn = self._unborn(self._lower + share * (self._upper - self._lower))
-        drawn = replace(drawn, clause=np.resize(self._clauses, options.lanes))
+        drawn = replace(drawn, clause=np.resize(self._aimed(), options.lanes))
         if not len(self._elite.points):
             drawn.points[0] = (self._lower + self._upper) / 2
             return drawn
@@ -212,6 +216,15 @@ class SoftLanes:
             margin=np.full(count, np.inf, dtype=np.float32),
         )
         return child.and_(drawn.at(np.arange(count, options.lanes)))
+
+    def _aimed(self) -> NDArray[np.int64]:
+        """Clauses of the new lanes of a leg."""
+        targets, (others, turn) = self._options.targets, divmod(self._legs, _OTHERS)
+        self._legs += 1
+        far = self._clauses[targets:]
+        if turn < _OTHERS - 1 or not len(far):
+            return self._clauses[:targets]
+        return np.take(far, targets * others + np.arange(targets), mode="wrap")
 
     def _select(self, lanes: _Lanes) -> None:
         """Keep the best of these and those before, points of equal margin once only."""

@@ -61,7 +61,7 @@ class BinarizedEngine:
         )
         if network is not None:
             rows = np.arange(len(query.prop.rows))
-            session.prove_rows(rows, group_bounds(network, query.prop), "binarized")
+            session.prove_rows(rows, group_bounds(network, query.prop, budget), "binarized")
         if session.decided:
             return
         spend = budget.within(self.attack_share * budget.remaining)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+from closegap.core.budget import Budget
 from closegap.core.numerics import gamma
 from closegap.graph.binarized.linear_form import patch_matrix
 from closegap.graph.binarized.records import BinarizedNetwork, SignLayer
@@ -26,12 +27,15 @@ _MOST_SIGNS = 12
 _MOST_SETS = 4096
 
 
-def group_bounds(network: BinarizedNetwork, prop: Property) -> Float[np.ndarray, "Q"]:
+def group_bounds(
+    network: BinarizedNetwork, prop: Property, budget: Budget
+) -> Float[np.ndarray, "Q"]:
     """Lower bounds of all rows of a property.
 
     Args:
         network: folded on the query's box (`graph.binarized.fold`), so that every sign is open.
         prop: the property.
+        budget: deadline; groups that are not enumerated by then count as the sum of their units.
     """
     last = network.last
     slope = (prop.rows * last.factor) @ last.weight
@@ -44,10 +48,10 @@ def group_bounds(network: BinarizedNetwork, prop: Property) -> Float[np.ndarray,
     layer = network.hidden[-1]
     weight = patch_matrix(layer.patches).toarray().T
     reads = (weight[layer.thresholds.taken] != 0).any(axis=1)
-    sets, member = grouped(reads, _MOST_SIGNS)
+    sets, member = grouped(reads, _MOST_SIGNS, budget)
     for place, used in enumerate(sets):
         units, signs = np.flatnonzero(member == place), np.flatnonzero(used)
-        if len(signs) <= _MOST_SIGNS:
+        if len(signs) <= _MOST_SIGNS and not budget.expired:
             values = _values(layer, weight, units, signs)
             found = found + (values @ slope[:, units].T).min(axis=0)
         else:
@@ -56,7 +60,7 @@ def group_bounds(network: BinarizedNetwork, prop: Property) -> Float[np.ndarray,
 
 
 def grouped(
-    reads: Bool[np.ndarray, "U E"], most: int
+    reads: Bool[np.ndarray, "U E"], most: int, budget: Budget
 ) -> tuple[Bool[np.ndarray, "G E"], Int[np.ndarray, "U"]]:
     """Sets of signs, each with the units that read nothing else.
 
@@ -66,13 +70,14 @@ def grouped(
     Args:
         reads: the signs that each unit reads.
         most: signs of a united set.
+        budget: deadline, after which no more sets are united.
 
     Returns:
         the sets, and the set of each unit.
     """
     sets, member = np.unique(reads, axis=0, return_inverse=True)
     member = member.reshape(-1)
-    while 1 < len(sets) <= _MOST_SETS:
+    while 1 < len(sets) <= _MOST_SETS and not budget.expired:
         counts = sets.astype(np.float32)
         common = counts @ counts.T
         sizes = np.diag(common)

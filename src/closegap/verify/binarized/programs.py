@@ -63,11 +63,13 @@ class SignPrograms:
         self.nodes, self.broken, self.trouble = 0, False, ""
 
     def bound(self, clause: int, budget: Budget) -> float:
-        """Lower bound of a clause's margin; -infinity where there is none.
+        """Lower bound of a clause's margin; -infinity where there is none, or no time is left.
 
         Ends early once the margin is proved positive or an input is accepted.
         """
         program = sign_program(self._problem, clause, outward=True)
+        if budget.expired:
+            return -np.inf
         allowance = _allowance(program)
         seen: list[float] = []
 
