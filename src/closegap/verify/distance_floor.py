@@ -29,6 +29,9 @@ Array = NDArray[np.float64]
 
 #: The first limit, in multiples of the distance that the slopes at the image promise.
 _BEYOND = 1.5
+#: While nothing is proved, the next limit is this share of the last one: planes worsen fast with
+#: the region, and on large networks there is time for few of them.
+_DOWN = 0.25
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class _Search:
         low, high = self.low, self.high
         limit, self._first = self._first, None
         if limit is None:
-            limit = math.sqrt(low * high) if low > 0 else (low + high) / 2
+            limit = math.sqrt(low * high) if low > 0 else low + _DOWN * (high - low)
         if self._query.objective.integral:
             limit = float(math.floor(limit))
             return limit if low <= limit <= high and low < high + 1 else None
