@@ -149,6 +149,27 @@ def test_a_deadline_is_kept_and_what_was_found_returned(rng: np.random.Generator
     assert all(not o.finished and len(o.margins) == 5 for o in open_)
 
 
+def test_no_lanes_start_after_the_deadline(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for one lane at a time, the others are never drawn."""
+    starts: list[range] = []
+
+    def drawn(problem: Problem, hardness: torch.Tensor, targets: int, lanes: range) -> Problem:
+        starts.append(lanes)
+        return with_targets(problem, hardness, targets, lanes)
+
+    monkeypatch.setattr("closegap.attacks.gradient.loop.with_targets", drawn)
+    network = TorchNetwork(random_mlp(rng, [4, 6, 3]))
+    center = np.full(4, 0.5)
+    label = int(network(network.tensor(center[None])).argmax())
+    asked = [robustness(network.network, center, label, 1e-6)]
+    method = make_method("ods-pgd", AttackOptions(steps=100_000, restarts=50))
+    (outcome,) = run(network, asked, method, replace(Budget.of_seconds(0.2), memory=1))
+    assert not outcome.finished
+    assert starts == [range(1)]
+
+
 def test_targets_are_the_clauses_of_least_margin(rng: np.random.Generator) -> None:
     network = random_mlp(rng, [4, 6, 5])
     query = robustness(network, rng.random(4), 1, 0.1)

@@ -137,6 +137,9 @@ def _attack_chunk(search: _Search, places: Sequence[int], lanes: int, room: int)
     problem = build_problem(search.network, search.queries, places)
     hardness = clause_margins(problem, problem.clean[:, None])[:, 0]
     for begin in range(0, lanes, room):
+        if search.budget.expired:  # starts of hundreds of lanes take a while too
+            _cut_short(search, problem.query.tolist())
+            return
         wave = range(begin, min(begin + room, lanes))
         problem = with_targets(problem, hardness, search.method.targets, wave)
         open_, best = _attack_wave(search, problem)
