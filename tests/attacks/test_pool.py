@@ -194,3 +194,19 @@ def test_many_threads_may_write_and_read(rng: np.random.Generator) -> None:
         thread.join()
     assert not failures
     assert [c.margin for c in pool.best()] == sorted(margins.reshape(-1))[:20]
+
+
+def test_candidates_apart_are_the_best_of_their_surroundings(rng: np.random.Generator) -> None:
+    """Greedily, as written out over Python lists."""
+    pool = CandidatePool(capacity=30)
+    patterns = rng.random((30, 12)) < 0.5
+    pool.add(rng.random((30, 2)).astype(np.float32), rng.random(30), patterns, engine="any")
+    for distance in (1, 3, 5, 13):
+        wanted: list[np.ndarray] = []
+        for candidate in pool.best():
+            if all((candidate.pattern != other).sum() >= distance for other in wanted):
+                wanted.append(candidate.pattern)
+        found = [candidate.pattern for candidate in pool.apart(30, distance)]
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal([c.pattern for c in pool.apart(2, distance)], wanted[:2])
+    assert CandidatePool().apart(3, 2) == ()

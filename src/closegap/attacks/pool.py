@@ -147,6 +147,23 @@ class CandidatePool:
             for e in entries[:count]
         )
 
+    def apart(self, count: int, distance: int) -> tuple[Candidate, ...]:
+        """The best candidates whose patterns differ in so many neurons; at most `count` of them.
+
+        Each is the best of those that are far from all before it, so none of them is another's
+        neighbour from the same minimum.
+        """
+        entries, neurons = self._snapshot()
+        chosen: list[Candidate] = []
+        far = np.ones(len(entries), dtype=np.bool_)
+        words = np.stack([e.words for e in entries]) if entries else np.zeros((0, 0), np.uint64)
+        while far.any() and len(chosen) < count:
+            entry = entries[int(np.argmax(far))]
+            pattern = unpack(entry.words[None], neurons)[0]
+            chosen.append(Candidate(entry.point, entry.margin, pattern, entry.engine))
+            far &= hamming(words, entry.words) >= max(1, distance)
+        return tuple(chosen)
+
     def active_fraction(self) -> Float[np.ndarray, "N"]:
         """For every neuron the fraction of the pool in which it is active; 0.5 when empty."""
         entries, neurons = self._snapshot()

@@ -120,10 +120,12 @@ def steepest(regions: RegionBatch, gradient: Float[Tensor, "B L D"]) -> Float[Te
     one after the other until the radius is spent. Zero where the gradient is zero. Exact, so on
     an affine network one full step from the center attains the minimum.
     """
+    if regions.norm == math.inf:
+        above = (regions.upper - regions.center)[:, None]
+        below = (regions.lower - regions.center)[:, None]
+        return torch.where(gradient < 0, above, torch.where(gradient > 0, below, 0.0))
     direction = -gradient.double()
     room = _room(regions, direction)
-    if regions.norm == math.inf:
-        return (direction.sign() * room).float()
     radius = regions.radius.double()[:, None].expand(direction.shape[:2])
     if regions.norm == 2:
         size = _vertex_l2(direction.abs(), room, radius)

@@ -16,7 +16,7 @@ from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.attacks.projection import to_float32_inside
 from closegap.core.budget import Budget
 from closegap.core.numerics import REPLAY_SLACK
-from closegap.runtime.cache import compiled
+from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query
 
 __all__ = ["Harvest", "OnCandidate"]
@@ -32,7 +32,7 @@ class Harvest:
     """What an attack found for one query.
 
     Without a judge a candidate ends the attack once it breaks the property by more than two
-    float32 evaluations may differ.
+    float32 evaluations may differ, or onnxruntime and float64 confirm it.
 
     `best` is the point of least margin, `done` whether the attack may end.
 
@@ -88,9 +88,16 @@ class Harvest:
 
     def _ask(self, point: NDArray[np.float32], margin: float, slack: float) -> None:
         if self._judge is None:
-            self.done = self.done or margin < -slack
+            self.done = self.done or margin < -slack or self._confirmed(point, margin)
         elif self.query.prop.broken_by(margin):
             self.done = self.done or self._judge(point)
+
+    def _confirmed(self, point: NDArray[np.float32], margin: float) -> bool:
+        """Whether a break that is within rounding is one in every evaluation."""
+        if not self.query.prop.broken_by(margin):
+            return False
+        witness = replayer(self.query.network).witness(self.query, point)
+        return witness is not None and witness.breaks
 
     @contextmanager
     def kept(self, method: str) -> Iterator[None]:

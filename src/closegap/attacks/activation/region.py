@@ -19,7 +19,7 @@ from closegap.graph.ops import LeakyRelu, Max, Relu
 from closegap.graph.transform import max_to_relu
 from closegap.specs.property import Property
 from closegap.specs.query import Query
-from closegap.specs.region import Ball, bounding_box
+from closegap.specs.region import Ball, Box, bounding_box
 from closegap.verify.incomplete import LinearVerifier
 
 __all__ = ["RegionProblem", "piecewise_linear", "reference_point", "region_problem"]
@@ -48,6 +48,17 @@ class RegionProblem:
     ground: Ground
     radius: float
     goals: tuple[Goal, ...]
+
+    @property
+    def flat(self) -> Query:
+        """The query about the reduced network, on flat inputs."""
+        region = self.query.region
+        box = bounding_box(region)
+        flat = Box(box.lower.reshape(-1), box.upper.reshape(-1))
+        if isinstance(region, Ball):
+            around = replace(region, box=flat, center=region.center.reshape(-1))
+            return Query(self.reduced.network, around, self.query.prop)
+        return Query(self.reduced.network, flat, self.query.prop)
 
     def margins(self, point: Float[np.ndarray, "D"]) -> Float[np.ndarray, "K"]:
         """Every clause's margin at a flat point, in float64."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +23,13 @@ from closegap.core.budget import Budget
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 
-__all__ = ["Arena", "Polish", "Start"]
+__all__ = ["Arena", "Finds", "Polish", "Start"]
+
+#: Share of the units in which candidates differ that are not of the same minimum.
+_APART = 0.05
+#: Of the time that the attack has taken so far, what one part may take, and what it may at least.
+_PART_SHARE = 0.1
+_PART_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,17 @@ class Arena:
         self._network = compiled(harvest.query.network, torch.float32)
         self._lock = threading.RLock()
         self._draws = 0
+        self._begun = time.monotonic()
+
+    @property
+    def margin(self) -> float:
+        """The least attained; infinity where nothing was."""
+        return self._harvest.margin
+
+    def spend(self, seconds: float) -> Budget:
+        """For one part of the region: short while the attack is young, at most so many seconds."""
+        grown = _PART_SECONDS + _PART_SHARE * (time.monotonic() - self._begun)
+        return self.budget.within(min(seconds, grown))
 
     @property
     def query(self) -> Query:
@@ -120,15 +138,21 @@ class Arena:
         return min(margins, default=np.inf)
 
     def add(self, outcome: AttackOutcome) -> None:
-        """Judge and pool what another attack found."""
+        """Judge and pool what another attack found, if it had the time to find anything."""
+        if not len(outcome.points):
+            return
         with self._lock:
             self._harvest.add(outcome.best_of(1))
         flat = outcome.points.reshape(len(outcome.points), -1)
         self.pool.add(flat, outcome.margins, engine=outcome.method)
 
     def starts(self, count: int) -> tuple[Start, ...]:
-        """The best candidates."""
-        return tuple(self.start(candidate) for candidate in self.pool.best(count))
+        """The best candidates that are not near one another."""
+        return tuple(self.start(candidate) for candidate in self.elites(count))
+
+    def elites(self, count: int) -> tuple[Candidate, ...]:
+        """The best candidates that differ in a share of the units."""
+        return self.pool.apart(count, round(_APART * self.problem.units.units))
 
     def start(self, candidate: Candidate) -> Start:
         """A candidate of the pool, with the clause it is nearest to breaking."""
@@ -173,3 +197,28 @@ class Arena:
         with self._lock:
             self._draws += 1
             return replace(self.budget, seed=self.budget.seed + self._draws)
+
+
+class Finds:
+    """What the search of one part came through.
+
+    Points that are no better than what is known are polished too: most of what pays is behind
+    them, for they lie where no gradient led.
+
+    Args:
+        arena: judges them.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._found: list[tuple[float, Float[np.ndarray, "D"]]] = []
+
+    def offer(self, point: Float[np.ndarray, "D"]) -> None:
+        """Judge a flat point, and keep it."""
+        self._found.append((self._arena.offer(point[None]), point))
+
+    def polish(self, count: int) -> None:
+        """Descend from the best of them."""
+        best = sorted(self._found, key=lambda found: found[0])[:count]
+        if best:
+            self._arena.polish(np.stack([point for _, point in best]))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
-from closegap.attacks.activation.bab_attack.arena import Arena
+from closegap.attacks.activation.bab_attack.arena import Arena, Finds
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds
 from closegap.core.errors import EncodingError
 from closegap.core.numerics import MIP_SEARCH_FEASIBILITY
 from closegap.encode import EncodedNetwork, EncodeOptions, Purpose, encode
 from closegap.mip.model import Claim, Emphasis, SolveOptions, Status
-from closegap.specs.query import Query
-from closegap.specs.region import Ball, Box, Region
 from closegap.verify.clause_search import mixed_integer_solvers, solve_in_turn
 
 __all__ = ["SubProgram"]
@@ -28,10 +25,10 @@ class SubProgram:
     Attributes:
         solver: a backend's name, or `None` for the registry's choice.
         emphasis: see `SolveOptions`.
-        seconds: for one program.
+        seconds: for one program, at most.
         hopeless: a program is left once its optimum is known to be above this share of the
             margin to get below.
-        polished: of the points the solver came through, so many of the last are polished.
+        polished: of the points the solver came through, so many of the best are polished.
     """
 
     solver: str | None = None
@@ -57,9 +54,9 @@ class SubProgram:
             encoded = _encoded(arena, part, bounds)
         except EncodingError:
             return Status.FAILED
-        found: list[NDArray[np.float64]] = []
+        found = Finds(arena)
         claim = self._solve(arena, part, encoded, found)
-        arena.polish(np.stack(found[-self.polished :]) if found else _none(arena))
+        found.polish(self.polished)
         return claim.status
 
     def _solve(
@@ -67,18 +64,16 @@ class SubProgram:
         arena: Arena,
         part: Fixing,
         encoded: EncodedNetwork,
-        found: list[NDArray[np.float64]],
+        found: Finds,
     ) -> Claim:
         start = None if part.start is None else encoded.start_from(part.start)
         reachable = 0 < part.margin < np.inf
 
         def incumbent(values: Float[np.ndarray, "V"], objective: float) -> None:
-            point = encoded.point_of(values)
-            if arena.offer(point[None]) < part.margin:
-                found.append(point)
+            found.offer(encoded.point_of(values))
 
         options = SolveOptions(
-            time_limit=min(self.seconds, arena.budget.remaining),
+            time_limit=arena.spend(self.seconds).remaining,
             threads=1,
             seed=arena.budget.seed,
             start=start,
@@ -95,21 +90,9 @@ class SubProgram:
 def _encoded(arena: Arena, part: Fixing, bounds: UnitBounds) -> EncodedNetwork:
     """The part on the reduced network; phases that are implied need no row."""
     problem = arena.problem
-    query = Query(problem.reduced.network, _flat(problem.query.region), problem.query.prop)
     sides, phases = {}, {}
     for feed, layer in zip(problem.reduced.bounds, problem.units.layers, strict=True):
         sides[feed] = (bounds.lower[layer.units], bounds.upper[layer.units])
         phases[feed] = part.phase[layer.units]
     settings = EncodeOptions(purpose=Purpose.ATTACK, deadline=arena.budget.deadline)
-    return encode(query, sides, clause=part.clause, options=settings, phases=phases)
-
-
-def _flat(region: Region) -> Region:
-    if isinstance(region, Ball):
-        box = Box(region.box.lower.reshape(-1), region.box.upper.reshape(-1))
-        return replace(region, box=box, center=region.center.reshape(-1))
-    return Box(region.lower.reshape(-1), region.upper.reshape(-1))
-
-
-def _none(arena: Arena) -> Float[np.ndarray, "0 D"]:
-    return np.zeros((0, arena.problem.units.inputs))
+    return encode(problem.flat, sides, clause=part.clause, options=settings, phases=phases)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from closegap.attacks.activation.bab_attack.arena import Arena
+from closegap.attacks.activation.bab_attack.arena import Arena, Finds
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds
 from closegap.attacks.activation.bab_attack.tree import GuidedTree, TreeOptions
 from closegap.bounds.records import Interval
@@ -23,10 +23,10 @@ class SubTree:
     """How a part is searched by bounds of its subdomains, and linear programs where none is left.
 
     Attributes:
-        seconds: for one part.
+        seconds: for one part, at most.
         hopeless: a subdomain is closed once its margin is known to be above this share of the
             margin to get below.
-        polished: of the points the tree came through, so many of the last are polished.
+        polished: of the points the tree came through, so many of the best are polished.
         tree: how it grows.
     """
 
@@ -40,20 +40,18 @@ class SubTree:
         problem = None if bounds.exclude(part.phase) else self._problem(arena, part, bounds)
         if problem is None:
             return Status.INFEASIBLE
-        found: list[NDArray[np.float64]] = []
+        found = Finds(arena)
 
         def offer(points: NDArray[np.float64]) -> None:
             for point in points.reshape(len(points), -1):
-                if arena.offer(point[None]) < part.margin:
-                    found.append(point)
+                found.offer(point)
 
         fixed = np.where(bounds.undecided, part.phase, 0).astype(np.int8)
         tree = GuidedTree(problem, self.tree, offer, arena.pool.majority, arena.random(), fixed)
-        spend = arena.budget.within(self.seconds)
+        spend = arena.spend(self.seconds)
         while not (arena.done or spend.expired or tree.exhausted):
             tree.step(spend)
-        if found:
-            arena.polish(np.stack(found[-self.polished :]))
+        found.polish(self.polished)
         return Status.OPTIMAL if tree.exhausted else Status.TIME
 
     def _problem(self, arena: Arena, part: Fixing, bounds: UnitBounds) -> SplitProblem | None:
