@@ -62,7 +62,8 @@ def to_grid(query: DistanceQuery, point: Float[np.ndarray, "..."]) -> GridPoint:
     for further in _FURTHER:
         for trial in _trials(lanes, query, flat, moved, further):
             if judge(trial.reshape(shape), query.distance(trial)):
-                note = f"rounding lost it; repaired, at most {further + 1} levels off"
+                levels = "1 level" if further == 0 else f"{further + 1} levels"
+                note = f"rounding lost it; repaired, at most {levels} off"
                 return GridPoint(trial.reshape(shape), True, True, note)
     return GridPoint(nearest.reshape(shape), False, False, "lost by rounding; no repair found")
 
