@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
+from closegap.encode import gathered as gathering
+from closegap.encode.gathered import gathered
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph.network import Network
+from closegap.graph.ops import LeakyRelu
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import robustness_property
 from closegap.specs.query import Query
@@ -19,9 +23,19 @@ from closegap.specs.region import lp_ball
 from closegap.testing import networks
 from closegap.verify.incomplete import LinearVerifier
 
+
+def steeper(network: Network) -> Network:
+    """The same with a slope that float32 does not have."""
+    changed = (
+        replace(n, op=LeakyRelu(0.1)) if isinstance(n.op, LeakyRelu) else n for n in network.nodes
+    )
+    return replace(network, nodes=tuple(changed))
+
+
 MAKERS: dict[str, Callable[[np.random.Generator], Network]] = {
     "dense": lambda rng: networks.random_mlp(rng, [4, 10, 9, 3]),
     "leaky": lambda rng: networks.random_leaky(rng, [4, 10, 9, 3]),
+    "leaky float64": lambda rng: steeper(networks.random_leaky(rng, [4, 10, 9, 3])),
     "conv": networks.random_conv,
     "residual": networks.random_residual,
 }
@@ -49,9 +63,13 @@ def reduce(
     return query, bounds, found
 
 
+@pytest.mark.parametrize("block", [1, 256])
 @pytest.mark.parametrize("radius", [0.001, 0.05, 0.3])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_values_agree_within_the_slack(kind: str, radius: float, rng: np.random.Generator) -> None:
+def test_values_agree_within_the_slack(
+    kind: str, radius: float, block: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "_BLOCK", block)
     network = MAKERS[kind](rng)
     query, _, found = reduce(network, rng, radius)
     box = query.region
@@ -59,14 +77,16 @@ def test_values_agree_within_the_slack(kind: str, radius: float, rng: np.random.
     share[:100] = rng.uniform(size=(100, *network.input_shape))
     points = box.lower + share * (box.upper - box.lower)
     original = TorchNetwork(network, dtype=torch.float64).values(torch.as_tensor(points))
-    small = TorchNetwork(found.network, dtype=torch.float64)
-    values = small.values(torch.as_tensor(points.reshape(200, -1)))
     largest = max(float(v.abs().max()) for v in original)
-    for index, (feed, neurons) in found.origin.items():
-        expected = original[feed].flatten(1)[:, neurons]
-        assert_within(values[index], expected, found.slack[index], largest)
-    last = found.network.output
-    assert_within(values[last], original[-1].flatten(1), found.slack[last], largest)
+    for form in (found, gathered(found)):
+        small = TorchNetwork(form.network, dtype=torch.float64)
+        values = small.values(torch.as_tensor(points.reshape(200, -1)))
+        assert sorted(form.origin) == sorted(form.bounds)
+        for index, (feed, neurons) in form.origin.items():
+            expected = original[feed].flatten(1)[:, neurons]
+            assert_within(values[index], expected, form.slack[index], largest)
+        last = form.network.output
+        assert_within(values[last], original[-1].flatten(1), form.slack[last], largest)
 
 
 def assert_within(

@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from branching_cases import RELU_KINDS, cases
+from closegap.bounds.intermediate import NetworkBounds
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.specs.query import Query
 from closegap.testing.enumeration import clause_margin
+from closegap.verify import reduction
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.cutoff import CutoffOptions, CutoffSearch, margin_query
 from closegap.verify.incomplete import LinearVerifier
+from closegap.verify.reduction import climb_activations, reduced_query
 from tiny_networks import FAMILIES, query, samples
 
 QUICK = CutoffOptions(
@@ -27,12 +30,20 @@ QUICK = CutoffOptions(
 )
 
 
-def searches(query: Query) -> list[CutoffSearch]:
-    """One finished search for every clause."""
+def searches(query: Query, *, reduced: bool = False) -> list[tuple[CutoffSearch, NetworkBounds]]:
+    """One finished search for every clause, and its bounds of the query's network."""
     known = LinearVerifier(query).activations(Budget())
-    found = [CutoffSearch(query, c, known, QUICK) for c in range(query.prop.clauses)]
-    for search in found:
+    small = reduced_query(query, known, Budget(), math.inf) if reduced else None
+    found = []
+    for clause in range(query.prop.clauses):
+        search = CutoffSearch(query, clause, known, QUICK)
+        if small is not None:
+            search = CutoffSearch(small.query, clause, small.bounds, QUICK, small.slack)
         search.run(Budget())
+        bounds = search.bounds
+        if small is not None:
+            bounds = small.back(known, bounds.activations)
+        found.append((search, bounds))
     return found
 
 
@@ -41,28 +52,32 @@ def node_values(query: Query, points: np.ndarray) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", RELU_KINDS)
-@pytest.mark.parametrize("clauses", [(1, 1), (2,)])
+@pytest.mark.parametrize(("clauses", "reduced"), [((1, 1), True), ((2,), False)])
 def test_a_refuted_clause_has_a_positive_margin(
-    rng: np.random.Generator, kind: str, clauses: tuple[int, ...]
+    rng: np.random.Generator, kind: str, clauses: tuple[int, ...], reduced: bool
 ) -> None:
     for case in cases(rng, RELU_KINDS[kind], 1, clauses=clauses):
-        for search, margin in zip(searches(case.query), case.margins, strict=True):
+        found = searches(case.query, reduced=reduced)
+        for (search, _), margin in zip(found, case.margins, strict=True):
             assert not search.refuted or margin > 0
             assert search.refuted or min(search.guide, 0.0) <= margin
 
 
+@pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_bounds_hold_at_every_counterexample(rng: np.random.Generator, kind: str) -> None:
+def test_bounds_hold_at_every_counterexample(
+    rng: np.random.Generator, kind: str, reduced: bool
+) -> None:
     some = query(rng, FAMILIES[kind](rng))
     points = samples(rng, some, 4000)
     margins = clause_margin(some, 0, points)
     offsets = some.prop.offsets - np.quantile(margins, 0.1)
     some = replace(some, prop=replace(some.prop, offsets=offsets))
-    (search,) = searches(some)
+    ((search, bounds),) = searches(some, reduced=reduced)
     assert not search.refuted
     bad = torch.as_tensor(clause_margin(some, 0, points) <= 0)
     values = node_values(some, points)
-    for index, interval in search.bounds.activations.items():
+    for index, interval in bounds.activations.items():
         assert bool((values[index][bad] >= interval.lower - 1e-12).all())
         assert bool((values[index][bad] <= interval.upper + 1e-12).all())
 
@@ -72,7 +87,7 @@ def test_a_cutoff_refutes_what_bounds_of_the_region_leave_open(rng: np.random.Ge
     for case in cases(rng, RELU_KINDS["dense"], 1, clauses=(1,)):
         linear = LinearVerifier(case.query)
         plain = linear.rows(linear.activations(Budget()), Budget(), np.array([0]), QUICK.margin)
-        gained += plain.lower[0] <= 0 and searches(case.query)[0].refuted
+        gained += plain.lower[0] <= 0 and searches(case.query)[0][0].refuted
     assert gained > 0
 
 
@@ -118,9 +133,9 @@ def test_branch_and_bound_goes_on_with_the_bounds_of_a_clause(rng: np.random.Gen
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("hair", [1e-6, 1e-12])
+@pytest.mark.parametrize(("hair", "reduced"), [(1e-6, False), (1e-12, True)])
 def test_a_clause_that_is_broken_by_a_hair_is_not_refuted(
-    rng: np.random.Generator, kind: str, hair: float
+    rng: np.random.Generator, kind: str, hair: float, reduced: bool
 ) -> None:
     some = query(rng, FAMILIES[kind](rng), rows=2)
     points = samples(rng, some, 2000)
@@ -130,14 +145,43 @@ def test_a_clause_that_is_broken_by_a_hair_is_not_refuted(
     some = replace(some, prop=replace(some.prop, offsets=offsets))
     broken = float(clause_margin(some, 0, worst)[0])
     assert broken < 0
-    (search,) = searches(some)
+    ((search, bounds),) = searches(some, reduced=reduced)
     assert not search.refuted
     assert search.guide <= broken + 1e-13
     values = node_values(some, worst)
-    for index, interval in search.bounds.activations.items():
+    for index, interval in bounds.activations.items():
         assert bool((values[index] >= interval.lower - 1e-12).all())
         assert bool((values[index] <= interval.upper + 1e-12).all())
-    problem = split_problem(some, search.bounds, np.array([0]))
+    problem = split_problem(some, bounds, np.array([0]))
     if problem is not None:
         tree = BranchAndBound(problem, BranchOptions(batch=8, nodes=30), lambda points: False)
         assert tree.run(Budget()).lower[0] <= broken + 1e-13
+
+
+@pytest.mark.parametrize("kind", RELU_KINDS)
+def test_climbs_on_the_reduced_network_bound_the_original(
+    rng: np.random.Generator, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_WORTH_CONVOLUTIONS", "_WORTH_DENSE"):
+        monkeypatch.setattr(reduction, name, math.inf)
+    for case in cases(rng, RELU_KINDS[kind], 1):
+        linear = LinearVerifier(case.query)
+        known = linear.activations(Budget())
+        found = climb_activations(linear, known, Budget(), QUICK.neurons)
+        plain = linear.activations(Budget(), known, QUICK.neurons)
+        values = node_values(case.query, samples(rng, case.query, 500))
+        for index, interval in found.activations.items():
+            assert bool((values[index] >= interval.lower - 1e-12).all())
+            assert bool((values[index] <= interval.upper + 1e-12).all())
+            before, other = known.activations[index], plain.activations[index]
+            assert bool((interval.lower >= before.lower).all())
+            assert bool((interval.upper <= before.upper).all())
+            width = float((before.upper - before.lower).max())
+            assert bool((interval.lower >= other.lower - 0.1 * width).all())
+
+
+def test_a_network_with_slack_takes_its_bounds_from_its_original(rng: np.random.Generator) -> None:
+    case = next(cases(rng, RELU_KINDS["dense"], 1))
+    linear = LinearVerifier(case.query, slack={1: torch.ones(1)})
+    with pytest.raises(ValueError, match="slack"):
+        linear.activations(Budget())

@@ -47,6 +47,8 @@ class BackwardPass:
         walls: by feeding node, between which values split constraints hold its entries
             `[B or 1, *shape]`, finite; split multipliers push against them. Absent: zeros.
         constraints: what else holds on the region; each counts where it has multipliers.
+        lines: by activation, lines of all domains that replace its relaxation where no slopes are
+            given (those of a network that is affine in part, say); who gives them answers for them.
     """
 
     network: TorchNetwork
@@ -55,6 +57,7 @@ class BackwardPass:
     slack: Mapping[int, Tensor] = field(default_factory=dict)
     walls: Mapping[int, Interval] = field(default_factory=dict)
     constraints: tuple[ConstraintSet, ...] = ()
+    lines: Mapping[int, Relaxation] = field(default_factory=dict)
     _known_lines: dict[int, Relaxation] = field(default_factory=dict, init=False, repr=False)
     _known_sizes: dict[int, Tensor | None] = field(default_factory=dict, init=False, repr=False)
 
@@ -109,7 +112,9 @@ class BackwardPass:
         values = None if self.values is None else [v.select(domains) for v in self.values]
         walls = {i: w.select(domains) for i, w in self.walls.items()}
         constraints = tuple(c.select(domains) for c in self.constraints)
-        return BackwardPass(self.network, bounds, values, self.slack, walls, constraints)
+        return BackwardPass(
+            self.network, bounds, values, self.slack, walls, constraints, self.lines
+        )
 
     def _impose(self, state: _State) -> None:
         """Subtract what the constraints say, all of it or nothing, at the nodes they speak of."""
@@ -180,8 +185,9 @@ class BackwardPass:
         bounds = self.bounds[node.inputs[0]]
         lines = self._known_lines.get(index)
         if lines is None:
-            lines = arranged_lines(activation_rule(node.op).relax(node, bounds, None))
-            self._known_lines[index] = lines
+            given = self.lines.get(index)
+            lines = given or activation_rule(node.op).relax(node, bounds, None)
+            lines = self._known_lines[index] = arranged_lines(lines)
         if slopes is None:
             return lines
         if self.values is not None:  # a proof takes no parameters on trust

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from closegap.bounds.optimise import RowOptimiser
 from closegap.bounds.records import ActivationBounds, Interval
 from closegap.bounds.regions import InputSet
 from closegap.bounds.rules import activation_rule
-from closegap.bounds.tiles import Chunk, group_by_tile
+from closegap.bounds.tiles import Chunk, group_by_tile, unit_rows
 from closegap.bounds.windows import Window, products
 from closegap.core.budget import Budget
 from closegap.graph import ops
@@ -36,6 +35,8 @@ _MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.Add)
 _COPIES = 8
 #: More than this at a time leaves the processor's caches and is slower, not faster.
 _CACHED_BYTES = 8 * 1024**2
+#: Products with dense matrices want so many rows: a matrix is read as often as there are chunks.
+_DENSE_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +114,7 @@ def tighten_activations(
     budget: Budget,
     optimiser: RowOptimiser,
     nodes: Sequence[int],
+    slack: Mapping[int, Tensor] | None = None,
 ) -> NetworkBounds:
     """Bound the undecided neurons of some nodes again, each node with all that is known by then.
 
@@ -126,10 +128,12 @@ def tighten_activations(
         budget: what does not fit keeps its bounds.
         optimiser: chooses the parameters of each row.
         nodes: feeding nodes behind the input, in the order of the work.
+        slack: see `BackwardPass`.
     """
     bounds, complete = dict(known.activations), known.complete
     for index in nodes:
-        job = _Job(BackwardPass(network, bounds, known.values), region, budget, optimiser, False)
+        bounder = BackwardPass(network, bounds, known.values, slack or {})
+        job = _Job(bounder, region, budget, optimiser, False)
         bounds[index], done = job.tighten(index, bounds[index])
         complete = complete and done
         if budget.expired or NetworkBounds(bounds, []).empty:
@@ -184,9 +188,10 @@ class _Job:
         groups: list[Chunk] = [(places, {})]
         if self.tiles and shared and self.optimiser is None:
             groups = group_by_tile(graph, index, places)
+        least = _DENSE_ROWS // 2 if shared and len(graph.input_shape) == 1 else 1
         for group, windows in groups:
             size = products(graph, index, windows)[1]
-            for part in rows_in_chunks(group, 2 * size, self.budget, dtype):
+            for part in rows_in_chunks(group, 2 * size, self.budget, dtype, least):
                 yield part, windows
 
     def _bound(
@@ -212,22 +217,12 @@ class _Job:
 
     def _unit_rows(self, index: int, neurons: Tensor, window: Window | None) -> Tensor:
         """`[pairs, 2, *shape]`, on the window if there is one: +1 and -1 at each neuron."""
-        network = self.bounder.network
-        shape, count = network.network.nodes[index].shape, len(neurons)
-        if window is not None:
-            pixel = neurons % (shape[1] * shape[2])
-            row, column = pixel // shape[2] - window.top, pixel % shape[2] - window.left
-            channel = neurons // (shape[1] * shape[2])
-            shape = (shape[0], window.height, window.width)
-            neurons = (channel * shape[1] + row) * shape[2] + column
-        rows = torch.zeros(count, 2, prod(shape), dtype=network.dtype, device=network.device)
-        rows[torch.arange(count), 0, neurons] = 1
-        rows[torch.arange(count), 1, neurons] = -1
-        return rows.reshape(count, 2, *shape)
+        rows = unit_rows(self.bounder.network, index, neurons, window)
+        return torch.stack([rows, -rows], dim=1)
 
 
 def rows_in_chunks(
-    rows: Tensor, entries: int, budget: Budget, dtype: torch.dtype
+    rows: Tensor, entries: int, budget: Budget, dtype: torch.dtype, least: int = 1
 ) -> Iterator[Tensor]:
     """Cut `rows` so that a backward pass over one part stays within the memory budget.
 
@@ -236,9 +231,10 @@ def rows_in_chunks(
         entries: the greatest number of coefficients one row needs at a node, over all domains.
         budget: its memory is what all temporary tensors may take.
         dtype: of the coefficients.
+        least: so many at a time, if the memory allows it.
     """
     each = max(1, entries) * torch.finfo(dtype).bits // 8 * _COPIES
-    at_once = max(1, min(budget.memory, _CACHED_BYTES) // each)
+    at_once = max(1, min(budget.memory, max(_CACHED_BYTES, least * each)) // each)
     return iter(torch.split(rows, at_once) if len(rows) else ())
 
 

@@ -7,6 +7,7 @@ whose estimated cost is least.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TypeAlias
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from closegap.bounds.windows import Window, plan_windows, products
 from closegap.graph.network import Network
+from closegap.runtime.torch_network import TorchNetwork
 
-__all__ = ["Chunk", "group_by_tile"]
+__all__ = ["Chunk", "group_by_tile", "unit_rows"]
 
 #: Neurons as (domain, neuron) pairs `[pairs, 2]`, and the windows their rows see.
 Chunk: TypeAlias = tuple[Tensor, Mapping[int, Window]]
@@ -65,3 +67,24 @@ def _tiles(network: Network, start: int, places: Tensor, side: int) -> list[Chun
         window = Window(top, left, int(rows.max()) - top + 1, int(columns.max()) - left + 1)
         chunks.append((places[inside], plan_windows(network, start, window)))
     return chunks
+
+
+def unit_rows(network: TorchNetwork, index: int, neurons: Tensor, window: Window | None) -> Tensor:
+    """Rows with 1 at one neuron of a node each, `[neurons, *shape]`, on the window if there is one.
+
+    Args:
+        network: whose dtype and device they take.
+        index: the node.
+        neurons: flat places in the node.
+        window: holds them all.
+    """
+    shape, count = network.network.nodes[index].shape, len(neurons)
+    if window is not None:
+        pixel = neurons % (shape[1] * shape[2])
+        row, column = pixel // shape[2] - window.top, pixel % shape[2] - window.left
+        channel = neurons // (shape[1] * shape[2])
+        shape = (shape[0], window.height, window.width)
+        neurons = (channel * shape[1] + row) * shape[2] + column
+    rows = torch.zeros(count, prod(shape), dtype=network.dtype, device=network.device)
+    rows[torch.arange(count), neurons] = 1
+    return rows.reshape(count, *shape)

@@ -5,7 +5,9 @@ input and of the unstable neurons before it. Written out, that is a small dense 
 of `[rows, columns]` matrices instead of convolutions. Branch and bound visits thousands of
 subdomains of one region, and pays the composition once.
 
-What composing in floating point loses is bounded entry by entry (`slack`) and counted as rounding.
+One backward pass over the unstable neurons gives their rows: it stops at the units before them,
+and crosses every stable neuron on its own line. What it loses to rounding is bounded row by row
+(`slack`) and counted as rounding.
 """
 
 from __future__ import annotations
@@ -14,15 +16,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array, eye_array
+from torch import Tensor
 
+from closegap.bounds.backward import BackwardPass
+from closegap.bounds.intermediate import rows_in_chunks
+from closegap.bounds.interval import propagate
+from closegap.bounds.records import Interval, Relaxation, unstable
+from closegap.bounds.regions import InputSet
+from closegap.bounds.tiles import group_by_tile, unit_rows
+from closegap.bounds.windows import Window, products
 from closegap.core.budget import Budget
-from closegap.core.numerics import gamma
-from closegap.encode.affine import affine_entries, affine_map
-from closegap.encode.expression import Expression, multiply, place, widen
+from closegap.core.numerics import FLOAT64_UNIT
+from closegap.encode.affine import affine_entries
 from closegap.graph import ops
 from closegap.graph.network import Network, Node
+from closegap.runtime.cache import compiled
 
 __all__ = ["ReducedNetwork", "reduce_network", "reduction_pays"]
 
@@ -78,12 +88,7 @@ def reduce_network(
         return None
     if not reduction_pays(network, bounds, worth):
         return None
-    composer = _Composer(network, bounds, reach)
-    for index in range(1, len(nodes)):
-        if budget is not None and budget.expired:
-            return None
-        composer.visit(index)
-    return composer.finish()
+    return _Composer(network, bounds, reach, budget or Budget()).run()
 
 
 def reduction_pays(
@@ -108,112 +113,112 @@ def reduction_pays(
     return dense <= worth * original and largest * columns <= _MOST_ENTRIES
 
 
-@dataclass(frozen=True, eq=False)
-class _Value:
-    """A node's value over the columns, and how far off the expression may be, `[N]`."""
-
-    expression: Expression
-    error: Float[np.ndarray, "N"]
-
-
 class _Composer:
-    """Walks the original network and grows the reduced one."""
+    """Reads the rows of unstable neurons, layer by layer, off backward passes that are exact."""
 
     def __init__(
         self,
         network: Network,
         bounds: Mapping[int, tuple[np.ndarray, np.ndarray]],
         reach: np.ndarray,
+        budget: Budget,
     ) -> None:
         self._source = network
-        self._bounds = bounds
+        self._budget = budget
         self._reach = reach.astype(np.float64)
-        size = network.input_size
-        identity = Expression(csr_array(eye_array(size, format="csr")), np.zeros(size))
-        self._values: dict[int, _Value] = {0: _Value(identity, np.zeros(size))}
-        self._nodes = [Node(ops.Input(), (), (size,), "input")]
+        self._exact = compiled(network, torch.float64)
+        intervals = {
+            i: Interval(*(torch.as_tensor(s).reshape(1, *network.nodes[i].shape) for s in sides))
+            for i, sides in bounds.items()
+        }
+        box = torch.as_tensor(self._reach).reshape(1, *network.input_shape)
+        values = propagate(self._exact, InputSet(-box, box), intervals)
+        self._open = {
+            i: unstable(intervals[network.nodes[i].inputs[0]]).flatten().nonzero()[:, 0]
+            for i in network.activations
+        }
+        lines = {
+            i: _pieces(network.nodes[i].op, intervals[network.nodes[i].inputs[0]])
+            for i in network.activations
+        }
+        self._bounder = BackwardPass(self._exact, intervals, values, lines=lines)
+        self._bounds = bounds
+        self._nodes = [Node(ops.Input(), (), (network.input_size,), "input")]
         self._state = 0
+        self._units: list[int] = []
         self._origin: dict[int, tuple[int, np.ndarray]] = {}
         self._slack: dict[int, np.ndarray] = {}
         self._reduced_bounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def visit(self, index: int) -> None:
-        """Express one more node."""
-        node = self._source.nodes[index]
-        if node.is_activation:
-            self._activation(index, node)
-            return
-        parents = [self._values[p] for p in node.inputs]
-        matrices, bias = affine_map(node, [self._source.nodes[p] for p in node.inputs])
-        columns = len(self._reach)
-        matrix, constant, error = csr_array((node.size, columns)), bias.copy(), np.zeros(node.size)
-        size = np.abs(bias)
-        terms = 2
-        for weights, parent in zip(matrices, parents, strict=True):
-            expression = parent.expression
-            matrix = csr_array(
-                matrix + widen(multiply(weights, expression.matrix), columns)
-                if len(parents) > 1
-                else widen(multiply(weights, expression.matrix), columns)
-            )
-            constant = constant + weights @ expression.constant
-            span = expression.matrix.shape[1]
-            inner = abs(expression.matrix) @ self._reach[:span] + np.abs(expression.constant)
-            size = size + abs(weights) @ inner
-            error = error + abs(weights) @ parent.error
-            terms += int(np.diff(weights.indptr).max(initial=0)) + 1
-        error = error + 2 * gamma(terms + 4) * size
-        self._values[index] = _Value(Expression(matrix, constant), error)
-
-    def _activation(self, index: int, node: Node) -> None:
-        feed = node.inputs[0]
-        lower, upper = self._bounds[feed]
-        slope = node.op.slope if isinstance(node.op, ops.LeakyRelu) else 0.0
-        open_ = np.flatnonzero((lower < 0) & (upper > 0))
-        value = self._values[feed]
-        factor = np.where(lower >= 0, 1.0, slope)
-        factor[open_] = 0.0
-        before = len(self._reach)
-        if len(open_):
-            self._open_units(node, feed, open_)
-        columns = len(self._reach)
-        kept = np.flatnonzero(factor)
-        scaling = place(kept, kept, factor[kept], (len(factor), len(factor)))
-        matrix = widen(csr_array(scaling @ value.expression.matrix), columns)
-        unit = place(open_, before + np.arange(len(open_)), 1.0, (len(factor), columns))
-        expression = Expression(csr_array(matrix + unit), factor * value.expression.constant)
-        with np.errstate(invalid="ignore"):  # 0 times infinity is NaN, which no proof survives
-            rounding = 2 * gamma(2) * np.abs(factor) * np.maximum(np.abs(lower), np.abs(upper))
-        self._values[index] = _Value(expression, np.abs(factor) * value.error + rounding)
-
-    def _open_units(self, node: Node, feed: int, open_: np.ndarray) -> None:
-        """A dense layer of the unstable neurons, their activation, and the wider state."""
-        lower, upper = self._bounds[feed]
-        layer = self._dense(self._values[feed], open_, node.name)
-        self._origin[layer] = (feed, open_)
-        self._reduced_bounds[layer] = (lower[open_], upper[open_])
-        self._nodes.append(Node(node.op, (layer,), (len(open_),), node.name))
-        unit = len(self._nodes) - 1
-        size = len(self._reach) + len(open_)
-        self._nodes.append(Node(ops.Concat(0), (self._state, unit), (size,), "state"))
-        self._state = len(self._nodes) - 1
-        self._reach = np.concatenate(
-            [self._reach, np.maximum(np.abs(lower[open_]), np.abs(upper[open_]))]
-        )
-
-    def _dense(self, value: _Value, rows: np.ndarray, name: str) -> int:
-        expression = value.expression
-        weight = widen(csr_array(expression.matrix[rows]), len(self._reach)).toarray()
-        op = ops.Linear(weight, expression.constant[rows])
-        self._nodes.append(Node(op, (self._state,), (len(rows),), name))
-        self._slack[len(self._nodes) - 1] = value.error[rows]
-        return len(self._nodes) - 1
-
-    def finish(self) -> ReducedNetwork:
-        """Close with the output layer."""
-        last = len(self._source.nodes) - 1
-        self._dense(self._values[last], np.arange(self._source.output_size), "output")
+    def run(self) -> ReducedNetwork | None:
+        """All layers and the outputs; `None` where the budget ended first."""
+        for index in self._source.activations:
+            if len(self._open[index]) and not self._layer(index):
+                return None
+        last = self._source.output
+        if self._dense(last, torch.arange(self._source.output_size), "output") is None:
+            return None
         network = Network(
             tuple(self._nodes), b"", self._source.digest, None, source=self._source.source
         )
         return ReducedNetwork(network, self._origin, self._reduced_bounds, self._slack, self._reach)
+
+    def _layer(self, index: int) -> bool:
+        """A dense layer of the unstable neurons, their activation, and the wider state."""
+        node = self._source.nodes[index]
+        feed, open_ = node.inputs[0], self._open[index]
+        places, count = np.asarray(open_.numpy()), len(open_)
+        lower, upper = (side[places] for side in self._bounds[feed])
+        layer = self._dense(feed, open_, node.name)
+        if layer is None:
+            return False
+        self._origin[layer] = (feed, places)
+        self._reduced_bounds[layer] = (lower, upper)
+        self._nodes.append(Node(node.op, (layer,), (count,), node.name))
+        unit, size = len(self._nodes) - 1, len(self._reach) + count
+        self._nodes.append(Node(ops.Concat(0), (self._state, unit), (size,), "state"))
+        self._state = len(self._nodes) - 1
+        self._units.append(index)
+        self._reach = np.concatenate([self._reach, np.maximum(np.abs(lower), np.abs(upper))])
+        return True
+
+    def _dense(self, start: int, places: Tensor, name: str) -> int | None:
+        """Some neurons of a node as a layer over the state; `None` where the budget ended."""
+        pairs = torch.stack([torch.zeros_like(places), places], dim=1)
+        parts, order = [], []
+        for group, windows in group_by_tile(self._source, start, pairs):
+            size = products(self._source, start, windows)[1]
+            for part in rows_in_chunks(group, size, self._budget, torch.float64):
+                if self._budget.expired:
+                    return None
+                parts.append(self._rows(start, part[:, 1], windows))
+                order.append(part[:, 1])
+        back = np.argsort(torch.cat(order).numpy())
+        weight, bias, slack = (np.concatenate(part)[back] for part in zip(*parts, strict=True))
+        self._nodes.append(Node(ops.Linear(weight, bias), (self._state,), (len(back),), name))
+        self._slack[len(self._nodes) - 1] = slack
+        return len(self._nodes) - 1
+
+    def _rows(
+        self, start: int, neurons: Tensor, windows: Mapping[int, Window]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights on the state, constants, and how far off both may be."""
+        rows = unit_rows(self._exact, start, neurons, windows.get(start))[None]
+        with torch.no_grad():
+            found = self._bounder.run(start, rows, keep_incoming=True, windows=windows)
+            weights = [found.coefficients[0].flatten(1)]
+            for index in self._units:
+                part, places = found.incoming.get(index), self._open[index]
+                empty = rows.new_zeros(len(neurons), len(places))
+                weights.append(empty if part is None else part[0].flatten(1)[:, places])
+            slack = 2 * found.rounding[0] + 4 * FLOAT64_UNIT * found.constant[0].abs()
+        return torch.cat(weights, dim=1).numpy(), found.constant[0].numpy(), slack.numpy()
+
+
+def _pieces(op: ops.Op, bounds: Interval) -> Relaxation:
+    """The line of every stable neuron; zero where one is unstable, for its output is a column."""
+    low = op.slope if isinstance(op, ops.LeakyRelu) else 0.0
+    lower = bounds.lower[:, None]
+    slope = torch.where(lower >= 0, torch.ones_like(lower), torch.full_like(lower, low))
+    slope = torch.where(unstable(bounds)[:, None], torch.zeros_like(slope), slope)
+    return Relaxation(slope, slope)

@@ -11,11 +11,13 @@ bound tightening with an objective cutoff in mixed-integer programming.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from closegap.bounds.intermediate import NetworkBounds, tighten_activations
 from closegap.bounds.interval import propagate
@@ -68,6 +70,7 @@ class CutoffSearch:
         clause: which clause.
         known: bounds of the whole region.
         options: how hard to try.
+        slack: by node, see `BackwardPass`.
 
     Attributes:
         bounds: of every activation's input at the clause's counterexamples.
@@ -77,10 +80,16 @@ class CutoffSearch:
     """
 
     def __init__(
-        self, query: Query, clause: int, known: NetworkBounds, options: CutoffOptions
+        self,
+        query: Query,
+        clause: int,
+        known: NetworkBounds,
+        options: CutoffOptions,
+        slack: Mapping[int, Tensor] | None = None,
     ) -> None:
         self._options = options
-        self._linear = LinearVerifier(margin_query(query, clause))
+        self._slack = slack or {}
+        self._linear = LinearVerifier(margin_query(query, clause), slack=slack)
         self._rows = np.arange(self._linear.query.network.output_size)
         exact, region = self._linear.exact, self._linear.exact_region
         values = propagate(exact, region, known.activations)
@@ -129,7 +138,7 @@ class CutoffSearch:
             linear.search, linear.search_region, self._options.neurons, cutoff, self._warm
         )
         self.bounds = tighten_activations(
-            linear.exact, linear.exact_region, self.bounds, budget, optimiser, nodes
+            linear.exact, linear.exact_region, self.bounds, budget, optimiser, nodes, self._slack
         )
         self.refuted = self.bounds.empty
 

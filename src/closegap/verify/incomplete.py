@@ -6,6 +6,7 @@ its rounding subtracted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -66,10 +67,14 @@ class LinearVerifier:
     Args:
         query: what to bound.
         device: where the work is done.
+        slack: by node, see `BackwardPass`; bounds of activations must then be given.
     """
 
-    def __init__(self, query: Query, *, device: str = "cpu") -> None:
+    def __init__(
+        self, query: Query, *, device: str = "cpu", slack: Mapping[int, Tensor] | None = None
+    ) -> None:
         self.query = query
+        self._slack = slack or {}
         self.exact: TorchNetwork = compiled(query.network, torch.float64, device)
         self.search: TorchNetwork = compiled(query.network, torch.float32, device)
         self.exact_region: InputSet = input_set(self.exact, query.region)
@@ -87,7 +92,12 @@ class LinearVerifier:
             budget: when it ends, what is left keeps its interval bounds.
             known: bounds that already hold.
             options: climb on each undecided neuron's slopes; `None` for plain CROWN.
+
+        Raises:
+            ValueError: the network has slack, which intervals do not count.
         """
+        if self._slack:
+            raise ValueError("intervals do not count slack; bound the network it was made of")
         optimiser = None
         if options is not None:
             optimiser = MixedPrecision(self.search, self.search_region, options)
@@ -159,7 +169,7 @@ class LinearVerifier:
         parameters = Parameters()
         if options is not None:
             parameters = self._climb(bounds, budget, rows, offsets, options)
-        bounder = BackwardPass(self.exact, bounds.activations, bounds.values)
+        bounder = BackwardPass(self.exact, bounds.activations, bounds.values, self._slack)
         with torch.no_grad():
             linear = bounder.run(output, rows, parameters)
             rounding = linear.rounding + 2 * FLOAT64_UNIT * offsets.abs()

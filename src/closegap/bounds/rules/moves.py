@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor
 
 from closegap.bounds.records import Interval
@@ -87,8 +89,12 @@ def _concat(
 def _take(
     op: ops.Take, weights: NodeWeights, coefficients: Tensor, shapes: Sequence[Shape]
 ) -> list[Tensor]:
-    flat = coefficients.flatten(2)
-    empty = flat.new_zeros(*flat.shape[:2], prod(shapes[0]))
+    flat, size = coefficients.flatten(2), prod(shapes[0])
+    first = int(op.indices.flat[0]) if op.indices.size else 0
+    if np.array_equal(op.indices.reshape(-1), np.arange(first, first + op.indices.size)):
+        padded = F.pad(flat, (first, size - first - op.indices.size))
+        return [padded.reshape(*flat.shape[:2], *shapes[0])]
+    empty = flat.new_zeros(*flat.shape[:2], size)
     moved = empty.index_add(2, weights["indices"].reshape(-1), flat)
     return [moved.reshape(*flat.shape[:2], *shapes[0])]
 

@@ -51,6 +51,8 @@ class BranchEngine:
         if not len(session.open_clauses):
             return
         known = self._held(session) or self._resumed(session) or self._known(session, budget)
+        if budget.expired:  # the first bounds of a large network take seconds
+            return
         if known.search is None:
             session.note("bab: the network has activations it cannot split")
             return
@@ -86,7 +88,7 @@ class BranchEngine:
         )
         shape = session.query.network.input_shape
         near = np.stack(points) if points else np.zeros((0, *shape), np.float32)
-        return self._prepared(session, query, bounds, np.sort(session.open_clauses), near)
+        return self._prepared(session, query, bounds, np.sort(session.open_clauses), near, budget)
 
     def _resumed(self, session: Session) -> _Prepared | None:
         """The search that an earlier run was in; `None` if there is none, or it is refused."""
@@ -114,8 +116,9 @@ class BranchEngine:
         bounds: NetworkBounds,
         clauses: NDArray[np.int64],
         near: NDArray[np.float32],
+        budget: Budget | None = None,
     ) -> _Prepared:
-        problem = split_problem(query, bounds, clauses)
+        problem = split_problem(query, bounds, clauses, budget=budget)
         search = None
         if problem is not None:
             search = BranchAndBound(

@@ -13,6 +13,7 @@ from closegap.strategy.session import Session
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.cutoff import CutoffOptions, CutoffSearch
+from closegap.verify.reduction import reduced_query
 
 __all__ = ["CutoffEngine"]
 
@@ -47,18 +48,24 @@ class CutoffEngine:
             session.learn_bounds(known)
         spend = budget.within(self.share * budget.remaining)
         clauses = session.open_clauses
+        small = reduced_query(session.query, known, spend)
+        asked, start = (session.query, known) if small is None else (small.query, small.bounds)
+        slack = None if small is None else small.slack
         left: dict[int, NetworkBounds] = {}
         for place, clause in enumerate(clauses):
             if session.decided or spend.expired:
                 break
-            search = CutoffSearch(session.query, int(clause), known, self.options)
+            search = CutoffSearch(asked, int(clause), start, self.options, slack)
             search.run(spend.within(spend.remaining / (len(clauses) - place)))
             proved = _PROVED if search.refuted else min(search.guide, 0.0)
             session.prove_clause(int(clause), proved, "cutoff")
             if not (search.refuted or search.sweeps):
                 break
             if not search.refuted:
-                left[int(clause)] = search.bounds
+                found = search.bounds
+                if small is not None:
+                    found = small.back(known, found.activations)
+                left[int(clause)] = found
         spend = budget.within(self.tree_share * budget.remaining)
         for place, (clause, bounds) in enumerate(left.items()):
             if session.decided or spend.expired:
@@ -68,8 +75,8 @@ class CutoffEngine:
 
     def _branch(self, session: Session, clause: int, bounds: NetworkBounds, budget: Budget) -> None:
         """A tree under the cutoff; up to zero, what it proves holds on the whole region."""
-        problem = split_problem(session.query, bounds, np.array([clause]))
-        if problem is None:
+        problem = split_problem(session.query, bounds, np.array([clause]), budget=budget)
+        if problem is None or budget.expired:
             return
         search = BranchAndBound(problem, self.branching, lambda p: session.offer(p, "cutoff"))
         outcome = search.run(budget)

@@ -8,6 +8,7 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.strategy.session import Session
 from closegap.verify.incomplete import AlphaOptions
+from closegap.verify.reduction import climb_activations
 
 __all__ = ["AlphaCrown", "Crown"]
 
@@ -42,10 +43,10 @@ class AlphaCrown:
             session.learn_bounds(session.linear.activations(budget))
         _rows(session, budget, self.options.final, "alpha-crown")
         for _ in range(self.options.rounds):
-            if session.decided or budget.expired:
+            if session.decided or budget.expired or session.bounds is None:
                 return
             spend = budget.within(self.inner_share * budget.remaining)
-            inner = session.linear.activations(spend, session.bounds, self.options.inner)
+            inner = climb_activations(session.linear, session.bounds, spend, self.options.inner)
             session.learn_bounds(inner)
             _rows(session, budget, self.options.final, "alpha-crown")
 

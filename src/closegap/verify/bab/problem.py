@@ -14,7 +14,9 @@ from closegap.bounds.intermediate import NetworkBounds
 from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval
 from closegap.bounds.regions import InputSet, input_set
+from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
+from closegap.encode.gathered import gathered
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph import ops
 from closegap.graph.network import Network
@@ -109,15 +111,19 @@ class SplitProblem:
 
 
 def split_problem(
-    query: Query, known: NetworkBounds, clauses: NDArray[np.int64], *, worth: float = _WORTH
+    query: Query,
+    known: NetworkBounds,
+    clauses: NDArray[np.int64],
+    *,
+    worth: float = _WORTH,
+    budget: Budget | None = None,
 ) -> SplitProblem | None:
-    """Prepare the open clauses of a query.
+    """Prepare the open clauses of a query; the clauses are the roots.
 
     Args:
-        query: what to decide.
+        query, clauses: what to decide.
         known: float64 bounds of every activation's input.
-        clauses: the roots.
-        worth: see `reduce_network`.
+        worth, budget: see `reduce_network`; without it the network is taken as it is.
 
     Returns:
         `None` where the network has activations that cannot be split yet.
@@ -129,12 +135,11 @@ def split_problem(
     original = TorchNetwork(source, dtype=torch.float64)
     region = input_set(original, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
-    reduced = reduce_network(source, flat, reach, worth=worth)
-    if reduced is None:
-        network, bounds, slack = source, dict(known.activations), {}
-    else:
+    reduced = reduce_network(source, flat, reach, worth=worth, budget=budget)
+    network, bounds, slack = source, dict(known.activations), dict[int, Tensor]()
+    if reduced is not None:
+        reduced, region = gathered(reduced), _flattened(region)
         network, bounds, slack = reduced.network, _bounds(reduced), _slack(reduced)
-        region = _flattened(region)
     exact = TorchNetwork(network, dtype=torch.float64)
     search = TorchNetwork(network, dtype=torch.float32)
     rough = input_set(TorchNetwork(source, dtype=torch.float32), query.region)
@@ -214,4 +219,6 @@ def _bias(network: Network, index: int) -> NDArray[np.float64]:
         return np.broadcast_to(node.op.bias[:, None, None], node.shape).reshape(-1).copy()
     if isinstance(node.op, ops.Add):
         return np.asarray(sum(_bias(network, parent) for parent in node.inputs))
+    if isinstance(node.op, ops.Take):
+        return _bias(network, node.inputs[0])[node.op.indices.reshape(-1)]
     return np.zeros(node.size)
