@@ -12,7 +12,7 @@ from closegap.strategy.engines import ENGINES
 from closegap.strategy.session import Session
 from closegap.strategy.solve import DEFAULT_ENGINES
 from closegap.strategy.turns import turns
-from closegap.testing.networks import random_mlp, random_sigmoid
+from closegap.testing.networks import random_conv, random_mlp, random_sigmoid
 
 
 @pytest.fixture
@@ -36,6 +36,15 @@ def test_elsewhere_engines_run_in_order(rng):
     session = Session(robustness(network, np.full(4, 0.5, np.float32), 0, 0.2))
     names = [name for name in DEFAULT_ENGINES if name != "near-attack"]
     assert list(turns(names, session)) == [(name, 1.0) for name in names]
+
+
+def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
+    monkeypatch.setattr("closegap.strategy.turns.suits_cuts", lambda session: False)
+    network = random_conv(rng)
+    session = Session(robustness(network, np.full(network.input_shape, 0.5, np.float32), 0, 0.2))
+    names = [name for name, _ in turns(("crown", "cutoff", "bab", "mip"), session)]
+    assert names == ["crown", "bab", "cutoff", "bab", "mip"]
+    assert [name for name, _ in turns(("cutoff", "mip"), session)] == ["cutoff", "mip"]
 
 
 def test_one_of_the_pair_alone_has_one_turn(hard):
@@ -103,7 +112,7 @@ def test_cut_roots_leave_their_searches_to_the_tree(hard):
 
 def test_a_clause_proved_elsewhere_is_closed_in_the_tree(hard):
     session = hard[0]
-    ENGINES["bab"]().run(session, Budget.of_seconds(0.0))
+    ENGINES["bab"]().run(session, Budget(nodes=1))
     for clause in session.open_clauses:
         session.prove_clause(int(clause), 1.0, "elsewhere")
     held = session.held["bab"].search

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from closegap.graph.ops import Conv, Relu
 from closegap.strategy.engines.cuts import suits_cuts
 from closegap.strategy.session import Session
 
@@ -16,6 +17,9 @@ _PAIR = ("bab", "cuts")
 _ROUNDS = (2.0, 4.0, 8.0, 16.0)
 #: Slow to tighten; where cuts work it waits for the last round, and gets so much time then.
 _LATE, _LATE_ROUND, _LATE_TIME = "cutoff", 3, 4.0
+#: Convolutional networks take long to tighten, and a tree closes in seconds what is nearly proved:
+#: it begins there, with this share of the time, and goes on after.
+_FIRST, _FIRST_SHARE = "bab", 0.3
 #: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
 #: at once.
 _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
@@ -28,8 +32,10 @@ def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]
 
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
     as long as the one before, so neither costs the other more than half of the time. Who closed
-    more of its trees in its time so far gets more of a round. The attack that waits for near
-    margins is asked again before each of their rounds, and before every other verifier.
+    more of its trees in its time so far gets more of a round. On other convolutional
+    networks of ReLUs branch and bound has a first turn before bounds are tightened under a cutoff.
+    The attack that waits for near margins is asked again before each of their rounds, and before
+    every other verifier.
 
     Args:
         names: of engines; an engine after the pair runs when the pair's turns are over.
@@ -43,10 +49,18 @@ def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]
             late = late and name != _LATE
             if name in _VERIFIERS:
                 yield from again
+            if name == _LATE and _FIRST in names and _of_images(session):
+                yield _FIRST, _FIRST_SHARE
             yield name, 1.0
         elif not raced:
             raced = True
             yield from _race(late, again, session)
+
+
+def _of_images(session: Session) -> bool:
+    nodes = session.query.network.nodes
+    hinges = all(isinstance(nodes[i].op, Relu) for i in session.query.network.activations)
+    return hinges and any(isinstance(node.op, Conv) for node in nodes)
 
 
 def _race(
