@@ -20,7 +20,7 @@ from answers import answered
 from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
 from closegap.attacks.activation.bab_attack.bottom_up import BottomUp
 from closegap.attacks.activation.bab_attack.dive import Dive
-from closegap.attacks.activation.bab_attack.subprogram import SubProgram
+from closegap.attacks.activation.bab_attack.subtree import SubTree
 from closegap.attacks.activation.bab_attack.tree import TreeOptions
 from closegap.attacks.activation.query_attack import Attack
 from closegap.attacks.activation.region_walk import RegionWalkAttack, RegionWalkOptions
@@ -49,7 +49,6 @@ def only(**parts: object) -> BabAttackOptions:
         "hops": 0,
         "walks": 0,
         "bottom_up": None,
-        "programs": None,
         "dive": None,
         "beam": None,
     }
@@ -63,10 +62,11 @@ VARIANTS: Mapping[str, Callable[[], Attack]] = {
     "beam + dive": lambda: BabAttack(only(beam=TREE, dive=Dive())),
     "beam + bottom-up": lambda: BabAttack(only(beam=TREE, bottom_up=BottomUp())),
     "bottom-up": lambda: BabAttack(only(bottom_up=BottomUp())),
-    "bottom-up by MIP": lambda: BabAttack(only(bottom_up=BottomUp(program=SubProgram()))),
-    "hops": lambda: BabAttack(only(hopping=WHOLE.hopping, hops=WHOLE.hops)),
+    "hops": lambda: BabAttack(only(hopping=WHOLE.hopping, hops=1)),
     "region walk": lambda: RegionWalkAttack(RegionWalkOptions(rounds=1000)),
-    "no MIP": lambda: BabAttack(replace(WHOLE, programs=None)),
+    "own sub-solver": lambda: BabAttack(
+        replace(WHOLE, bottom_up=BottomUp(program=SubTree()), dive=Dive(program=SubTree()))
+    ),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +22,6 @@ from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, im
 from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.attacks.activation.bab_attack.subtree import SubTree
 from closegap.attacks.activation.bab_attack.tree import TreeOptions, sampling_odds
-from closegap.attacks.activation.bab_attack.turns import Search, Turns
 from closegap.attacks.activation.cells import UnitLayer, UnitNetwork
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
@@ -62,7 +60,6 @@ def arena_of(asked: Query, budget: Budget | None = None) -> Arena:
     ground = problem.ground
     size = (5, len(ground.lower))
     arena.offer(np.random.default_rng(1).uniform(ground.lower, ground.upper, size))
-    arena.spend = spend.within  # type: ignore[method-assign]  # a part takes what it needs
     return arena
 
 
@@ -96,8 +93,7 @@ def test_a_neighbourhood_of_everything_gives_the_least_margin(
 ) -> None:
     asked = query(rng, BUILDERS[kind](rng))
     arena = arena_of(asked)
-    everything = BottomUp(first=arena.problem.units.units, program=SubProgram())
-    search = BottomUpSearch(everything, arena)
+    search = BottomUpSearch(BottomUp(first=arena.problem.units.units), arena)
     search.step()
     assert search.exhausted
     least = least_clause_margin(asked, 0)
@@ -159,9 +155,7 @@ def test_an_empty_part_costs_no_solver(rng: np.random.Generator) -> None:
 def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
     asked = hard(rng, 8)
     small = BottomUp(first=4, most=8)
-    options = BabAttackOptions(
-        hopping=QUICK, hops=0, rounds=2, bottom_up=small, programs=None, beam=None, dive=None
-    )
+    options = BabAttackOptions(hopping=QUICK, rounds=2, bottom_up=small)
     one, other = (BabAttack(options).attack_query(asked, Budget(seed=3)) for _ in range(2))
     np.testing.assert_array_equal(one.points, other.points)
 
@@ -174,7 +168,7 @@ def test_a_solver_that_hangs_does_not_keep_the_attack(
     hanging = KillableBackend(Deaf(), name)
     monkeypatch.setitem(registry.BACKENDS, name, lambda: hanging)
     options = BabAttackOptions(
-        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver=name)), beam=None
+        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver=name))
     )
     before = set(worker_processes())
     begun = time.monotonic()
@@ -334,41 +328,6 @@ def test_what_breaks_is_inside_and_strictly_broken(rng: np.random.Generator) -> 
         least = min(least_clause_margin(asked, k) for k in range(asked.prop.clauses))
         assert outcome.margin == pytest.approx(least, abs=1e-4) or outcome.margin < 0
         assert (outcome.margin < 0) == (least < 0)
-
-
-def test_turns_go_to_who_cost_least_and_past_who_ended() -> None:
-    """Three searches that sleep; one of them pays at first, one has nothing to do after a turn."""
-    clock, margin, taken = [0.0], [1.0], []
-
-    def search(name: str, seconds: float, gain: float = 0.0) -> Callable[[], None]:
-        def step() -> None:
-            taken.append(name)
-            clock[0] += seconds
-            margin[0] -= gain
-
-        return step
-
-    searches = [
-        Search(search("pays", 1.0, 0.1)),
-        Search(search("idle", 1.0)),
-        Search(search("once", 1.0), ended=lambda: "once" in taken),
-        Search(search("dear", 1.0), price=3.0, cost=3.0),
-    ]
-    turns = Turns(searches, lambda: margin[0], 40)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "closegap.attacks.activation.bab_attack.turns.time.monotonic", lambda: clock[0]
-        )
-        while turns.take():
-            pass
-    assert taken[:3] == ["pays", "idle", "once"]
-    assert len(taken) == 40
-    assert taken.count("once") == 1
-    assert taken.count("pays") > 2 * taken.count("idle") > 2 * taken.count("dear") > 2
-
-
-def test_turns_end_where_all_have() -> None:
-    assert not Turns([Search(lambda: None, ended=lambda: True)], lambda: 0.0, 5).take()
 
 
 def test_sizes_out_of_range_are_refused() -> None:

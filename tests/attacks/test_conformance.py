@@ -50,9 +50,7 @@ class TestStraightThrough(AttackCase):
 class TestBabAttack(AttackCase):
     def method(self) -> Attack:
         quick = replace(hop_pgd(AttackOptions(steps=3, restarts=3)), hops=1)
-        return BabAttack(
-            BabAttackOptions(hopping=quick, walks=1, rounds=1, beam=None, dive=None, programs=None)
-        )
+        return BabAttack(BabAttackOptions(hopping=quick, walks=1, rounds=1))
 
 
 NEEDS_LABEL = (

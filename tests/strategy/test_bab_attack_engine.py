@@ -33,5 +33,5 @@ def test_it_decides_what_it_has_time_for(
 
 def test_its_sizes_are_settings() -> None:
     keys = known_keys()
-    for key in ("bottom_up.first", "dive.ratio", "beam.levels", "programs.seconds", "workers"):
+    for key in ("bottom_up.first", "dive.ratio", "beam.levels", "neighbourhoods", "workers"):
         assert f"bab-attack.{key}" in keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,9 +26,6 @@ __all__ = ["Arena", "Finds", "Polish", "Start"]
 
 #: Share of the units in which candidates differ that are not of the same minimum.
 _APART = 0.05
-#: Of the time that the attack has taken so far, what one part may take, and what it may at least.
-_PART_SHARE = 0.1
-_PART_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,17 +94,6 @@ class Arena:
         self._network = compiled(harvest.query.network, torch.float32)
         self._lock = threading.RLock()
         self._draws = 0
-        self._begun = time.monotonic()
-
-    @property
-    def margin(self) -> float:
-        """The least attained; infinity where nothing was."""
-        return self._harvest.margin
-
-    def spend(self, seconds: float) -> Budget:
-        """For one part of the region: short while the attack is young, at most so many seconds."""
-        grown = _PART_SECONDS + _PART_SHARE * (time.monotonic() - self._begun)
-        return self.budget.within(min(seconds, grown))
 
     @property
     def query(self) -> Query:

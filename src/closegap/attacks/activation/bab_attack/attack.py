@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +17,7 @@ from closegap.attacks.activation.bab_attack.beam import BeamSearch, OnProof
 from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch
 from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
 from closegap.attacks.activation.bab_attack.hops import HopSearch, hopped
-from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.attacks.activation.bab_attack.tree import TreeOptions
-from closegap.attacks.activation.bab_attack.turns import Search, Turns
 from closegap.attacks.activation.harvest import Harvest, OnCandidate
 from closegap.attacks.activation.region import region_problem
 from closegap.attacks.gradient.hopping import Hopping, hop_pgd
@@ -39,11 +40,9 @@ __all__ = [
     "lns",
 ]
 
-_SIZES = ("capacity", "rounds", "workers")
-#: What a second of each search counts until it pays, and seconds it owes before its first turn:
-#: hops pay early and often, parts of the region where hops and beam are stuck, programs last.
-_HOP_PRICE, _PART_PRICE, _PROGRAM_PRICE = 0.5, 2.0, 3.0
-_PART_DEBT, _PROGRAM_DEBT = 0.5, 2.0
+Step: TypeAlias = Callable[[], None]
+
+_SIZES = ("capacity", "neighbourhoods", "dives", "rounds", "workers")
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,17 @@ class BabAttackOptions:
 
     Attributes:
         hopping: how first candidates are found by gradients, and more of them later.
-        hops: of a turn of hopping, the one before all others too; 0 for first descents alone, and
-            none later.
+        hops: hoppings in a round.
         capacity: of the pool.
         walks: of the first candidates, so many of the best walk from cell to cell.
         polish: what every find goes through.
         bottom_up: neighbourhoods of candidates; `None` to leave them out.
-        programs: searches neighbourhoods too, in turns of their own that are rarer until they pay;
-            `None` to leave them out.
+        neighbourhoods: in a round.
         dive: dives from the beam's subdomains, or from the whole region where there is no beam;
             `None` to leave them out.
-        beam: the guided tree, one step a turn; `None` to leave it out.
-        rounds: turns of all searches, so many times as many as there are searches.
+        dives: in a round.
+        beam: the guided tree, one step a round; `None` to leave it out.
+        rounds: of all searches.
         workers: searches at a time, and solvers' processes; the budget's threads allow no more.
 
     Raises:
@@ -71,13 +69,14 @@ class BabAttackOptions:
     """
 
     hopping: Hopping = field(default_factory=Hopping)
-    hops: int = 4
+    hops: int = 1
     capacity: int = 100
     walks: int = 3
     polish: Polish = field(default_factory=Polish)
     bottom_up: BottomUp | None = field(default_factory=BottomUp)
-    programs: SubProgram | None = field(default_factory=SubProgram)
+    neighbourhoods: int = 3
     dive: Dive | None = field(default_factory=Dive)
+    dives: int = 1
     beam: TreeOptions | None = field(default_factory=TreeOptions)
     rounds: int = 100
     workers: int = 2
@@ -88,11 +87,6 @@ class BabAttackOptions:
                 raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
         if not self.hops and self.bottom_up is None and self.dive is None and self.beam is None:
             raise OptionError("no search takes part")
-
-    @property
-    def leg(self) -> Hopping:
-        """The hopping of one turn."""
-        return replace(self.hopping, hops=min(self.hops, self.hopping.hops))
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ class BabAttack:
         if budget.expired or not query.prop.clauses:
             return harvest.ended(self.name, budget)
         with harvest.kept(self.name):
-            first = hopped(self.options.leg, query, budget)
+            first = hopped(self.options.hopping, query, budget)
             harvest.add(first)
             problem = None if harvest.done else region_problem(query, budget, bounds)
             if problem is not None and problem.units.units:
@@ -160,23 +154,24 @@ class BabAttack:
                 arena.add(first)
                 for point in starts:
                     arena.offer(point.reshape(1, -1).astype(np.float64))
-                _search(
-                    self.options, arena, first, proofs or Proofs(tuple(range(query.prop.clauses)))
-                )
+                _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
         return harvest.ended(self.name, budget)
 
 
-def _search(options: BabAttackOptions, arena: Arena, first: AttackOutcome, proofs: Proofs) -> None:
+def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
     """Walk from the best candidates, then let the workers take steps of the searches in turn."""
     for start in arena.starts(options.walks):
         if not arena.done:
             arena.walk(start.point)
-    searches = _searches(options, arena, first, proofs)
-    turns = Turns(searches, lambda: arena.margin, options.rounds * len(searches))
+    steps, lock = _steps(options, arena, proofs), threading.Lock()
 
     def work() -> None:
-        while not arena.done and turns.take():
-            pass
+        while not arena.done:
+            with lock:
+                step = next(steps, None)
+            if step is None:
+                return
+            step()
 
     workers = min(options.workers, arena.budget.threads)
     if workers == 1:
@@ -190,30 +185,21 @@ def _search(options: BabAttackOptions, arena: Arena, first: AttackOutcome, proof
             arena.finished = True  # whatever ended one of them, the others stop too
 
 
-def _searches(
-    options: BabAttackOptions, arena: Arena, first: AttackOutcome, proofs: Proofs
-) -> list[Search]:
-    """Those that take part; cheap ones first."""
-    searches, top_down = [], None
-    if options.hops:
-        searches.append(Search(HopSearch(options.leg, arena, first).step, _HOP_PRICE))
+def _steps(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> Iterator[Step]:
+    """The rounds' steps, in order."""
+    round_: list[Step] = [HopSearch(options.hopping, arena).step] * options.hops
+    top_down = None
     if options.beam is not None:
         top_down = BeamSearch(options.beam, arena, proofs.clauses, proofs.on_proof)
-        searches.append(Search(top_down.step))
     if options.bottom_up is not None:
-        searches.append(_neighbourhoods(options.bottom_up, arena, _PART_PRICE, _PART_DEBT))
+        bottom_up = BottomUpSearch(options.bottom_up, arena)
+        round_ += [bottom_up.step] * options.neighbourhoods
+    if top_down is not None:
+        round_.append(top_down.step)
     if options.dive is not None:
         dives = DiveSearch(options.dive, arena, None if top_down is None else top_down.domain)
-        searches.append(Search(dives.step, _PART_PRICE, cost=_PART_PRICE * _PART_DEBT))
-    if options.bottom_up is not None and options.programs is not None:
-        solved = replace(options.bottom_up, program=options.programs)
-        searches.append(_neighbourhoods(solved, arena, _PROGRAM_PRICE, _PROGRAM_DEBT))
-    return searches
-
-
-def _neighbourhoods(options: BottomUp, arena: Arena, price: float, debt: float = 0.0) -> Search:
-    search = BottomUpSearch(options, arena)
-    return Search(search.step, price, lambda: search.exhausted, price * debt)
+        round_ += [dives.step] * options.dives
+    return itertools.chain.from_iterable(itertools.repeat(round_, options.rounds))
 
 
 def bab_attack(options: AttackOptions) -> BabAttack:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Int8
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Start
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
-from closegap.attacks.activation.bab_attack.subtree import SubTree
+from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.attacks.activation.cells import Cell
 from closegap.mip.model import Status
 
@@ -50,7 +50,7 @@ class BottomUp:
         program: searches a neighbourhood.
     """
 
-    first: int = 40
+    first: int = 60
     least: int = 10
     most: int = 400
     grow: float = 1.3
@@ -58,7 +58,7 @@ class BottomUp:
     candidates: int = 6
     disagreement: float = 10.0
     sharing: float = 6.0
-    program: SubSearch = field(default_factory=SubTree)
+    program: SubSearch = field(default_factory=SubProgram)
 
 
 class BottomUpSearch:

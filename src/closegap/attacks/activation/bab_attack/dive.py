@@ -13,7 +13,7 @@ from jaxtyping import Int, Int8
 from closegap.attacks.activation.bab_attack.arena import Arena
 from closegap.attacks.activation.bab_attack.bottom_up import SubSearch, drawn_order
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
-from closegap.attacks.activation.bab_attack.subtree import SubTree
+from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.mip.model import Status
 
 __all__ = ["Dive", "DiveSearch", "Domain", "DomainSource"]
@@ -42,7 +42,7 @@ class Dive:
     change: float = 0.1
     agreement: float = 10.0
     chunks: int = 4
-    program: SubSearch = field(default_factory=SubTree)
+    program: SubSearch = field(default_factory=SubProgram)
 
 
 class DiveSearch:

@@ -1,4 +1,4 @@
-"""Basin hopping as one of the searches: the pool's best candidates are its elite now and then.
+"""Basin hopping as one of the searches: the pool's best candidates are its elite every other time.
 
 Neighbourhoods find what gradients miss nearby; hops find other basins, and pass on what the other
 searches found to inputs further away.
@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from closegap.attacks.activation.bab_attack.arena import Arena
 from closegap.attacks.gradient.hopping import Hopping
@@ -25,8 +24,6 @@ __all__ = ["HopSearch", "hopped"]
 
 #: Up to so many weights, products of matrices are faster than the network as it was given.
 _DENSE_WEIGHTS = 500_000
-#: Kinds of hopping: anew, from its own best, from the pool's.
-_OWN, _POOL, _KINDS = 1, 2, 3
 
 
 def hopped(hopping: Hopping, query: Query, budget: Budget) -> AttackOutcome:
@@ -35,19 +32,17 @@ def hopped(hopping: Hopping, query: Query, budget: Budget) -> AttackOutcome:
 
 
 class HopSearch:
-    """Hoppings one after the other: a new one begins, its best one goes on, the pool's go on.
+    """Hoppings one after the other, from anew and from the pool in turn.
 
     Args:
         hopping: how.
         arena: of the attack.
-        first: what a hopping before this search found; it is gone on with.
     """
 
-    def __init__(self, hopping: Hopping, arena: Arena, first: AttackOutcome) -> None:
+    def __init__(self, hopping: Hopping, arena: Arena) -> None:
         self._hopping = hopping
         self._arena = arena
         self._query = _quickest(arena)
-        self._own, self._least = first.points[: hopping.elites], first.margin
         self._turn = 0
         self._lock = threading.Lock()
 
@@ -55,26 +50,15 @@ class HopSearch:
         """One hopping."""
         with self._lock:
             turn, self._turn = self._turn, self._turn + 1
-            kind = turn % _KINDS
-            elite = self._elite(kind)
         arena, hopping = self._arena, self._hopping
+        best = arena.elites(hopping.elites)
+        if turn % 2 and best:
+            shape = self._query.network.input_shape
+            hopping = hopping.resumed(np.stack([found.point.reshape(shape) for found in best]))
         seeded = replace(arena.budget, seed=arena.budget.seed + turn + 1)
-        outcome = hopped(hopping.resumed(elite) if len(elite) else hopping, self._query, seeded)
-        arena.add(outcome)
-        with self._lock:
-            if outcome.margin < self._least or kind == _OWN:
-                self._own, self._least = outcome.points[: hopping.elites], outcome.margin
+        arena.add(hopped(hopping, self._query, seeded))
         for start in arena.starts(1):
             arena.walk(start.point)
-
-    def _elite(self, kind: int) -> NDArray[np.float32]:
-        """Points to go on from; none for a new hopping."""
-        shape = self._query.network.input_shape
-        if kind == _OWN:
-            return self._own.reshape(-1, *shape)
-        far = self._arena.elites(self._hopping.elites) if kind == _POOL else ()
-        points = [candidate.point.reshape(shape) for candidate in far]
-        return np.stack(points) if points else np.zeros((0, *shape), np.float32)
 
 
 def _quickest(arena: Arena) -> Query:

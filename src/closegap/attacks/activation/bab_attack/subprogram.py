@@ -25,7 +25,7 @@ class SubProgram:
     Attributes:
         solver: a backend's name, or `None` for the registry's choice.
         emphasis: see `SolveOptions`.
-        seconds: for one program, at most.
+        seconds: for one program.
         hopeless: a program is left once its optimum is known to be above this share of the
             margin to get below.
         polished: of the points the solver came through, so many of the best are polished.
@@ -73,7 +73,7 @@ class SubProgram:
             found.offer(encoded.point_of(values))
 
         options = SolveOptions(
-            time_limit=arena.spend(self.seconds).remaining,
+            time_limit=arena.budget.within(self.seconds).remaining,
             threads=1,
             seed=arena.budget.seed,
             start=start,

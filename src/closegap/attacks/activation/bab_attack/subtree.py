@@ -23,7 +23,7 @@ class SubTree:
     """How a part is searched by bounds of its subdomains, and linear programs where none is left.
 
     Attributes:
-        seconds: for one part, at most.
+        seconds: for one part.
         hopeless: a subdomain is closed once its margin is known to be above this share of the
             margin to get below.
         polished: of the points the tree came through, so many of the best are polished.
@@ -48,7 +48,7 @@ class SubTree:
 
         fixed = np.where(bounds.undecided, part.phase, 0).astype(np.int8)
         tree = GuidedTree(problem, self.tree, offer, arena.pool.majority, arena.random(), fixed)
-        spend = arena.spend(self.seconds)
+        spend = arena.budget.within(self.seconds)
         while not (arena.done or spend.expired or tree.exhausted):
             tree.step(spend)
         found.polish(self.polished)
