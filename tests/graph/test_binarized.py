@@ -217,6 +217,36 @@ def test_a_sum_that_float64_cannot_hold_has_no_fixed_sign() -> None:
         assert FirstSigns(layer)(inputs).tolist() == [[True], [False]]
 
 
+def one_sum(*ops_before: ops.Op, weight: float) -> Network:
+    """The sign of one sum of two inputs, and one that is always +1."""
+    nodes = [Node(ops.Input(), (), (2,))]
+    for op in (*ops_before, ops.Linear(np.full((2, 2), weight), np.zeros(2))):
+        nodes.append(Node(op, (len(nodes) - 1,), (2,)))
+    constant = ops.Scale(np.array([1.0, 0.0]))
+    for op in (constant, ops.Sign(1), ops.Linear(np.eye(2), np.zeros(2))):
+        nodes.append(Node(op, (len(nodes) - 1,), (2,)))
+    return network(*nodes)
+
+
+@pytest.mark.parametrize(("weight", "factor"), [(-1e-200, None), (-1.0, 1e-200), (-0.3, 1.0)])
+def test_products_that_underflow_decide_nothing(weight: float, factor: float | None) -> None:
+    before = () if factor is None else (ops.Scale(np.full(2, factor)),)
+    layer = binarized_form(one_sum(*before, weight=weight)).first
+    tiny = 1e-200 if weight != -0.3 else 5e-324
+    got = FirstSigns(layer)(np.array([[0.0, 0.0], [0.0, tiny], [-tiny, 0.0]]))
+    assert got.tolist() == [[True, True], [False, True], [True, True]]
+    bounds = sum_bounds(layer, np.zeros(2), np.full(2, tiny))
+    assert fixed_signs(layer, bounds).tolist() == [0, 1]
+
+
+def test_a_constant_sign_stands_beside_sums_that_overflow() -> None:
+    form = BinarizedForward(binarized_form(one_sum(weight=-1.5)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        got = form(np.array([[1.7e308, 1.7e308], [-1.7e308, -1.7e308], [1.7e308, -1.7e308]]))
+    assert got.tolist() == [[-1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    assert form(np.zeros((0, 2))).shape == (0, 2)
+
+
 def test_thresholds_have_the_parity_of_the_fan_in(rng: np.random.Generator) -> None:
     layer = binarized_form(dense_net(rng, zeros=0.4)).hidden[0]
     finite = np.isfinite(layer.thresholds.low)

@@ -18,6 +18,7 @@ __all__ = [
     "DISTANCE_TOLERANCE",
     "FINEST_CUT",
     "FLOAT32_UNIT",
+    "FLOAT64_UNDERFLOW",
     "FLOAT64_UNIT",
     "IR_ABSOLUTE_TOLERANCE",
     "IR_RELATIVE_TOLERANCE",
@@ -49,6 +50,8 @@ __all__ = [
 
 FLOAT32_UNIT = 2.0**-24
 FLOAT64_UNIT = 2.0**-53
+#: A float64 product that underflows is off by less than this, beside its relative rounding.
+FLOAT64_UNDERFLOW = 2.0**-1074
 
 #: Divisors are kept above this; far below any weight that matters, far above denormals.
 TINY = 1e-30

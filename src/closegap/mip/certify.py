@@ -19,13 +19,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from closegap.core.numerics import gamma
+from closegap.core.numerics import FLOAT64_UNDERFLOW, gamma
 from closegap.mip.model import Array, Model
 
 __all__ = ["certified_lower_bound", "certifies_infeasibility"]
-
-#: A product that underflows is off by less than this.
-_UNDERFLOW = float(np.finfo(np.float64).smallest_subnormal)
 
 
 def certified_lower_bound(model: Model, row_duals: Array) -> float:
@@ -54,7 +51,7 @@ def certified_lower_bound(model: Model, row_duals: Array) -> float:
         terms = np.concatenate([rows, _column_minima(model, duals), [model.constant]])
         # Each term is one rounded product (minimum, exact, of such), then they are summed.
         steps = 2 * (len(terms) + 2)
-        error = gamma(steps) * float(np.abs(terms).sum()) + steps * _UNDERFLOW
+        error = gamma(steps) * float(np.abs(terms).sum()) + steps * FLOAT64_UNDERFLOW
         bound = float(np.nextafter(float(terms.sum()) - error, -math.inf))
     return bound if math.isfinite(bound) else -math.inf
 
@@ -93,7 +90,7 @@ def _column_minima(model: Model, duals: Array) -> Array:
     longest = int(entries.max(initial=0))
     # Twice the length covers the rounding of `magnitude` itself and of the next two lines.
     steps = 2 * (longest + 4)
-    error = gamma(steps) * magnitude + steps * _UNDERFLOW
+    error = gamma(steps) * magnitude + steps * FLOAT64_UNDERFLOW
     error[entries == 0] = 0.0  # nothing was added to the cost: exact, so the column may be free
     low = np.nextafter(reduced - error, np.where(error > 0.0, -math.inf, reduced))
     high = np.nextafter(reduced + error, np.where(error > 0.0, math.inf, reduced))

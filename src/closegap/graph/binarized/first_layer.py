@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from closegap.core.numerics import gamma
+from closegap.core.numerics import FLOAT64_UNDERFLOW, FLOAT64_UNIT, gamma
 from closegap.graph.binarized.products import PatchIndex, blocks, extreme
 from closegap.graph.binarized.records import FirstLayer
 
@@ -23,6 +23,8 @@ __all__ = ["FirstSigns", "SumBounds", "fixed_signs", "sum_bounds"]
 
 #: Types and how many binary digits of an integer they hold.
 _KINDS: tuple[tuple[type[np.floating[Any]], int], ...] = ((np.float32, 24), (np.float64, 53))
+#: Float64 products of at least this size lose a share of themselves, and that share is normal too.
+_NORMAL = float(np.finfo(np.float64).smallest_normal) / FLOAT64_UNIT
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,9 @@ class FirstSigns:
         slack = error[thresholds.taken]
         met = signed - slack >= thresholds.high[..., None]
         open_ = ~met & ~(signed + slack < thresholds.low[..., None])
+        # What always or never holds does so for sums that float64 cannot hold, too.
+        met[np.isneginf(thresholds.high)] = True
+        open_[np.isinf(thresholds.high)] = False
         exact_sums: dict[tuple[int, int], Fraction] = {}
         for unit, place, row in np.argwhere(open_):
             key = int(row), int(thresholds.taken[unit, place])
@@ -110,7 +115,8 @@ class FirstSigns:
         sizes = self._index.sums(self._sizes, reach.T)
         each = sizes.reshape(len(self._sizes), -1, len(inputs))[self._size]
         terms = self._index.rows.shape[0] + 2 * len(layer.steps) + 4
-        return sums, gamma(2 * terms) * each.reshape(sums.shape)
+        error = gamma(2 * terms) * each.reshape(sums.shape) + _underflow(layer, inputs)
+        return sums, np.where(np.isfinite(sums), error, np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +172,28 @@ def _entries(
     return values, reach
 
 
+def _underflow(layer: FirstLayer, inputs: NDArray[np.float64]) -> float:
+    """What products below float64's normal numbers may cost a sum; 0 where there can be none.
+
+    It holds for the terms written out with all factors multiplied first, too.
+    """
+    terms = 2 * layer.patches.gather.shape[1] * (len(layer.steps) + 1)
+    least, most = _sizes(inputs)
+    for factor, offset in layer.steps:
+        (small, large), (low, high) = _sizes(factor), _sizes(offset)
+        least, most = min(least * small, low), max(most * large, high)
+    small, large = _sizes(layer.patches.weight)
+    if least * small >= _NORMAL:
+        return 0.0
+    return float(2 * terms * FLOAT64_UNDERFLOW * most * large)
+
+
+def _sizes(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The least of 1 and the sizes that are not zero, and the greatest of 1 and the sizes."""
+    sizes = np.abs(values)
+    return float(sizes.min(where=sizes > 0, initial=1.0)), float(sizes.max(initial=1.0))
+
+
 def _exact_sum(layer: FirstLayer, point: NDArray[np.float64], which: int) -> Fraction:
     channel, place = divmod(which, len(layer.patches.gather))
     total = Fraction(0)
@@ -195,6 +223,7 @@ def sum_bounds(
     least, most, width = (np.where(gather < 0, 0.0, array[0, gather]) for array in (*values, reach))
     terms = 2 * gather.shape[1] + 2 * len(layer.steps) + 6
     error = gamma(2 * terms) * (width @ np.abs(weight).T)
+    error += _underflow(layer, np.concatenate([low, high]))
     return SumBounds(
         (least @ positive + most @ negative - error).T.reshape(-1),
         (most @ positive + least @ negative + error).T.reshape(-1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -36,7 +37,8 @@ class BinarizedForward:
 
     def __call__(self, inputs: Float[np.ndarray, "B ..."]) -> Float[np.ndarray, "B C"]:
         """Outputs at inputs of the network's shape or flat."""
-        flat = inputs.reshape(len(inputs), -1).astype(np.float64)
+        size = math.prod(self.network.input_shape)
+        flat = inputs.reshape(len(inputs), size).astype(np.float64)
         return self.outputs(self.first(flat))
 
     def outputs(self, bits: Bool[np.ndarray, "B U"]) -> Float[np.ndarray, "B C"]:
