@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,6 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
+
+from closegap.strategy.bracketing import Bracketing
 
 Call: TypeAlias = Callable[..., Any]
 
@@ -71,6 +74,40 @@ def test_one_archive_holds_every_distance(
     with np.load(saved) as found:
         assert found["distances"].tolist() == ["l2", "linf"] * 2
         assert len(found["images"]) == 4
+
+
+def test_an_interrupted_bracket_is_shown_and_saved(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = Path(str(files("closegap") / "demo" / "digits_mlp.onnx"))
+    asked = ("attack", digits, "--data", "digits", "--timeout", "1", "--limit", "2", "--json")
+    names = ("linf", "l2", "l1", "l0", "l1+tv")
+
+    def interrupted(search: Bracketing) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bracketing, "halve", interrupted)
+    session, store = onnxruntime.InferenceSession(str(digits)), tmp_path / "run.db"
+    for name in names:
+        saved = tmp_path / f"{name}.npz"
+        said = call(*asked, "--minimise", name, "--save", saved)
+        assert said.code == 130, said.err
+        (row,), (line,) = said.rows, said.error_lines
+        assert f"; 1 brackets and images are in {saved}" in line
+        assert row["lower"] >= 0 and row["detail"].startswith("interrupted")
+        if row["upper"] is None:  # too slow a machine to find any
+            continue
+        assert row["lower"] <= row["upper"]
+        with np.load(saved) as found:
+            entry = session.get_inputs()[0]
+            image = found["images"].reshape(1, *entry.shape[1:])
+            (outputs,) = session.run(None, {entry.name: image})
+            assert outputs[0].argmax() != found["labels"][0]
+    said = call(*asked, "--minimise", "linf", "--store", store)
+    assert said.code == 130 and len(said.rows) == 1 and "0 distances are in" in said.err
+    monkeypatch.undo()
+    again = call(*asked, "--minimise", "linf", "--store", store)
+    assert again.code == 0 and [row["detail"][:5] == "inter" for row in again.rows] == [False] * 2
 
 
 def test_misuse_is_one_line(

@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from closegap.attacks.minimal.fmn import FMNSearch, FMNState
+from closegap.attacks.minimal.lanes import Best, Lanes, Seen
 from closegap.data import load_data, select
 
 Call: TypeAlias = Callable[..., Any]
@@ -103,6 +105,28 @@ def test_indices_seed_and_timeout_are_obeyed(call: Call, digits: Path, tmp_path:
     table = call(*asked, "--limit", "2")
     assert table.code == 0
     assert "sigma-zero on digits_mlp.onnx" in table.out and "misclassified" in table.out
+
+
+def test_an_interrupted_batch_is_shown_and_saved(
+    call: Call, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, step = tmp_path / "near.npz", FMNSearch.step
+
+    def stepped(search: FMNSearch, lanes: Lanes, state: FMNState, seen: Seen, best: Best) -> Any:
+        if state.taken == 60:
+            raise KeyboardInterrupt
+        return step(search, lanes, state, seen, best)
+
+    monkeypatch.setattr(FMNSearch, "step", stepped)
+    said = call(
+        *("attack", DIGITS, "--data", digits, "--method", "fmn", "--norm", "2"),
+        *("--save", saved, "--json"),
+    )
+    assert said.code == 130
+    broken = [row["distance"] is not None for row in said.rows]
+    assert any(broken) and all(row["reason"] in (None, "interrupted") for row in said.rows)
+    with np.load(saved) as found:
+        assert found["broken"].tolist() == broken
 
 
 def test_misuse_is_one_line(call: Call, digits: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from closegap.attacks.activation.nearest import NearestAttack
+from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.runtime.cache import replayer
@@ -22,7 +23,8 @@ from closegap.specs.objectives import (
     Objective,
 )
 from closegap.specs.region import bounding_box
-from closegap.strategy.distance import _Bracketing, minimise_distance
+from closegap.strategy.bracketing import Bracketing
+from closegap.strategy.distance import DistanceInterrupted, minimise_distance
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_mlp
@@ -109,6 +111,28 @@ def test_no_time_leaves_everything_open(rng: np.random.Generator) -> None:
     assert not result.closed
 
 
+@pytest.mark.parametrize("norm", [1.0, 2.0])
+def test_an_interruption_carries_the_bracket(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, norm: float
+) -> None:
+    query, told = asked(rng, norm), Incumbent.prove
+
+    def prove(incumbent: Incumbent, lower: float) -> None:
+        told(incumbent, lower)
+        if lower > 0 and incumbent.best.found:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Incumbent, "prove", prove)
+    monkeypatch.setattr(Bracketing, "halve", lambda search: None)
+    with pytest.raises(DistanceInterrupted) as stopped:
+        minimise_distance(query, timeout=10, attack=NearestAttack(rounds=1, steps=10))
+    monkeypatch.undo()
+    cut, few = stopped.value.result, NearestAttack(rounds=1, steps=10)
+    whole = minimise_distance(query, timeout=10, attack=few)
+    assert 0 < cut.lower <= whole.upper and whole.lower <= cut.upper
+    assert cut.witness is not None and query.distance(cut.witness) == cut.upper
+
+
 def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) -> None:
     query = asked(rng, math.inf)
     with pytest.raises(OptionError, match="norm must be"):
@@ -125,7 +149,7 @@ def test_what_is_proved_of_a_rounded_box_is_claimed_of_no_larger_ball(
 ) -> None:
     query = asked(rng, norm)
     for radius in rng.random(20) * 10.0 ** -rng.integers(0, 9, 20):
-        search = _Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
+        search = Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
         search._raise(float(radius))
         kept = Fraction(search.result().lower)
         box = bounding_box(query.within(float(radius)).region)

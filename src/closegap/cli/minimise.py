@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +27,9 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
 
     Raises:
         click.UsageError: options of a single attack were given too, or an output cannot be made.
+        KeyboardInterrupt: after all that, with a note that says what is kept.
     """
-    from closegap.cli.display import print_distances, print_row
-    from closegap.report import write_pictures
+    from closegap.cli.display import print_distances
     from closegap.store import RunStore
 
     for name in _FOREIGN:
@@ -52,17 +51,19 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
             store = RunStore.create_or_resume(options["store"], plan.header)
             stack.enter_context(store)
         records: list[DistanceRecord] = []
-        for held in _by_image(plan, store):
-            records.extend(held)
-            for record in held if options["as_json"] else ():
-                print_row(record.row())
-            if png is not None:
-                write_pictures(png, held)
-    if save is not None:
-        _save(save, plan, records)
-    if not options["as_json"]:
-        title = f"least distances on {model.name}, {plan.data.name}"
-        print_distances([record.row() for record in records], title)
+        try:
+            for held in _by_image(plan, store):
+                records.extend(held)
+                _show(held, png, as_json=options["as_json"])
+        except KeyboardInterrupt as error:
+            error.add_note(_kept(len(records), save, store))
+            raise
+        finally:
+            if save is not None and records:
+                _save(save, plan, records)
+            if not options["as_json"]:
+                title = f"least distances on {model.name}, {plan.data.name}"
+                print_distances([record.row() for record in records], title)
 
 
 def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> DistancePlan:
@@ -96,17 +97,38 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
 
 
 def _by_image(plan: DistancePlan, store: RunStore | None) -> Iterator[tuple[DistanceRecord, ...]]:
-    """The records of one image after the other; an interruption says what is kept."""
+    """The records of one image after the other, at an interruption those of a part of it."""
+    held: list[DistanceRecord] = []
     try:
-        for _, records in groupby(_told(plan, store), key=lambda record: record.index):
-            yield tuple(records)
-    except KeyboardInterrupt as error:
-        if store is None:
-            error.add_note("nothing is kept; --store keeps what is finished")
-        else:
-            done = len(store.distance_keys())
-            error.add_note(f"{done} distances are in {store.path}; the same command continues")
+        for record in _told(plan, store):
+            if held and held[0].index != record.index:
+                yield tuple(held)
+                held = []
+            held.append(record)
+    except KeyboardInterrupt:
+        yield tuple(held)
         raise
+    yield tuple(held)
+
+
+def _show(held: Sequence[DistanceRecord], png: Path | None, *, as_json: bool) -> None:
+    from closegap.cli.display import print_row
+    from closegap.report import write_pictures
+
+    for record in held if as_json else ():
+        print_row(record.row())
+    if png is not None:
+        write_pictures(png, held)
+
+
+def _kept(done: int, save: Path | None, store: RunStore | None) -> str:
+    """What an interrupted run leaves."""
+    if store is not None:
+        finished = len(store.distance_keys())
+        return f"{finished} distances are in {store.path}; the same command continues"
+    if save is None:
+        return f"{done} brackets were shown; --save keeps the images, --store what is finished"
+    return f"{done} brackets and images are in {save}; --store keeps what is finished"
 
 
 def _told(plan: DistancePlan, store: RunStore | None) -> Iterator[DistanceRecord]:

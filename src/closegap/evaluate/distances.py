@@ -22,7 +22,9 @@ from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import OBJECTIVES, Grid, ObjectiveOptions, make_objective
 from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
-from closegap.strategy.distance import DistanceResult, minimise_distance
+from closegap.strategy.distance import DistanceInterrupted, DistanceResult, minimise_distance
+
+_CUT_OFF = "interrupted"
 
 __all__ = ["Distance", "DistancePlan", "measure", "plan_distances"]
 
@@ -144,6 +146,8 @@ def measure(plan: DistancePlan, store: RunStore | None = None) -> Iterator[Dista
 
     Raises:
         StoreError: the store cannot be written.
+        KeyboardInterrupt: after a record of the distance that was cut off, as far as its bracket
+            had come; it is not in the store, so that a run that continues asks it anew.
     """
     held: dict[str, DistanceRecord] = {}
     if store is not None:
@@ -156,10 +160,12 @@ def measure(plan: DistancePlan, store: RunStore | None = None) -> Iterator[Dista
             if key in held:
                 yield held[key]
                 continue
-            record = _measured(plan, place, distance, key)
-            if store is not None:
+            record, stopped = _measured(plan, place, distance, key)
+            if stopped is None and store is not None:
                 store.add_distance(record)
             yield record
+            if stopped is not None:
+                raise stopped
 
 
 def _key(plan: DistancePlan, place: int, distance: Distance) -> str:
@@ -177,13 +183,21 @@ def _key(plan: DistancePlan, place: int, distance: Distance) -> str:
     )
 
 
-def _measured(plan: DistancePlan, place: int, distance: Distance, key: str) -> DistanceRecord:
+def _measured(
+    plan: DistancePlan, place: int, distance: Distance, key: str
+) -> tuple[DistanceRecord, DistanceInterrupted | None]:
+    """The record, and the interruption that cut it off."""
     image = np.asarray(plan.data.images[place], dtype=np.float32)
     query = distance.query(plan.network, image, int(plan.data.labels[place]))
-    result = minimise_distance(query, timeout=plan.header.timeout, seed=plan.header.seed)
+    stopped: DistanceInterrupted | None = None
+    try:
+        result = minimise_distance(query, timeout=plan.header.timeout, seed=plan.header.seed)
+    except DistanceInterrupted as stop:
+        stopped, result = stop, stop.result
     pictures = _pictures(query, result)
     rounded, note = _rounded(query, result.witness)
-    return DistanceRecord(
+    notes = [_CUT_OFF] * (stopped is not None) + [note] * bool(note)
+    record = DistanceRecord(
         key=key,
         index=int(plan.data.indices[place]),
         label=query.label,
@@ -198,10 +212,11 @@ def _measured(plan: DistancePlan, place: int, distance: Distance, key: str) -> D
         counts=dict(result.counts),
         part_seconds=dict(result.part_seconds),
         metrics={} if pictures is None else _metrics(pictures, rounded),
-        detail=note,
+        detail="; ".join(notes),
         pictures=pictures,
         rounded=rounded,
     )
+    return record, stopped
 
 
 def _pictures(query: DistanceQuery, result: DistanceResult) -> Pictures | None:

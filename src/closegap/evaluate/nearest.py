@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from closegap.attacks.minimal.attack import MinimalAttack
+from closegap.attacks.minimal.attack import MinimalAttack, NearestInterrupted
 from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason, Verdict
@@ -98,7 +98,7 @@ def attack_nearest(
         seed: of every random choice.
 
     Raises:
-        KeyboardInterrupt: what was found of the images attacked side by side is lost.
+        KeyboardInterrupt: after the images under attack, with what was found of them.
     """
     for begin in range(0, len(data), _BATCH):
         rows = range(begin, min(begin + _BATCH, len(data)))
@@ -110,19 +110,26 @@ def attack_nearest(
         brackets = [_replayed(query, query.image, Bracket(), _CLEAN) for query in queries]
         open_ = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
         budget = Budget.of_seconds(timeout * len(rows), seed=seed)
-        found = attack.run_all([queries[n] for n in open_], budget)
+        stopped: NearestInterrupted | None = None
+        try:
+            found = attack.run_all([queries[n] for n in open_], budget)
+        except NearestInterrupted as stop:
+            stopped, found = stop, stop.nearest
         for place, nearest in zip(open_, found, strict=True):
             if nearest.point is not None:
                 brackets[place] = _replayed(
                     queries[place], nearest.point, brackets[place], attack.name
                 )
         reason = Reason.TIME if budget.expired else Reason.INCOMPLETE
+        reason = reason if stopped is None else Reason.INTERRUPTED
         seconds = (time.monotonic() - started) / len(rows)
         for row, query, bracket in zip(rows, queries, brackets, strict=True):
             answer = NearestImage(
                 int(data.indices[row]), query.label, attack.method.norm, bracket, seconds
             )
             yield _measured(answer, query) if answer.broken else replace(answer, reason=reason)
+        if stopped is not None:
+            raise stopped
 
 
 def _query(network: Network, image: NDArray[np.float32], label: int, norm: float) -> DistanceQuery:

@@ -10,6 +10,7 @@ et al. (2018), with `Objective.least` in place of the norm.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -57,6 +58,7 @@ def distance_floor(
     *,
     upper: float = math.inf,
     options: FloorOptions | None = None,
+    prove: Callable[[float], None] | None = None,
 ) -> float:
     """A lower bound of every counterexample's distance, in exact arithmetic.
 
@@ -66,6 +68,7 @@ def distance_floor(
         upper: distances from here on are of no interest; with a counterexample's, it is a bound of
             the least distance nevertheless.
         options: how much to try.
+        prove: told of the bound after every region.
 
     Returns:
         at most `upper`; where nothing is known, the least value of the distance over [0, 1]^D.
@@ -79,6 +82,8 @@ def distance_floor(
             if limit is None or budget.expired:
                 break
             search.bound(limit, climb)
+            if prove is not None:
+                prove(min(search.low, upper))
         search.reopen()
     return min(search.low, upper)
 

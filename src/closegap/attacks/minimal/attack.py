@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.gradient.loop import CPU_CHUNK_BYTES
 from closegap.attacks.minimal.lanes import Best, Lanes, build_lanes, lanes_of
-from closegap.attacks.minimal.method import MinimalMethod, descend
+from closegap.attacks.minimal.method import DescentInterrupted, MinimalMethod, descend
 from closegap.attacks.minimal.polish import Polish
 from closegap.attacks.minimal.starts import thrown
 from closegap.core.budget import Budget
@@ -23,12 +23,24 @@ from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.query import robustness
 
-__all__ = ["MinimalAttack", "replayed"]
+__all__ = ["MinimalAttack", "NearestInterrupted", "replayed"]
 
 JudgeOf: TypeAlias = Callable[[DistanceQuery], OnNearer]
 
 #: Bytes of a node's value, its gradient and a copy, and tensors of inputs beside them.
 _BYTES, _ALIVE = 12, 4
+
+
+class NearestInterrupted(KeyboardInterrupt):
+    """Ctrl-C during an attack of least distance.
+
+    Attributes:
+        nearest: what was found until then, one a query.
+    """
+
+    def __init__(self, nearest: Sequence[Nearest]) -> None:
+        super().__init__()
+        self.nearest = tuple(nearest)
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,9 @@ class MinimalAttack:
 
         Returns:
             the nearest point that counted.
+
+        Raises:
+            NearestInterrupted: Ctrl-C; what was found until then was judged too.
         """
         (nearest,) = self.run_all([query], budget, lambda _: judge)
         return nearest
@@ -79,6 +94,9 @@ class MinimalAttack:
             budget: deadline and seed, of all of them together.
             judge_of: the judge of each query; `replayed` if `None`.
             device: where the network runs.
+
+        Raises:
+            NearestInterrupted: Ctrl-C, with what was found until then of every query.
         """
         if not queries:
             return ()
@@ -86,30 +104,45 @@ class MinimalAttack:
         answers: list[Nearest] = []
         room = _room(network, budget)
         width = max(1, room // self.restarts)
-        for begin in range(0, len(queries), width):
-            part = queries[begin : begin + width]
-            # Each part by the same seed, so that an image's answer hardly follows its company.
-            found = self._search(network, part, budget, room)
-            judges = [(judge_of or replayed)(query) for query in part]
-            answers += map(_nearest, part, found, judges)
+        try:
+            for begin in range(0, len(queries), width):
+                part = queries[begin : begin + width]
+                # Each part by the same seed, so that an image's answer hardly follows its company.
+                found, stopped = self._search(network, part, budget, room)
+                for query, points in zip(part, found, strict=True):
+                    answers.append(_nearest(query, points, (judge_of or replayed)(query)))
+                if stopped is not None:
+                    raise stopped
+        except KeyboardInterrupt as stop:
+            missing = len(queries) - len(answers)
+            raise NearestInterrupted([*answers, *[Nearest()] * missing]) from stop
         return tuple(answers)
 
     def _search(
         self, network: TorchNetwork, queries: Sequence[DistanceQuery], budget: Budget, room: int
-    ) -> list[NDArray[np.float32]]:
-        """For each query the points `[M, D]` that its lanes found, before and after the polish."""
+    ) -> tuple[list[NDArray[np.float32]], KeyboardInterrupt | None]:
+        """For each query the points `[M, D]` that its lanes found, before and after the polish.
+
+        And the interruption that ended the search, if one did.
+        """
         random = torch.Generator(device=network.device).manual_seed(budget.seed)
         lanes = build_lanes(network, queries, self.restarts, room)
-        best = self._descended(lanes, budget, random)
-        stages = [best]
-        if self.polish is not None:
-            stages.append(self.polish.run(lanes, best, self.method.norm, budget))
+        stages: list[Best] = []
+        stopped: KeyboardInterrupt | None = None
+        try:
+            stages.append(self._descended(lanes, budget, random))
+            if self.polish is not None:
+                stages.append(self.polish.run(lanes, stages[0], self.method.norm, budget))
+        except DescentInterrupted as stop:
+            stages, stopped = [stop.best], stop
+        except KeyboardInterrupt as stop:
+            stages, stopped = stages or [Best.none(lanes)], stop
         # Both, for the query may measure another distance than the method does.
         shape = (len(stages), len(queries), self.restarts)
         points = torch.stack([stage.points for stage in stages]).reshape(*shape, -1)
         found = torch.stack([stage.found for stage in stages]).reshape(shape)
         arrays, kept = points.transpose(0, 1).cpu().numpy(), found.transpose(0, 1).cpu().numpy()
-        return [rows[keep] for rows, keep in zip(arrays, kept, strict=True)]
+        return [rows[keep] for rows, keep in zip(arrays, kept, strict=True)], stopped
 
     def _descended(self, lanes: Lanes, budget: Budget, random: torch.Generator) -> Best:
         """From the images, once each class had its turn from elsewhere; then for who found none."""
@@ -123,11 +156,17 @@ class MinimalAttack:
             return best
         rows = missing.nonzero()[:, 0]
         second = lanes_of(thrown(lanes, missing, self.restarts, random), rows)
-        late = descend(self.method, second, budget, random)
-        return Best(
-            best.points.index_copy(0, rows, late.points),
-            best.distances.index_copy(0, rows, late.distances),
-        )
+        try:
+            return _placed(best, rows, descend(self.method, second, budget, random))
+        except DescentInterrupted as stop:
+            raise DescentInterrupted(_placed(best, rows, stop.best)) from stop
+
+
+def _placed(best: Best, rows: torch.Tensor, late: Best) -> Best:
+    return Best(
+        best.points.index_copy(0, rows, late.points),
+        best.distances.index_copy(0, rows, late.distances),
+    )
 
 
 def _room(network: TorchNetwork, budget: Budget) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from closegap.attacks.minimal.lanes import Best, Lanes, Seen, sizes
 from closegap.core.budget import Budget
 
-__all__ = ["MinimalMethod", "descend"]
+__all__ = ["DescentInterrupted", "MinimalMethod", "descend"]
 
 S = TypeVar("S")
 
@@ -54,19 +54,38 @@ class MinimalMethod(Protocol[S]):
         ...
 
 
+class DescentInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a descent.
+
+    Attributes:
+        best: what the lanes saw until then.
+    """
+
+    def __init__(self, best: Best) -> None:
+        super().__init__()
+        self.best = best
+
+
 def descend(
     method: MinimalMethod[S], lanes: Lanes, budget: Budget, random: torch.Generator
 ) -> Best:
-    """Run all lanes side by side; the nearest broken point each of them saw."""
+    """Run all lanes side by side; the nearest broken point each of them saw.
+
+    Raises:
+        DescentInterrupted: in place of a `KeyboardInterrupt`.
+    """
     lanes = replace(lanes, budget=budget)
     best = Best.none(lanes)
-    state: S | None = method.init(lanes, random)
-    for _ in range(method.steps):
-        if state is None or budget.expired or not bool((best.distances > 0).any()):
-            break
-        seen = method.look(lanes, state)
-        best = _with(lanes, best, seen.points, seen.margins, method.norm)
-        state = method.step(lanes, state, seen, best)
+    try:
+        state: S | None = method.init(lanes, random)
+        for _ in range(method.steps):
+            if state is None or budget.expired or not bool((best.distances > 0).any()):
+                break
+            seen = method.look(lanes, state)
+            best = _with(lanes, best, seen.points, seen.margins, method.norm)
+            state = method.step(lanes, state, seen, best)
+    except KeyboardInterrupt as stop:
+        raise DescentInterrupted(best) from stop
     return best
 
 

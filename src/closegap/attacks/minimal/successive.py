@@ -89,18 +89,20 @@ class SuccessivePrograms:
         network = compiled(query.network, torch.float32)
         aimed = build_lanes(network, [query], 1 + self.classes, len(self.scales))
         program, best = _program(query), Nearest()
+
+        def offer(point: Float[np.ndarray, "D"]) -> None:
+            nonlocal best
+            shaped = point.astype(np.float32).reshape(query.network.input_shape)
+            distance = query.distance(shaped)
+            if distance < best.distance and judge(shaped, distance):
+                best = Nearest(distance, shaped)
+
         begins = [(0, point.reshape(-1).astype(np.float64)) for point in starts]
         begins += [(lane, query.center) for lane in range(1, 1 + self.classes)]
         for lane, point in begins:
             lanes = lanes_of(aimed, torch.tensor([lane]))
             spend = budget.within(_SHARE * budget.remaining)
-            last = self._descend(query, lanes, point, program, spend)
-            if last is None:
-                continue
-            shaped = last.reshape(query.network.input_shape)
-            distance = query.distance(shaped)
-            if distance < best.distance and judge(shaped, distance):
-                best = Nearest(distance, shaped)
+            self._descend(query, lanes, point, program, spend, offer)
         return best
 
     def _descend(
@@ -110,8 +112,9 @@ class SuccessivePrograms:
         point: Float[np.ndarray, "D"],
         program: _Program,
         budget: Budget,
-    ) -> NDArray[np.float32] | None:
-        """The last broken point, which is the nearest: others are not gone to."""
+        offer: Callable[[Float[np.ndarray, "D"]], None],
+    ) -> None:
+        """Offer nearer and nearer broken points; others are not gone to."""
         image, reach, last = query.center, self.reach, math.inf
         for _ in range(self.rounds):
             if budget.expired or reach < self.least:
@@ -121,6 +124,7 @@ class SuccessivePrograms:
             gap = float(seen.losses[0] + 2 * lanes.slack[0])
             if bool(seen.margins[0] < -lanes.slack[0]):
                 last = min(last, query.distance(point))
+                offer(point)
             near = reach if math.isfinite(last) else 1.0
             box = Box(np.maximum(point - near, 0.0), np.minimum(point + near, 1.0))
             answer = program(slope, float(slope @ point) - gap, box, point, budget)
@@ -135,7 +139,8 @@ class SuccessivePrograms:
                 reach *= self.narrower
             else:
                 point = point + self.step * (answer - point)
-        return point.astype(np.float32) if math.isfinite(last) else None
+        if math.isfinite(last):
+            offer(point)
 
     def _nearer(
         self,

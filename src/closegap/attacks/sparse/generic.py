@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.sparse.conic import ConicSolver, distance_allowance
+from closegap.attacks.sparse.incumbent import OnProved, unheard
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import EncodingError
@@ -69,6 +70,7 @@ class GenericMip:
         budget: Budget,
         judge: OnNearer,
         starts: Sequence[NDArray[np.float32]] = (),
+        prove: OnProved = unheard,
     ) -> GenericAnswer:
         """Bracket the least distance.
 
@@ -77,11 +79,12 @@ class GenericMip:
             budget: deadline (kept by killing the solver), nodes, seed, threads.
             judge: says of a float32 point and its distance whether it counts.
             starts: counterexamples that are known.
+            prove: told of every better lower end.
 
         Raises:
             MissingDependencyError: no mixed-integer solver is installed.
         """
-        run = _Run(self, query, budget, judge)
+        run = _Run(self, query, budget, judge, prove)
         for point in starts:
             run.offer(point)
         run.search()
@@ -116,10 +119,15 @@ class _Run:
     """One query's programs."""
 
     def __init__(
-        self, options: GenericMip, query: DistanceQuery, budget: Budget, judge: OnNearer
+        self,
+        options: GenericMip,
+        query: DistanceQuery,
+        budget: Budget,
+        judge: OnNearer,
+        prove: OnProved,
     ) -> None:
         self._options, self._query, self._budget = options, query, budget
-        self._judge = judge
+        self._judge, self._prove = judge, prove
         self._begun = time.monotonic()
         self._best = Nearest()
         self._nodes = 0
@@ -256,6 +264,7 @@ class _Run:
         if value > self._lower[clause]:
             self._lower[clause] = value
             self._remember()
+            self._prove(min(self.lower, self._best.distance))
 
     def _remember(self) -> None:
         ends = (min(self.lower, self._best.distance), self._best.distance)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.core.errors import SoundnessError
 from closegap.core.numerics import DISTANCE_STEP
 from closegap.specs.distance import DistanceQuery
 
-__all__ = ["Incumbent"]
+__all__ = ["Incumbent", "OnProved", "unheard"]
+
+#: Told of every lower end that is proved.
+OnProved: TypeAlias = Callable[[float], None]
+
+
+def unheard(lower: float) -> None:
+    """Whoever asks only for the end of it."""
 
 
 class Incumbent:
@@ -22,9 +32,11 @@ class Incumbent:
     Args:
         query: whose counterexamples.
         judge: says of a point whether it counts.
+        told: of every better lower end.
     """
 
-    def __init__(self, query: DistanceQuery, judge: OnNearer) -> None:
+    def __init__(self, query: DistanceQuery, judge: OnNearer, told: OnProved = unheard) -> None:
+        self._told = told
         self.best = Nearest()
         self.lower = -math.inf
         self.history: list[tuple[float, float, float]] = []
@@ -36,6 +48,10 @@ class Incumbent:
     def distance(self) -> float:
         """Of the nearest; infinity where there is none."""
         return self.best.distance
+
+    def counts(self, point: NDArray[np.float32], distance: float) -> bool:
+        """What the judge says of a point; nothing is kept."""
+        return self._judge(point, distance)
 
     def offer(self, point: Float[np.ndarray, "..."]) -> bool:
         """Judge a point, moved into [0, 1] and rounded; True iff it is nearer and counts.
@@ -68,6 +84,7 @@ class Incumbent:
         if lower > self.lower:
             self.lower = lower
             self._remember()
+            self._told(lower)
 
     def _remember(self) -> None:
         seconds = time.monotonic() - self._begun

@@ -20,7 +20,7 @@ from closegap.attacks.sparse.answer import SparseAnswer
 from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.choice import Choice, Chooser, preferred
 from closegap.attacks.sparse.ground import Ground, make_ground
-from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
 from closegap.attacks.sparse.lookout import Lookout
 from closegap.attacks.sparse.nodes import Nodes, narrower
 from closegap.attacks.sparse.options import OURS, Order, SparseOptions
@@ -56,6 +56,7 @@ class SparseTree:
         budget: Budget,
         judge: OnNearer,
         starts: Sequence[NDArray[np.floating]] = (),
+        prove: OnProved = unheard,
     ) -> SparseAnswer:
         """Search until everything is closed or the budget ends.
 
@@ -64,11 +65,12 @@ class SparseTree:
             budget: deadline, nodes and seed.
             judge: says of a float32 point whether it is a counterexample.
             starts: points that may be counterexamples.
+            prove: told of every better lower end.
 
         Raises:
             SoundnessError: a proof and a counterexample exclude each other.
         """
-        search = _Search(self.options, query, budget, judge)
+        search = _Search(self.options, query, budget, Incumbent(query, judge, prove))
         if not search.clean():
             search.begin(starts)
             search.grow()
@@ -79,13 +81,12 @@ class _Search:
     """One query's tree."""
 
     def __init__(
-        self, options: SparseOptions, query: DistanceQuery, budget: Budget, judge: OnNearer
+        self, options: SparseOptions, query: DistanceQuery, budget: Budget, incumbent: Incumbent
     ) -> None:
         self._options = options
         self._query = query
         self._budget = budget
-        self._judge = judge
-        self._incumbent = Incumbent(query, judge)
+        self._incumbent = incumbent
         self._tree = Tree()
         self._watch = Stopwatch()
         self._nodes: Nodes | None = None
@@ -116,7 +117,7 @@ class _Search:
         if attack is not None and not self._incumbent.best.found and not budget.expired:
             with self._watch.part("attack"):
                 spend = budget.within(self._options.attack_share * budget.remaining)
-                found = attack.run(self._query, spend, self._judge)
+                found = attack.run(self._query, spend, self._incumbent.counts)
                 if found.point is not None:
                     self._incumbent.offer(found.point)
         if self._renew():

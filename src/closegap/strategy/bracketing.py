@@ -1,0 +1,301 @@
+"""The bracket of one distance while it narrows: who may push which end, and for how long.
+
+Every point that the judge accepts and every bound that is proved moves the bracket at once, so that
+an interruption loses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
+from closegap.attacks.minimal.portfolio import portfolio
+from closegap.attacks.sparse.generic import GenericMip
+from closegap.attacks.sparse.incumbent import OnProved, unheard
+from closegap.attacks.sparse.options import OURS
+from closegap.attacks.sparse.search import SparseTree
+from closegap.core.budget import Budget
+from closegap.core.errors import SoundnessError
+from closegap.core.numerics import DISTANCE_STEP, FLOAT64_UNIT
+from closegap.core.stopwatch import Stopwatch
+from closegap.core.verdict import Verdict
+from closegap.runtime.cache import replayer
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import norm_objective
+from closegap.strategy.distance_result import DistanceResult
+from closegap.strategy.solve import solve
+from closegap.verify.distance_floor import FloorOptions, distance_floor
+
+__all__ = ["EXACT", "Bracketing", "ExactAnswer", "ExactSolver"]
+
+_CHEAP = ("crown", "alpha-crown")
+#: Of the time, for the attack.
+_ATTACK_SHARE = 0.2
+#: On networks of more units than this, of which exact search cannot hope to end soon: what attacks
+#: get of short times all the same, in seconds, and at most of the time.
+_LARGE, _ATTACK_SECONDS, _ATTACK_MOST = 1500, 5.0, 0.7
+#: Of the attacks' time, for walks: in the distance itself, and in the l1 norm for other distances.
+_WALK_SHARE, _PROXY_SHARE = 0.5, 0.2
+#: Of what is left, for the first try just below the upper end; the next tries are twice as long.
+#: Then so many tries between the ends, for this share of its time each.
+_FIRST_SHARE = 0.125
+_MIDDLES, _MIDDLE_SHARE = 3, 0.5
+#: Of what is left, for the planes of linear bounds.
+_FLOOR_SHARE = 0.2
+#: Under norms, planes with plain slopes alone: halvings with better ones follow.
+_ROUGH = FloorOptions(climbs=0)
+#: Halvings of the interval by linear bounds alone, and the share of the time for one of them.
+_HALVINGS = 4
+_HALVING_SHARE = 0.05
+#: Of the bracket, how much of it has to go for a line of the history; trees prove in small steps.
+_SEEN = 0.01
+#: Of the tolerance, how far below the upper end a proof is tried.
+_BELOW = 0.9
+
+
+@runtime_checkable
+class ExactAnswer(Protocol):
+    """What an exact solver found."""
+
+    @property
+    def lower(self) -> float:
+        """No counterexample is nearer, rounding included; infinity where there is none at all."""
+
+    @property
+    def upper(self) -> float:
+        """Attained by the witness; infinity without one."""
+
+    @property
+    def witness(self) -> NDArray[np.float32] | None:
+        """What the judge accepted, in the network's input shape."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of all trees."""
+
+
+@runtime_checkable
+class ExactSolver(Protocol):
+    """Brackets any distance; given the time, closes the bracket."""
+
+    def run(
+        self,
+        query: DistanceQuery,
+        budget: Budget,
+        judge: OnNearer,
+        starts: Sequence[NDArray[np.float32]] = (),
+        prove: OnProved = unheard,
+    ) -> ExactAnswer:
+        """Search under the nearest of `starts` until the budget ends; tell of every lower end."""
+
+
+#: Exact solvers by name, made from a proved lower end; each goes on where the one before it ended.
+#: The tree needs no attack of its own: it is started at a counterexample, where one was found.
+EXACT: dict[str, Callable[[float], ExactSolver]] = {
+    "tree": lambda known: SparseTree(replace(OURS, attack=None, known=known)),
+    "mip": lambda known: GenericMip(),
+}
+
+
+class Bracketing:
+    """The bracket of one distance while it narrows."""
+
+    def __init__(
+        self, query: DistanceQuery, tolerance: float, attack: NearestAttack, budget: Budget
+    ) -> None:
+        self._query = query
+        self._tolerance = tolerance
+        self._attack = attack
+        self._budget = budget
+        self._started = time.monotonic()
+        self._lower = _floor(query)
+        self._best = Nearest()
+        self._history: list[tuple[float, float, float]] = []
+        self._counts_of: dict[str, int] = {}
+        self.watch = Stopwatch()
+
+    def clean(self) -> bool:
+        """Whether the image itself loses its label, at distance 0."""
+        self._counts(self._query.image.reshape(self._query.network.input_shape), 0.0)
+        return self._best.found
+
+    def attacks(self) -> None:
+        """Search for near witnesses for a share of the time."""
+        remaining = self._budget.remaining
+        network = self._query.network
+        large = sum(network.nodes[i].size for i in network.activations) > _LARGE
+        least = min(_ATTACK_SECONDS, _ATTACK_MOST * remaining) if large else 0.0
+        spend = self._budget.within(max(_ATTACK_SHARE * remaining, least))
+        walks = _WALK_SHARE if self._query.objective.norm is not None else _PROXY_SHARE
+        part = self._budget.within((1 - walks) * spend.remaining)
+        found = portfolio(self._query.objective).starts(self._query, part, self._counts)
+        if self._query.objective.norm is not None:
+            starts = [nearest.point for nearest in found if nearest.point is not None]
+            self._attack.run(self._query, spend, self._counts, starts)
+            return
+        proxy = replace(self._query, objective=norm_objective(1))
+        self._attack.run(proxy, spend, self._by_proxy)
+
+    def _by_proxy(self, point: NDArray[np.float32], _: float) -> bool:
+        """Whether a point breaks the property; if so, it may be the nearest in our distance."""
+        return self._counts(point, self._query.distance(point))
+
+    def halve(self) -> None:
+        """Raise the lower end by linear bounds."""
+        if self._done:
+            return
+        norm = self._query.objective.norm
+        spend = self._budget.within(_FLOOR_SHARE * self._budget.remaining)
+        options = FloorOptions() if norm is None else _ROUGH
+        upper = self._best.distance
+        distance_floor(self._query, spend, upper=upper, options=options, prove=self._prove)
+        if norm is None:
+            return
+        high = self._farthest
+        for _ in range(_HALVINGS):
+            if self._done:
+                return
+            middle = (self._lower + min(high, self._best.distance)) / 2
+            if not self._try(middle, _CHEAP, _HALVING_SHARE * self._budget.remaining):
+                high = middle
+
+    def close(self, engines: Sequence[str]) -> None:
+        """Rounds of longer and longer tries: just below the upper end, then between the ends.
+
+        While no counterexample is known the upper end is the farthest corner: there may be none.
+        """
+        effort = _FIRST_SHARE * self._budget.remaining
+        while not self._done:
+            below = self._best.distance - _BELOW * self._tolerance
+            self._try(min(below, self._farthest), engines, effort)
+            high = self._farthest  # the least radius that stayed open
+            for _ in range(_MIDDLES):
+                high = min(high, self._best.distance)
+                if self._done or high - self._lower <= self._tolerance:
+                    break
+                radius = (self._lower + high) / 2
+                if not self._try(radius, engines, _MIDDLE_SHARE * effort):
+                    high = radius
+            effort *= 2
+
+    def solve(self, make: Callable[[float], ExactSolver], share: float = 1.0) -> None:
+        """Let an exact solver push both ends for a share of the time, from the best point."""
+        if self._done:
+            return
+        spend = self._budget.within(share * self._budget.remaining)
+        starts = () if self._best.point is None else (self._best.point,)
+        answer = make(self._lower).run(self._query, spend, self._counts, starts, self._prove)
+        self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
+        self._prove(answer.lower)
+
+    def _prove(self, lower: float) -> None:
+        """Keep a proved lower end."""
+        # Nothing at all to be found: every distance is a bound, the farthest corner's is finite.
+        lower = min(lower, max(self._farthest, self._lower))
+        if lower > self._best.distance + _rounding(lower):
+            self._contradiction(lower)
+        lower = min(lower, self._best.distance)
+        if lower > self._lower:
+            self._lower = lower
+            self._remember()
+
+    @property
+    def _done(self) -> bool:
+        upper = self._best.distance
+        if not self._best.found and self._query.objective.norm is not None:
+            upper = self._farthest  # nothing is left of the box
+        return upper - self._lower <= self._tolerance or self._budget.expired
+
+    @property
+    def _farthest(self) -> float:
+        """The distance of the farthest corner of the box; under a norm of any input there."""
+        corner = np.where(self._query.image < 0.5, np.float32(1), np.float32(0))
+        return self._query.distance(corner)
+
+    def _try(self, radius: float, engines: Sequence[str], seconds: float) -> bool:
+        """Decide one radius; True iff an end of the bracket moved."""
+        before = self._lower, self._best.distance
+        spend = self._budget.within(seconds)
+        result = solve(self._query.within(radius), engines=engines, budget=spend)
+        if result.verdict is Verdict.VERIFIED:
+            self._raise(radius)
+        elif result.verdict is Verdict.FALSIFIED and result.witness is not None:
+            self._improve(result.witness.input)
+        return (self._lower, self._best.distance) != before
+
+    def _improve(self, point: NDArray[np.float32]) -> None:
+        self._counts(point, self._query.distance(point))
+        if self._query.objective.norm is None:
+            return
+        spend = self._budget.within(_ATTACK_SHARE * self._budget.remaining)
+        self._attack.improve(self._query, point, spend, self._counts)
+
+    def _counts(self, point: NDArray[np.float32], distance: float) -> bool:
+        """Whether a point at its distance is a counterexample; the nearest one is kept."""
+        witness = replayer(self._query.network).witness(self._query.within(distance), point)
+        broken = witness is not None and witness.breaks
+        if broken:
+            self._reach(Nearest(distance, point.copy()))
+        return broken
+
+    def _raise(self, radius: float) -> None:
+        """Keep a proof; the ends of the region's box are rounded, perhaps towards the image."""
+        self._lower = max(self._lower, radius - 4 * FLOAT64_UNIT * (1 + abs(radius)))
+        if self._lower >= self._best.distance and self._best.distance > 0:
+            self._contradiction(self._lower)
+        self._remember()
+
+    def _reach(self, nearest: Nearest) -> None:
+        if nearest.distance < self._best.distance:
+            self._best = nearest
+            if self._best.distance < self._lower - _rounding(self._lower):
+                self._contradiction(self._lower)
+            self._lower = min(self._lower, self._best.distance)
+            self._remember()
+
+    def _contradiction(self, lower: float) -> None:
+        raise SoundnessError(
+            f"the label was proved within {lower} and lost at {self._best.distance}; "
+            "no distance is given: please report this network and image"
+        )
+
+    def _remember(self, least: float = _SEEN) -> None:
+        """A line of the history, unless little moved since the last."""
+        _, lower, upper = self._history[-1] if self._history else (0.0, -math.inf, math.inf)
+        if upper == self._best.distance and self._lower - lower <= least * (upper - lower):
+            return
+        seconds = time.monotonic() - self._started
+        self._history.append((seconds, self._lower, self._best.distance))
+
+    def result(self) -> DistanceResult:
+        """The bracket as it stands."""
+        self._remember(least=0.0)
+        return DistanceResult(
+            self._lower,
+            self._best.distance,
+            self._best.point,
+            self._tolerance,
+            time.monotonic() - self._started,
+            tuple(self._history),
+            self._counts_of,
+            self.watch.seconds,
+        )
+
+
+def _rounding(distance: float) -> float:
+    """By how much a proof and a witness of the same distance may differ."""
+    return DISTANCE_STEP * max(1.0, abs(distance))
+
+
+def _floor(query: DistanceQuery) -> float:
+    """The least the distance can be: 0, or less where changes may be rewarded."""
+    center, nothing = query.center, np.zeros((1, query.center.size))
+    ends = np.zeros(center.size), np.ones(center.size)
+    return float(query.objective.least(center, nothing, np.zeros(1), *ends)[0])
