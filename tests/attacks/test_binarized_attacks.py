@@ -124,7 +124,9 @@ def test_the_program_has_the_enumerated_optimum_and_every_input_as_a_point() -> 
         problem = problem_of(q)
         middle = (problem.lower + problem.upper) / 2
         for clause in range(q.prop.clauses):
-            program = sign_program(problem, clause)
+            program = sign_program(problem, clause, Budget())
+            assert program is not None
+            assert sign_program(problem, clause, Budget.of_seconds(0)) is None
             assert program.model.violation(program.start(middle)) < 1e-9
             claim = solver.solve(program.model, SolveOptions(time_limit=10))
             assert claim.objective == pytest.approx(least_clause_margin(q, clause), abs=1e-5)
@@ -135,7 +137,8 @@ def test_the_feasibility_program_agrees_with_the_optimum() -> None:
     seen = set()
     for seed in range(4):
         q = tiny(np.random.default_rng(seed), eps=0.2)
-        program = sign_program(problem_of(q), 0, least=-1e-3)
+        program = sign_program(problem_of(q), 0, Budget(), least=-1e-3)
+        assert program is not None
         claim = solver.solve(program.model, SolveOptions(time_limit=10))
         broken = least_clause_margin(q, 0) < -1e-3
         assert (claim.status is Status.INFEASIBLE) == (not broken)

@@ -70,8 +70,9 @@ def test_it_agrees_with_enumeration_the_tree_and_the_program(sizes: list[int]) -
             assert not formula.proved or 0 < formula.lower <= least
             assert formula.proved or clause_margin(q, clause, points[-1][None])[0] <= 0
             if clause == seed == 0:
-                program = sign_program(problem, clause, least=0.0).model
-                claim = choose("mip")[0].solve(program, SolveOptions(time_limit=10))
+                program = sign_program(problem, clause, Budget(), least=0.0)
+                assert program is not None
+                claim = choose("mip")[0].solve(program.model, SolveOptions(time_limit=10))
                 assert (claim.status is Status.INFEASIBLE) == formula.proved
             seen.add(formula.proved)
     assert seen == {True, False}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from closegap.attacks.binarized.problem import BinarizedProblem
+from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.numerics import MIP_RESOLUTION, SMALL_COEFFICIENT
 from closegap.graph.binarized.intervals import interval_layer
@@ -121,30 +122,34 @@ def require_single_sums(problem: BinarizedProblem, method: str) -> None:
 
 
 def sign_program(
-    problem: BinarizedProblem, clause: int, *, least: float = -np.inf, outward: bool = False
-) -> SignProgram:
+    problem: BinarizedProblem,
+    clause: int,
+    budget: Budget,
+    *,
+    least: float = -np.inf,
+    outward: bool = False,
+) -> SignProgram | None:
     """Minimise a clause's margin; with a finite `least` accept any margin at or below it.
 
     Args:
         problem: the query; its signs pool nothing.
         clause: of the property.
+        budget: deadline, looked at before every layer.
         least: with it the program asks for feasibility only.
         outward: first sums may miss their thresholds by the gap instead of keeping clear of them.
+
+    Returns:
+        the program; `None` where the deadline came before it was built.
     """
     inputs = len(problem.lower)
     builder, network = _Builder(), problem.forward.network
-    ends = _first_ends(problem)
-    slack = _first_slack(problem)
-    free = problem.free
-    gap = problem.gap[network.first.thresholds.taken[free, 0]]
-    picked = _rows(slack, free)
-    gap = gap + _unseen(problem, picked)
-    clear = -gap if outward else gap
-    builder.tie(picked, (ends[0][free] - gap, ends[1][free] + gap), (clear, clear))
-    known = problem.known
+    _tie_first(problem, builder, outward=outward)
+    known, free = problem.known, problem.free
     chosen, columns = [free], inputs + len(free)
     signs = _signs(known, free, inputs, columns)
     for layer in network.hidden:
+        if budget.expired:
+            return None
         rows = interval_layer(layer)
         low, high = (
             _slack_of(layer.thresholds, s[0].astype(np.float64)) for s in rows.sums(known[None])
@@ -159,8 +164,19 @@ def sign_program(
         signs = _signs(known, free, columns, columns + len(free))
         chosen.append(free)
         columns += len(free)
+    if budget.expired:
+        return None
     model = _model(problem, builder, signs, clause, least)
     return SignProgram(model, problem, tuple(chosen), clause)
+
+
+def _tie_first(problem: BinarizedProblem, builder: _Builder, *, outward: bool) -> None:
+    ends, free = _first_ends(problem), problem.free
+    gap = problem.gap[problem.forward.network.first.thresholds.taken[free, 0]]
+    picked = _rows(_first_slack(problem), free)
+    gap = gap + _unseen(problem, picked)
+    clear = -gap if outward else gap
+    builder.tie(picked, (ends[0][free] - gap, ends[1][free] + gap), (clear, clear))
 
 
 def _first_ends(problem: BinarizedProblem) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -83,7 +83,9 @@ class SignMilpAttack:
             share = budget.remaining / len(waiting)
             clause = waiting.pop(0)
             least = -MIP_RESOLUTION if self.options.feasibility else -np.inf
-            program = sign_program(problem, clause, least=least)
+            program = sign_program(problem, clause, budget, least=least)
+            if program is None:
+                return
             options = SolveOptions(
                 time_limit=share,
                 threads=budget.threads,

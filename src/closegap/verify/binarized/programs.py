@@ -67,8 +67,8 @@ class SignPrograms:
 
         Ends early once the margin is proved positive or an input is accepted.
         """
-        program = sign_program(self._problem, clause, outward=True)
-        if budget.expired:
+        program = sign_program(self._problem, clause, budget, outward=True)
+        if program is None:
             return -np.inf
         allowance = _allowance(program)
         seen: list[float] = []
