@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.binarized.moves import propose
-from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
+from closegap.attacks.binarized.problem import BinarizedProblem, searched
 from closegap.attacks.binarized.straight_through import (
     StraightThroughAttack,
     StraightThroughOptions,
@@ -74,11 +74,10 @@ class BitSearch:
         Raises:
             OptionError: the network is not binarized; says why.
         """
-        problem = binarized_problem(query, self.name)
-        harvest = Harvest(query)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
-        warm = StraightThroughAttack(self.options.warm)
+        return searched(query, self.name, budget, self._search)
+
+    def _search(self, problem: BinarizedProblem | None, harvest: Harvest, budget: Budget) -> None:
+        query, warm = harvest.query, StraightThroughAttack(self.options.warm)
         found = warm.attack_query(query, budget.within(budget.remaining / 4))
         harvest.add(found)
         if problem is not None and len(problem.free) and not harvest.done:
@@ -91,7 +90,6 @@ class BitSearch:
                 found = warm.attack_query(query, other.within(budget.remaining / 4))
                 harvest.add(found)
                 search.join(found.points)
-        return harvest.ended(self.name, budget)
 
 
 @dataclass(eq=False)

@@ -23,8 +23,7 @@ from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.query_attack import QueryAttack
 from closegap.attacks.binarized.layer_lanes import LayerLanes, by_lanes, influence
 from closegap.attacks.binarized.layer_task import LayerTask, by_descent, by_program, by_search
-from closegap.attacks.binarized.milp import require_single_sums
-from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
+from closegap.attacks.binarized.problem import BinarizedProblem, searched
 from closegap.attacks.binarized.soft_descent import SoftDescent, SoftDescentOptions
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.outcome import AttackOutcome
@@ -96,14 +95,12 @@ class IProp:
         Raises:
             OptionError: the network is not binarized, or pools; says why.
         """
-        problem = binarized_problem(query, self.name)
-        if problem is not None:
-            require_single_sums(problem, self.name)
-        harvest = Harvest(query)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
+        return searched(query, self.name, budget, self._search, single=True)
+
+    def _search(self, problem: BinarizedProblem | None, harvest: Harvest, budget: Budget) -> None:
         if self.options.warm is not None:
-            harvest.add(self.options.warm.attack_query(query, budget.within(budget.remaining / 4)))
+            quarter = budget.within(budget.remaining / 4)
+            harvest.add(self.options.warm.attack_query(harvest.query, quarter))
         if problem is not None and not harvest.done and propagates(problem):
             start = _center(problem) if harvest.best is None else _flat(harvest.best)
             harvest.take(start)
@@ -112,7 +109,6 @@ class IProp:
             for clause in np.argsort(margins)[: self.options.targets]:
                 search.begin(start, int(clause))
                 search.run(self.options.rounds)
-        return harvest.ended(self.name, budget)
 
 
 def _flat(point: NDArray[np.float32]) -> NDArray[np.float64]:

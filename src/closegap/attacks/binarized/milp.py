@@ -19,13 +19,12 @@ from scipy.sparse import csr_array, diags_array, hstack, vstack
 
 from closegap.attacks.binarized.problem import BinarizedProblem
 from closegap.core.budget import Budget
-from closegap.core.errors import OptionError
 from closegap.core.numerics import MIP_RESOLUTION, SMALL_COEFFICIENT
 from closegap.graph.binarized.intervals import interval_layer
 from closegap.graph.binarized.records import Thresholds
 from closegap.mip.model import Model
 
-__all__ = ["SignProgram", "require_single_sums", "sign_program"]
+__all__ = ["SignProgram", "sign_program"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,18 +106,6 @@ class _Affine:
     def times(self, weights: csr_array) -> _Affine:
         """The affine functions `weights (matrix v + constant)`."""
         return _Affine(csr_array(weights @ self.matrix), np.asarray(weights @ self.constant))
-
-
-def require_single_sums(problem: BinarizedProblem, method: str) -> None:
-    """Refuse networks whose signs pool several sums.
-
-    Raises:
-        OptionError: some layer pools.
-    """
-    first = problem.forward.network.first.thresholds
-    layers = [first, *(layer.thresholds for layer in problem.forward.network.hidden)]
-    if any(layer.taken.shape[1] > 1 for layer in layers):
-        raise OptionError(f"{method} wants networks without pooling; use bit-search or ste-pgd")
 
 
 def sign_program(

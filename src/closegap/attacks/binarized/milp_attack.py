@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.harvest import Harvest
-from closegap.attacks.binarized.milp import require_single_sums, sign_program
-from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
+from closegap.attacks.binarized.milp import sign_program
+from closegap.attacks.binarized.problem import BinarizedProblem, searched
 from closegap.attacks.binarized.straight_through import (
     StraightThroughAttack,
     StraightThroughOptions,
@@ -54,20 +54,16 @@ class SignMilpAttack:
         Raises:
             OptionError: the network is not binarized, or pools; says why.
         """
-        problem = binarized_problem(query, self.name)
-        if problem is not None:
-            require_single_sums(problem, self.name)
-        harvest = Harvest(query)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
+        return searched(query, self.name, budget, self._search, single=True)
+
+    def _search(self, problem: BinarizedProblem | None, harvest: Harvest, budget: Budget) -> None:
         warm = StraightThroughAttack(self.options.warm)
-        harvest.add(warm.attack_query(query, budget.within(budget.remaining / 4)))
+        harvest.add(warm.attack_query(harvest.query, budget.within(budget.remaining / 4)))
         if problem is not None:
             best = harvest.outcome(self.name, finished=False).best
             middle = (problem.lower + problem.upper) / 2
             start = middle if best is None else best.reshape(-1).astype(np.float64)
             self._programs(problem, harvest, start, budget)
-        return harvest.ended(self.name, budget)
 
     def _programs(
         self,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.binarized.bit_search import BitLanes, BitSearchOptions
 from closegap.attacks.binarized.iprop import IPropOptions, Propagation, propagates
-from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
+from closegap.attacks.binarized.problem import BinarizedProblem, searched
 from closegap.attacks.binarized.soft_descent import SoftDescentOptions, SoftLanes
 from closegap.attacks.binarized.soft_network import soft_network
 from closegap.attacks.binarized.straight_through import (
@@ -104,13 +104,14 @@ class SignPortfolio:
         Raises:
             OptionError: the network is not binarized; says why.
         """
-        problem = binarized_problem(query, self.name)
-        harvest = Harvest(query)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
+        return searched(query, self.name, budget, self._search)
+
+    def _search(
+        self, problem: BinarizedProblem | None, harvest: Harvest, budget: Budget
+    ) -> AttackOutcome | None:
         if problem is None or not len(problem.free):
-            found = StraightThroughAttack(self.options.gradients).attack_query(query, budget)
-            return replace(found, method=self.name)
+            other = StraightThroughAttack(self.options.gradients)
+            return other.attack_query(harvest.query, budget)
         searches = _searches(problem, self.options, harvest, budget)
         opening, opens = budget.within(self.options.opening_share * budget.remaining), True
         for _ in range(self.options.turns):
@@ -119,7 +120,7 @@ class SignPortfolio:
             opens = opens and not opening.expired
             chosen = searches[0] if opens else min(searches, key=lambda s: s.cost)
             opens = not _take_turn(chosen, harvest) and opens
-        return harvest.ended(self.name, budget)
+        return None
 
 
 def _take_turn(search: _Search, harvest: Harvest) -> bool:

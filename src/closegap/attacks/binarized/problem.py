@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+from closegap.attacks.activation.harvest import Harvest
+from closegap.attacks.outcome import AttackOutcome
+from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.numerics import SIGN_GAP, float32_inward
 from closegap.graph.binarized.first_layer import fixed_signs, sum_bounds
@@ -18,7 +23,10 @@ from closegap.runtime.cache import binarized
 from closegap.specs.query import Query
 from closegap.specs.region import Ball, bounding_box
 
-__all__ = ["BinarizedProblem", "binarized_problem"]
+__all__ = ["BinarizedProblem", "Search", "binarized_problem", "require_single_sums", "searched"]
+
+#: See `searched`.
+Search: TypeAlias = Callable[["BinarizedProblem | None", Harvest, Budget], AttackOutcome | None]
 
 #: How much of a clause's score is the margin of softened signs.
 _SOFT_SHARE = 0.5
@@ -115,3 +123,40 @@ def binarized_problem(query: Query, method: str, *, whole: bool = False) -> Bina
         free=np.flatnonzero(known == 0),
         gap=np.maximum(SIGN_GAP * np.maximum(1.0, reach), 4 * bounds.rounding),
     )
+
+
+def require_single_sums(problem: BinarizedProblem, method: str) -> None:
+    """Refuse networks whose signs pool several sums.
+
+    Raises:
+        OptionError: some layer pools.
+    """
+    first = problem.forward.network.first.thresholds
+    layers = [first, *(layer.thresholds for layer in problem.forward.network.hidden)]
+    if any(layer.taken.shape[1] > 1 for layer in layers):
+        raise OptionError(f"{method} wants networks without pooling; use bit-search or ste-pgd")
+
+
+def searched(
+    query: Query, method: str, budget: Budget, search: Search, *, single: bool = False
+) -> AttackOutcome:
+    """What a search finds on a query about a binarized network.
+
+    Args:
+        query: what to break.
+        method: for messages and for the outcome.
+        budget: of the search; it is not begun where there is no time or no clause.
+        search: adds to the harvest, and returns `None`; or leaves all to another attack, and
+            returns what that found. It gets no problem where the region is no box.
+        single: refuse networks whose signs pool several sums.
+
+    Raises:
+        OptionError: the network is not binarized, or pools; says why.
+    """
+    problem = binarized_problem(query, method)
+    if single and problem is not None:
+        require_single_sums(problem, method)
+    harvest, other = Harvest(query), None
+    if query.prop.clauses and not budget.expired:
+        other = search(problem, harvest, budget)
+    return harvest.ended(method, budget) if other is None else replace(other, method=method)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.harvest import Harvest
-from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
+from closegap.attacks.binarized.problem import BinarizedProblem, searched
 from closegap.attacks.binarized.soft_network import SoftNetwork, soft_network
 from closegap.attacks.binarized.straight_through import (
     StraightThroughAttack,
@@ -246,20 +246,22 @@ class SoftDescent:
         Raises:
             OptionError: the network is not binarized; says why.
         """
-        problem = binarized_problem(query, self.name)
-        harvest = Harvest(query)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
+        return searched(query, self.name, budget, self._search)
+
+    def _search(
+        self, problem: BinarizedProblem | None, harvest: Harvest, budget: Budget
+    ) -> AttackOutcome | None:
         network = None if problem is None else soft_network(problem)
         if problem is None or network is None:
-            found = StraightThroughAttack(StraightThroughOptions()).attack_query(query, budget)
-            return replace(found, method=self.name)
+            return StraightThroughAttack(StraightThroughOptions()).attack_query(
+                harvest.query, budget
+            )
         lanes = SoftLanes(problem, network, self.options, harvest, budget)
         for _ in range(self.options.legs):
             if harvest.done or budget.expired:
                 break
             lanes.leg()
-        return harvest.ended(self.name, budget)
+        return None
 
 
 def soft_descent(options: AttackOptions) -> SoftDescent:

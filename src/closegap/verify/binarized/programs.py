@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from closegap.attacks.binarized.milp import SignProgram, require_single_sums, sign_program
-from closegap.attacks.binarized.problem import binarized_problem
+from closegap.attacks.binarized.milp import SignProgram, sign_program
+from closegap.attacks.binarized.problem import binarized_problem, require_single_sums
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.numerics import MIP_BOUND_MARGIN
