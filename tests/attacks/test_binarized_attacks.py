@@ -291,10 +291,10 @@ def test_lanes_of_a_layer_against_all_values(rng: np.random.Generator) -> None:
     reference = rng.choice([-1.0, 1.0], size=8)
     targets = rng.choice([-1.0, 0.0, 1.0], size=(20, 6))
     worth = rng.uniform(0.5, 2.0, size=(20, 6))
-    task = LayerLanes(
-        slope, reference @ slope + 1, np.ones(6), targets, worth,
-        reference, -np.ones(8), np.ones(8), integer=True,
-    )  # fmt: skip
+    layer = LayerTask(
+        slope, reference @ slope + 1, np.ones(6), reference, -np.ones(8), np.ones(8), integer=True
+    )
+    task = LayerLanes(layer, targets, worth)
     values = by_lanes(task, 60)
     assert (np.abs(values) == 1).all()
     score = task.score(values, task.at(values))

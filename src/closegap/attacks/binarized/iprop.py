@@ -289,35 +289,25 @@ class Propagation:
         targets, worth = asked
         used = np.flatnonzero((targets != 0).any(axis=0) & np.isfinite(slack))
         reference, lower, upper = (end.astype(np.float32) for end in ends)
-        return LayerLanes(
+        task = LayerTask(
             slope=self._slopes[layer][:, used],
             slack=slack[used].astype(np.float32),
             gap=gap[used].astype(np.float32),
-            targets=targets[:, used].astype(np.float32),
-            worth=worth[:, used].astype(np.float32),
             reference=reference,
             lower=lower,
             upper=upper,
             integer=layer > 0,
         )
+        kept = (part[:, used].astype(np.float32) for part in (targets, worth))
+        return LayerLanes(task, *kept)
 
     def _solved(self, lanes: LayerLanes) -> NDArray[np.floating]:
         """The variables' values `[B, V]`."""
         options = self._options
         if options.lanes > 1:
             return by_lanes(lanes, options.steps)
-        asked = np.flatnonzero(lanes.targets[0] != 0)
-        signs = lanes.targets[0, asked]
-        task = LayerTask(
-            slope=(lanes.slope[:, asked] * signs).astype(np.float64),
-            slack=(signs * lanes.slack[asked]).astype(np.float64),
-            gap=lanes.gap[asked].astype(np.float64),
-            reference=lanes.reference.astype(np.float64),
-            lower=lanes.lower.astype(np.float64),
-            upper=lanes.upper.astype(np.float64),
-            integer=lanes.integer,
-        )
-        if lanes.integer:
+        task = lanes.lane(0)
+        if task.integer:
             values = by_search(task, self._random, options.steps)
         else:
             values = by_descent(task, options.steps)

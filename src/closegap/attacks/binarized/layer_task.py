@@ -18,20 +18,20 @@ from closegap.core.numerics import TINY
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
 
-__all__ = ["LayerTask", "by_descent", "by_program", "by_search"]
+__all__ = ["CLEAR", "NEAR", "STRIDES", "LayerTask", "by_descent", "by_program", "by_search"]
 
 #: What a target that is met counts beside how near the others are.
 _MET = 4.0
 #: Jumps without a better count, after which a search ends.
 _PATIENCE = 40
 #: Shortfall, as a share of the greatest, at which a target has lost half its weight.
-_NEAR = 0.02
+NEAR = 0.02
 #: How far beyond its threshold a target is pushed, in gaps, so that rounding takes none back.
-_CLEAR = 2.0
+CLEAR = 2.0
 #: Steps between two weightings of a descent.
 _WEIGHED = 25
 #: The first step of a descent and its last one, as shares of the half-widths.
-_STRIDES = (0.3, 0.03)
+STRIDES = (0.3, 0.03)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,8 @@ class LayerTask:
     upper: Float[np.ndarray, "V"]
     integer: bool
 
-    def at(self, values: Float[np.ndarray, "V"]) -> NDArray[np.float64]:
-        """The targets' slack at other values."""
+    def at(self, values: Float[np.ndarray, "*B V"]) -> NDArray[np.floating]:
+        """The targets' slack at other values, `[*B, T]`."""
         return np.asarray(self.slack + (values - self.reference) @ self.slope)
 
     def worth(self, values: Float[np.ndarray, "V"]) -> float:
@@ -116,13 +116,13 @@ def by_descent(task: LayerTask, steps: int = 150) -> NDArray[np.float64]:
     values, best, most = task.reference, task.reference, task.worth(task.reference)
     weights, momentum = np.ones(len(reach)), np.zeros(len(values))
     for step in range(steps):
-        short = np.maximum(_CLEAR * task.gap - task.at(values), 0.0) / reach
+        short = np.maximum(CLEAR * task.gap - task.at(values), 0.0) / reach
         if step % _WEIGHED == 0 and step:
-            weights = 1.0 / (_NEAR + short)
+            weights = 1.0 / (NEAR + short)
         if not short.any():
             break
         momentum = 0.8 * momentum + task.slope @ (weights / reach * (short > 0))
-        share = _STRIDES[0] + (_STRIDES[1] - _STRIDES[0]) * step / steps
+        share = STRIDES[0] + (STRIDES[1] - STRIDES[0]) * step / steps
         values = np.clip(values + share * half * np.sign(momentum), task.lower, task.upper)
         worth = task.worth(values)
         if worth > most:
