@@ -13,7 +13,10 @@ from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
 from closegap.store.snapshots import Snapshot, SnapshotFile
+from closegap.strategy import sequence
+from closegap.strategy.engines import Engine
 from closegap.strategy.result import Result
+from closegap.strategy.session import Session
 from closegap.strategy.solve import solve
 from closegap.testing import networks
 from closegap.testing.enumeration import clause_margin
@@ -86,6 +89,44 @@ def test_the_same_tree_as_without_a_break(
     assert result.reason is whole.reason is Reason.NODES
     assert set(result.part_seconds) >= {"bab.bounds", "bab.branching"}
     assert [e.engine for e in result.history] == [e.engine for e in whole.history]
+
+
+@pytest.mark.parametrize("kind", ["images", "dense"])
+def test_turns_go_on_where_they_were_cut_off(
+    query: Query, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, turns, run = tmp_path / "tree.npz", [], sequence._run
+
+    def noted(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
+        turns.append((name, budget.remaining))
+        return None if name == "layered" else run(name, engine, session, budget)
+
+    monkeypatch.setattr("closegap.strategy.sequence._run", noted)
+    monkeypatch.setattr("closegap.strategy.turns.suits_cuts", lambda session: False)
+    monkeypatch.setattr("closegap.strategy.engines.cutoff.CutoffEngine.run", lambda *_: None)
+    if kind == "images":
+        monkeypatch.setattr("closegap.strategy.turns._of_images", lambda session: True)
+    engines = ("crown", *(["cutoff"] if kind == "images" else ["layered"]), "bab")
+
+    def asked(file: SnapshotFile | None) -> list[tuple[str, float]]:
+        turns.clear()
+        budget = Budget.of_seconds(60, nodes=NODES)
+        solve(query, engines=engines, budget=budget, snapshot=file)
+        return list(turns)
+
+    whole = asked(None)
+    with pytest.raises(CutOff):
+        asked(Interrupted(path, "key", 1))
+    before = len(turns) - 1
+    file = SnapshotFile(path, "key")
+    kept = file.load()
+    assert kept is not None
+    kept.facts["seconds"] = kept.facts["turn_began"] + 0.1
+    file.save(kept)
+    again = asked(SnapshotFile(path, "key"))
+    assert whole[before][0] == "bab"
+    assert [name for name, _ in again] == [name for name, _ in whole[before:]]
+    assert again[0][1] == pytest.approx(whole[before][1] - 0.1, abs=0.1)
 
 
 def test_time_spent_before_counts(query: Query, tmp_path: Path) -> None:

@@ -82,11 +82,11 @@ def test_another_turn_waits_until_the_margin_halves(
     for _ in range(3):
         engine.run(session, Budget.of_seconds(100.0))
     assert [seed for seed, _ in ran] == [0]
-    turn, began = session.held["near-attack"]
-    session.held["near-attack"] = turn, 1.9 * began
+    turn, began = session.marks["near-attack"]
+    session.marks["near-attack"] = turn, 1.9 * began
     engine.run(session, Budget.of_seconds(100.0))
     assert [seed for seed, _ in ran] == [0]
-    session.held["near-attack"] = turn, 2.1 * began
+    session.marks["near-attack"] = turn, 2.1 * began
     engine.run(session, Budget.of_seconds(100.0))
     assert [seed for seed, _ in ran] == [0, 1]
 
@@ -117,11 +117,11 @@ def test_it_breaks_what_can_be_broken_and_nothing_else(asked: Query, least: floa
 
 def test_it_is_asked_again_before_every_verifier(rng: np.random.Generator) -> None:
     smooth = Session(query(rng, random_sigmoid(rng, [3, 4, 3])))
-    order = [name for name, _ in turns(DEFAULT_ENGINES, smooth)]
+    order = [name for name, _ in turns(DEFAULT_ENGINES, smooth, Budget())]
     for verifier in ("cutoff", "bab", "cuts", "mip"):
         assert order[order.index(verifier) - 1] == "near-attack"
     plain = Session(query(rng, random_mlp(rng, [3, 5, 5, 3])))
     ENGINES["crown"]().run(plain, Budget.of_seconds(5))
-    race = [name for name, _ in turns(("near-attack", "bab", "cuts"), plain)]
+    race = [name for name, _ in turns(("near-attack", "bab", "cuts"), plain, Budget())]
     assert race == ["near-attack"] + ["near-attack", "bab", "cuts"] * 4
-    assert [name for name, _ in turns(("bab", "cuts"), plain)] == ["bab", "cuts"] * 4
+    assert [name for name, _ in turns(("bab", "cuts"), plain, Budget())] == ["bab", "cuts"] * 4

@@ -9,6 +9,7 @@ from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
 from closegap.specs.query import robustness
 from closegap.strategy.engines import ENGINES
+from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
 from closegap.strategy.solve import DEFAULT_ENGINES
 from closegap.strategy.turns import turns
@@ -35,20 +36,20 @@ def test_elsewhere_engines_run_in_order(rng):
     network = random_sigmoid(rng, [4, 5, 3])
     session = Session(robustness(network, np.full(4, 0.5, np.float32), 0, 0.2))
     names = [name for name in DEFAULT_ENGINES if name != "near-attack"]
-    assert list(turns(names, session)) == [(name, 1.0) for name in names]
+    assert list(turns(names, session, Budget())) == [(name, 1.0) for name in names]
 
 
 def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
     monkeypatch.setattr("closegap.strategy.turns.suits_cuts", lambda session: False)
     network = random_conv(rng)
     session = Session(robustness(network, np.full(network.input_shape, 0.5, np.float32), 0, 0.2))
-    names = [name for name, _ in turns(("crown", "cutoff", "bab", "mip"), session)]
+    names = [name for name, _ in turns(("crown", "cutoff", "bab", "mip"), session, Budget())]
     assert names == ["crown", "bab", "cutoff", "bab", "mip"]
-    assert [name for name, _ in turns(("cutoff", "mip"), session)] == ["cutoff", "mip"]
+    assert [name for name, _ in turns(("cutoff", "mip"), session, Budget())] == ["cutoff", "mip"]
 
 
 def test_one_of_the_pair_alone_has_one_turn(hard):
-    assert list(turns(("crown", "bab", "mip"), hard[0])) == [
+    assert list(turns(("crown", "bab", "mip"), hard[0], Budget())) == [
         ("crown", 1.0),
         ("bab", 1.0),
         ("mip", 1.0),
@@ -57,7 +58,7 @@ def test_one_of_the_pair_alone_has_one_turn(hard):
 
 def test_shares_add_up_to_all_the_time(hard):
     left, spent = 1.0, {}
-    for name, share in turns(("cutoff", "bab", "cuts"), hard[0]):
+    for name, share in turns(("cutoff", "bab", "cuts"), hard[0], Budget()):
         assert 0 < share <= 1
         spent[name] = spent.get(name, 0.0) + share * left
         left -= share * left
@@ -70,14 +71,46 @@ def test_who_closes_faster_gets_more_of_a_round(hard):
     session = hard[0]
     session.open_share.update(bab=0.25, cuts=0.5)
     session.engine_seconds.update(bab=1.0, cuts=1.0)
-    shares = list(turns(("bab", "cuts"), session))[:2]
+    shares = list(turns(("bab", "cuts"), session, Budget()))[:2]
     assert shares[0][1] * 30 == pytest.approx(2 * 2 / 3)
     session.open_share["cuts"] = 1.0
-    first, _ = list(turns(("bab", "cuts"), session))[:2]
+    first, _ = list(turns(("bab", "cuts"), session, Budget()))[:2]
     assert first[1] * 30 == pytest.approx(2 * 0.8)
 
 
-@pytest.mark.parametrize("name", ["bab", "cuts"])
+def test_on_dense_layers_two_trees_take_turns(hard):
+    session, names = hard[0], ("layered", "cutoff", "bab")
+    pairs = list(turns(names, session, Budget()))
+    assert [name for name, _ in pairs] == ["layered", "bab"] * 6 + ["cutoff", "bab"]
+    left = np.cumprod([1.0] + [1 - share for _, share in pairs[:12]])
+    assert left[-1] == pytest.approx(0, abs=1e-9)
+    assert left[0] - left[1] == pytest.approx(0.5 / 63)
+    session.outlook.update(layered=30.0, bab=10.0)
+    (_, first), (_, second), *_ = turns(names, session, Budget())
+    assert first * 63 == pytest.approx(1 / 4)
+    assert (1 - first) * second * 63 == pytest.approx(3 / 4)
+    session.outlook["layered"] = np.inf
+    assert next(turns(names, session, Budget()))[1] * 63 == pytest.approx(1 / 5)
+    session.outlook["bab"] = None
+    assert next(turns(names, session, Budget()))[1] * 63 == pytest.approx(1 / 2)
+
+
+def test_an_outlook_is_right_where_growth_is_even():
+    outlook = Outlook(roots=2, root_lower=-8.0, seconds=1.0)
+    assert outlook.by_bound(2, -8.0) is None
+    assert outlook.by_bound(8, -6.0) == pytest.approx(2**6 - 1)
+    outlook.seconds = 8.0
+    assert outlook.by_bound(64, -2.0) == pytest.approx(8.0 * (2**1.5 - 1))
+    assert outlook.by_bound(128, -2.0) == np.inf
+    assert outlook.by_bound(256, 1.0) == 0.0
+    assert Outlook(2, -np.inf).by_bound(8, -1.0) is None
+    assert outlook.by_share(1.0, 0) is None
+    assert outlook.by_share(1.0, 3) == 8.0 * 8
+    assert outlook.by_share(0.5, 3) == 8.0
+    assert outlook.by_share(0.0, 3) == 0.0
+
+
+@pytest.mark.parametrize("name", ["bab", "cuts", "layered"])
 def test_turns_end_where_one_long_turn_ends(hard, name):
     for session in hard:
         whole = Session(session.query)
@@ -90,13 +123,14 @@ def test_turns_end_where_one_long_turn_ends(hard, name):
         assert session.bracket.verdict is whole.bracket.verdict is not Verdict.UNKNOWN
 
 
-def test_turns_count_every_node_once(hard):
+@pytest.mark.parametrize("name", ["bab", "layered"])
+def test_turns_count_every_node_once(hard, name):
     session = hard[0]
     for _ in range(5):
         if not session.decided:
-            ENGINES["bab"]().run(session, Budget.of_seconds(0.1))
-    held = session.held["bab"]
-    assert session.counts["nodes"] == held.search.size
+            ENGINES[name]().run(session, Budget.of_seconds(0.1))
+    held = session.held[name]
+    assert session.counts["nodes"] == len(held.search._tree)
 
 
 def test_cut_roots_leave_their_searches_to_the_tree(hard):

@@ -17,6 +17,7 @@ from closegap.core.errors import SolverError
 from closegap.graph import ops
 from closegap.runtime.torch_network import forward_node
 from closegap.specs.query import Query
+from closegap.verify.bab.leaves import LeafPrograms, LeafResult
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.bab.walls import Walls
 from closegap.verify.incomplete import LinearVerifier
@@ -228,6 +229,33 @@ def test_verdicts_agree_with_enumeration(
         else:
             assert outcome.broken
             assert outcome.lower <= case.margin
+
+
+def test_turns_lose_no_domain_that_time_left_undecided(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve, calls = LeafPrograms.solve, []
+
+    def late(programs: LeafPrograms, root: np.ndarray, walls: Walls, budget: Budget) -> LeafResult:
+        calls.append(len(root))
+        found = solve(programs, root, walls, Budget(0.0) if len(calls) % 2 else Budget())
+        assert found.tried.all() == (len(calls) % 2 == 0)
+        return found
+
+    monkeypatch.setattr(LeafPrograms, "solve", late)
+    for case in cases(rng, RELU_KINDS["dense"], 1, clauses=(2, 1)):
+        judge = Judge(case.query)
+        search = LayeredSearch(problem_of(case.query), LAZY, judge)
+        outcome = search.run(Budget(0.0))
+        for _ in range(10_000):
+            if outcome.broken or not outcome.accounting.open:
+                break
+            assert outcome.lower <= case.margin
+            outcome = search.run(Budget.of_seconds(0.3))
+        assert outcome.accounting.balanced
+        assert outcome.broken == (case.margin <= 0)
+        assert np.isposinf(outcome.lower) == (case.margin > 0)
+    assert calls
 
 
 def test_climbing_tightens_layers_and_leaves_what_splits_are_judged_by(

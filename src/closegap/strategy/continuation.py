@@ -21,7 +21,7 @@ __all__ = ["Keeper", "bring_back", "keeper", "pack_bounds", "unpack_bounds"]
 
 
 def bring_back(session: Session) -> float:
-    """Give a new session what its query's snapshot held: proofs, best point, history, times.
+    """Give a new session what its query's snapshot held: proofs, best point, history, times, turn.
 
     Returns:
         seconds that were spent on the query before.
@@ -46,6 +46,13 @@ def bring_back(session: Session) -> float:
         session.engine_seconds.update(facts["engine_seconds"])
         session.part_seconds.update(facts["part_seconds"])
         session.count(**facts["counts"])
+        session.open_share.update(facts["open_share"])
+        session.outlook.update({k: None if v is None else float(v) for k, v in facts["outlook"]})
+        session.marks.update({k: tuple(v) for k, v in facts["marks"].items()})
+        bounds = unpack_bounds(arrays)
+        if len(bounds.values) == len(session.query.network.nodes):
+            session.learn_bounds(bounds)
+        session.turn = int(facts["turn"]), float(facts["turn_began"])
         for note in facts["notes"]:
             session.note(note)
     except (ValueError, TypeError, KeyError) as error:
@@ -94,6 +101,11 @@ class Keeper:
             "engine_seconds": {**others, self.engine: spent},
             "part_seconds": dict(session.part_seconds),
             "counts": dict(session.counts),
+            "open_share": dict(session.open_share),
+            "outlook": [[k, v if v is None else str(v)] for k, v in session.outlook.items()],
+            "marks": {name: list(marks) for name, marks in session.marks.items()},
+            "turn": session.turn[0],
+            "turn_began": session.turn[1],
             "notes": list(session.notes),
             "history": [_finite(asdict(event)) for event in session.history],
             "lower_engine": session.bracket.lower_engine,

@@ -21,6 +21,9 @@ def run_engines(
 ) -> Reason:
     """Run engines on a session.
 
+    A run that goes on where another was cut off takes the turn that the other was in, for the rest
+    of its time, and those after it.
+
     Args:
         session: what they share.
         names: in the order to run them.
@@ -31,13 +34,18 @@ def run_engines(
         why the session is open, should it be.
     """
     reason = Reason.INCOMPLETE
-    for name, share in turns(names, session):
+    resumed, began = session.turn if session.shelf.kept else (0, session.seconds)
+    for number, (name, share) in enumerate(turns(names, session, budget)):
         if session.decided:
             break
         if budget.expired:
             reason = Reason.TIME
             break
-        turn = budget.within(share * budget.remaining)
+        if number < resumed:  # had before the run was cut off
+            continue
+        past = session.seconds - began if number == resumed else 0.0
+        turn = budget.within(share * (budget.remaining + past) - past)
+        session.turn = number, session.seconds - past
         reason = _run(name, build_engine(name, settings), session, turn) or reason
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if budget.expired else session.limit or reason

@@ -113,9 +113,9 @@ def solve(
     if optimum:
         check_optimum(query)
     session = Session(query, Shelf(None if optimum else snapshot))
+    names = _ordered(names, session)
     spend = spend.within(spend.remaining - bring_back(session))
     session.note(session.shelf.refusal)
-    names = _left(_ordered(names, session), session.shelf.engine)
     run = close_bracket if optimum else run_engines
     reason = run(session, names, chosen, spend)
     return _result(session, reason, optimum=optimum)
@@ -137,11 +137,6 @@ def _ordered(names: tuple[str, ...], session: Session) -> tuple[str, ...]:
 def _before(other: str, names: tuple[str, ...], moved: str) -> tuple[str, ...]:
     place = names.index(other)
     return (*names[:place], moved, *(name for name in names[place:] if name != moved))
-
-
-def _left(names: tuple[str, ...], searching: str) -> tuple[str, ...]:
-    """The engines from the one that was searching on; those before it have had their turn."""
-    return names[names.index(searching) :] if searching in names else names
 
 
 def _result(session: Session, reason: Reason, *, optimum: bool) -> Result:

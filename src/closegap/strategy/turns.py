@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from closegap.core.budget import Budget
 from closegap.graph.ops import Conv, Relu
 from closegap.strategy.engines.cuts import suits_cuts
+from closegap.strategy.engines.layered import suits_layers
 from closegap.strategy.session import Session
 
 __all__ = ["turns"]
@@ -17,6 +20,10 @@ _PAIR = ("bab", "cuts")
 _ROUNDS = (2.0, 4.0, 8.0, 16.0)
 #: Slow to tighten; where cuts work it waits for the last round, and gets so much time then.
 _LATE, _LATE_ROUND, _LATE_TIME = "cutoff", 3, 4.0
+#: Two trees on dense networks, one that bounds every layer again, one that visits many more nodes.
+#: Which closes first shows early: the first of their rounds are short.
+_LAYERS = ("layered", "bab")
+_SHORT_ROUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 #: Convolutional networks take long to tighten, and a tree closes in seconds what is nearly proved:
 #: it begins there, with this share of the time, and goes on after.
 _FIRST, _FIRST_SHARE = "bab", 0.3
@@ -27,8 +34,12 @@ _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
 _LEAST = 0.2
 
 
-def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]:
+def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
     """The engines in order, and the share of the time that is left that each may use.
+
+    On dense networks with more than one layer of hinges two trees take turns: one that bounds every
+    layer again in every domain, and one that does not. Who is expected to close first, from how it
+    grew so far, gets more of a round.
 
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
     as long as the one before, so neither costs the other more than half of the time. Who closed
@@ -40,10 +51,17 @@ def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]
     Args:
         names: of engines; an engine after the pair runs when the pair's turns are over.
         session: read before every turn.
+        budget: of all turns together.
     """
-    raced, late = False, _LATE in names
+    raced = layered = False
+    late = _LATE in names
     again = [(_AGAIN, 1.0)] * (_AGAIN in names)
     for name in names:
+        if not layered and name in _LAYERS and set(_LAYERS) <= set(names):
+            layered = True
+            if suits_layers(session, budget):
+                yield from _race(_Race(_LAYERS, _SHORT_ROUNDS, _sooner), again, session)
+                continue
         paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and suits_cuts(session)
         if not paired:
             late = late and name != _LATE
@@ -54,7 +72,7 @@ def turns(names: Sequence[str], session: Session) -> Iterator[tuple[str, float]]
             yield name, 1.0
         elif not raced:
             raced = True
-            yield from _race(late, again, session)
+            yield from _race(_Race(_PAIR, _ROUNDS, _faster, late), again, session)
 
 
 def _of_images(session: Session) -> bool:
@@ -63,24 +81,50 @@ def _of_images(session: Session) -> bool:
     return hinges and any(isinstance(node.op, Conv) for node in nodes)
 
 
+@dataclass(frozen=True)
+class _Race:
+    """Two searches in turns, round by round.
+
+    Attributes:
+        pair: their names.
+        rounds: time for both of them in each.
+        first: what the first of the pair gets of a round, by how both did so far.
+        late: an engine that is slow to tighten comes before the last of the rounds.
+    """
+
+    pair: tuple[str, str]
+    rounds: tuple[float, ...]
+    first: Callable[[tuple[str, str], Session], float]
+    late: bool = False
+
+
 def _race(
-    late: bool, again: Sequence[tuple[str, float]], session: Session
+    race: _Race, again: Sequence[tuple[str, float]], session: Session
 ) -> Iterator[tuple[str, float]]:
-    left = sum(_ROUNDS) + late * _LATE_TIME
-    for place, time in enumerate(_ROUNDS):
+    left = sum(race.rounds) + race.late * _LATE_TIME
+    for place, time in enumerate(race.rounds):
         yield from again
-        if late and place == _LATE_ROUND:
+        if race.late and place == _LATE_ROUND:
             yield _LATE, _LATE_TIME / left
             left -= _LATE_TIME
-        first = _first_share(session)
-        for name, share in zip(_PAIR, (first, 1 - first), strict=True):
+        first = race.first(race.pair, session)
+        for name, share in zip(race.pair, (first, 1 - first), strict=True):
             yield name, min(1.0, share * time / left)
             left -= share * time
 
 
-def _first_share(session: Session) -> float:
-    """What the first of the pair gets of a round, by how fast either closes its trees."""
-    rates = [_rate(name, session) for name in _PAIR]
+def _sooner(pair: tuple[str, str], session: Session) -> float:
+    """By the seconds until either is expected to close its tree; half where nobody can tell."""
+    seconds = [session.outlook.get(name) for name in pair]
+    rates = [1 / max(s, math.ulp(1.0)) for s in seconds if s is not None]
+    if len(rates) < len(pair) or not sum(rates) > 0:
+        return 0.5
+    return min(max(rates[0] / sum(rates), _LEAST), 1 - _LEAST)
+
+
+def _faster(pair: tuple[str, str], session: Session) -> float:
+    """By how fast either closes its trees."""
+    rates = [_rate(name, session) for name in pair]
     if not sum(rates) > 0:
         return 0.5
     return min(max(rates[0] / sum(rates), _LEAST), 1 - _LEAST)

@@ -22,10 +22,12 @@ from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 from closegap.specs.region import Ball
 from closegap.strategy.continuation import keeper, pack_bounds, unpack_bounds
+from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
 from closegap.strategy.shelf import Arrays
+from closegap.strategy.tally import Tally
 from closegap.verify.bab.problem import split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions, BranchOutcome
+from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.input_split import InputSplit, InputSplitOptions
@@ -56,16 +58,17 @@ class BranchEngine:
         if known.search is None:
             session.note("bab: the network has activations it cannot split")
             return
-        session.held["bab"] = known
+        search, session.held["bab"] = known.search, known
         fixed: Arrays = {"clauses": known.clauses, "near": known.near, **pack_bounds(known.bounds)}
         if not known.tally.counts:
             session.count(resumed=known.search.size)
         share = 1.0 if _has_hinges_only(known.query.network) else self.smooth_share
         spend = budget.within(share * budget.remaining)
-        outcome = known.search.run(spend, keeper(session, "bab", fixed))
-        session.open_share["bab"] = outcome.accounting.open_share
-        known.tally.tell(session, outcome)
+        outcome = known.outlook.timed(lambda: search.run(spend, keeper(session, "bab", fixed)))
         count = outcome.accounting
+        session.open_share["bab"] = count.open_share
+        session.outlook["bab"] = known.outlook.by_bound(count.created, float(outcome.lower.min()))
+        known.tally.tell(session, "bab", count, outcome.seconds)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         if outcome.limit is not None:
@@ -105,8 +108,6 @@ class BranchEngine:
             session.shelf.refuse(f"snapshot: {error}")
             session.note(session.shelf.refusal)
             return None
-        if query is session.query:
-            session.learn_bounds(bounds)
         return found
 
     def _prepared(
@@ -127,7 +128,8 @@ class BranchEngine:
                 lambda points: session.offer(points, "bab"),
                 near if len(near) else None,
             )
-        return _Prepared(query, clauses, bounds, near, search)
+        outlook = Outlook(len(clauses), float(session.clause_lower[clauses].min()))
+        return _Prepared(query, clauses, bounds, near, search, outlook)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,29 +141,8 @@ class _Prepared:
     bounds: NetworkBounds
     near: NDArray[np.float32]
     search: BranchAndBound | None
-    tally: _Tally = field(default_factory=lambda: _Tally())
-
-
-@dataclass(eq=False)
-class _Tally:
-    """What the session was told of a search so far: every turn adds what is new."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def tell(self, session: Session, outcome: BranchOutcome) -> None:
-        count = outcome.accounting
-        counts = {
-            "nodes": count.created,
-            "leaves": count.closed,
-            "open": count.open,
-            "stuck": count.stuck,
-        }
-        session.count(**{name: n - self.counts.get(name, 0) for name, n in counts.items()})
-        spent = {part: s - self.seconds.get(part, 0.0) for part, s in outcome.seconds.items()}
-        session.time_parts("bab", spent)
-        session.deepest(count.depth)
-        self.counts, self.seconds = counts, dict(outcome.seconds)
+    outlook: Outlook
+    tally: Tally = field(default_factory=Tally)
 
 
 #: Boxes of so many inputs do not multiply fast.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.specs.region import Ball
+from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
+from closegap.strategy.tally import Tally
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.layered.search import LayeredOptions, LayeredSearch
 
-__all__ = ["LayeredEngine"]
+__all__ = ["LayeredEngine", "suits_layers"]
+
+_NAME = "layered"
 
 #: A tree that closed says "positive" without saying how much.
 _PROVED = float(np.finfo(np.float32).tiny)
@@ -39,28 +44,68 @@ class LayeredEngine:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`; does nothing where the network or the region is of another kind."""
-        query, clauses = session.query, np.sort(session.open_clauses)
-        if not len(clauses) or isinstance(query.region, Ball) or not _is_dense(query.network):
+        held = _held(session, budget)
+        if held is None or not len(session.open_clauses):
             return
-        bounds = session.bounds
-        if bounds is None:
-            bounds = session.linear.activations(budget)
-            session.learn_bounds(bounds)
-        problem = split_problem(query, bounds, clauses)
-        if problem is None or not problem.units:
-            return
-        if not _affordable(problem, budget):
-            session.note("layered: bounding every layer again takes too much time or memory")
-            return
-        search = LayeredSearch(problem, self.options, lambda p: session.offer(p, "layered"))
-        outcome = search.run(budget)
+        session.held[_NAME] = None  # a search that fails does not go on
+        search = held.search or LayeredSearch(
+            held.problem, self.options, lambda p: session.offer(p, _NAME)
+        )
+        outcome = held.outlook.timed(lambda: search.run(budget))
         count = outcome.accounting
-        session.count(nodes=count.created, leaves=count.closed, open=count.open, stuck=count.stuck)
-        session.deepest(count.depth)
+        session.outlook[_NAME] = held.outlook.by_share(count.open_share, count.depth)
+        held.tally.tell(session, _NAME, count, {})
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
-        for clause in clauses:
-            session.prove_clause(int(clause), float(min(outcome.lower, _PROVED)), "layered")
+        session.held[_NAME] = replace(held, search=search)
+        for clause in held.clauses:
+            session.prove_clause(int(clause), float(min(outcome.lower, _PROVED)), _NAME)
+
+
+def suits_layers(session: Session, budget: Budget) -> bool:
+    """True iff this engine can do something in the time, by the bounds that are known.
+
+    Args:
+        session: asked before the engine's first turn and between its turns.
+        budget: of all turns together.
+    """
+    return session.bounds is not None and _held(session, budget) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A search that goes on turn by turn; there is none before the first turn."""
+
+    problem: SplitProblem
+    clauses: NDArray[np.int64]
+    outlook: Outlook
+    search: LayeredSearch | None = None
+    tally: Tally = field(default_factory=Tally)
+
+
+def _held(session: Session, budget: Budget) -> _Held | None:
+    """What is held; prepared when it is first asked for; `None` where nothing can be done."""
+    if _NAME not in session.held:
+        session.held[_NAME] = _prepared(session, budget)
+    held = session.held[_NAME]
+    return held if isinstance(held, _Held) else None
+
+
+def _prepared(session: Session, budget: Budget) -> _Held | None:
+    query, clauses = session.query, np.sort(session.open_clauses)
+    if not len(clauses) or isinstance(query.region, Ball) or not _is_dense(query.network):
+        return None
+    bounds = session.bounds
+    if bounds is None:
+        bounds = session.linear.activations(budget)
+        session.learn_bounds(bounds)
+    problem = split_problem(query, bounds, clauses)
+    if problem is None or not problem.units:
+        return None
+    if not _affordable(problem, budget):
+        session.note("layered: bounding every layer again takes too much time or memory")
+        return None
+    return _Held(problem, clauses, Outlook(1, float(session.clause_lower[clauses].min())))
 
 
 def _affordable(problem: SplitProblem, budget: Budget) -> bool:

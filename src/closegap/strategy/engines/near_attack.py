@@ -41,24 +41,24 @@ class NearAttackEngine:
         """See `Engine`."""
         if not self._is_due(session):
             return
-        turn, _ = _held(session)
-        session.held[_NAME] = turn + 1, session.bracket.upper
+        turn, _ = _last(session)
+        session.marks[_NAME] = turn + 1, session.bracket.upper
         spend = budget.within(self.share * budget.remaining)
-        self.attack.run(session, replace(spend, seed=budget.seed + turn))
+        self.attack.run(session, replace(spend, seed=budget.seed + int(turn)))
 
     def _is_due(self, session: Session) -> bool:
         """Whether the margin is near, and has shrunk since the last turn began."""
         upper = session.bracket.upper
         if not piecewise_linear(session.query) or not math.isfinite(upper):
             return False
-        last = _held(session)[1]
+        last = _last(session)[1]
         return upper <= self.shrunk * last and upper <= self.near * _reference_margin(session)
 
 
-def _held(session: Session) -> tuple[int, float]:
+def _last(session: Session) -> tuple[float, float]:
     """Turns so far, and the margin when the last of them began."""
-    held = session.held.get(_NAME)
-    return held if isinstance(held, tuple) else (0, math.inf)
+    turns, margin = session.marks.get(_NAME, (0, math.inf))
+    return turns, margin
 
 
 def _reference_margin(session: Session) -> float:

@@ -102,7 +102,7 @@ class LeafPrograms:
                 if budget.expired:
                     break
                 lower[leaf], found = self._leaf(rows, cut, budget)
-                tried[leaf] = True
+                tried[leaf] = lower[leaf] > 0 or not budget.expired
                 points.extend(found)
         shape = self._problem.input_shape
         stacked = np.stack(points) if points else np.zeros((0, len(self._lower)))

@@ -89,23 +89,27 @@ class LayeredSearch:
         self._tree = Tree()
         self._bounder = LayeredBounder(problem, options.climb, options.steps, options.units)
         self._leaves = LeafPrograms(problem)
-        #: The unit to split next; one beyond the last for a split by clauses.
+        #: The unit to split next; one beyond the last for a split by clauses; -1 where the budget
+        #: ended before a domain without units was decided.
         self._notes = SlotStore(1, dtype=np.int32)
         size = problem.exact_region.lower[0].numel()
         self._kept = DomainStore(problem.units, size, len(problem.rows), options.apart)
+        self._pace = Pace(options.batch, clock=time.thread_time)
         self._broken = False
 
     def run(self, budget: Budget) -> LayeredOutcome:
-        """Search until nothing is open, a candidate is accepted, or the budget ends."""
-        pace = Pace(self._options.batch, clock=time.thread_time)
-        nodes, known = self._tree.add_roots(np.full(1, -np.inf)), self._kept.root()
-        while len(nodes):
-            pace.begin()
-            self._visit(nodes, known, budget)
-            pace.end(len(nodes))
-            if self._broken or budget.expired or self._full():
+        """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
+
+        A search that raised an error must not go on: what it was about to bound is lost.
+        """
+        if not len(self._tree):
+            root = self._tree.add_roots(np.full(1, -np.inf))
+            self._visit(root, self._kept.root(), budget)
+        while not (self._broken or budget.expired or self._full()):
+            nodes, known = self._expand(self._pace.batch(budget.remaining))
+            if not len(nodes):
                 break
-            nodes, known = self._expand(pace.batch(budget.remaining))
+            self._visit(nodes, known, budget)
         return LayeredOutcome(
             float(self._tree.least_lower()[0]), self._tree.accounting(), self._broken
         )
@@ -118,6 +122,10 @@ class LayeredSearch:
         picked = self._tree.open_nodes()[-count:]
         units = self._notes.take(picked)[0][:, 0].astype(np.int64)
         known = self._kept.take(picked)
+        undecided = np.flatnonzero(units < 0)
+        if len(undecided):
+            self._keep_others(picked, units, known)
+            return picked[undecided], known.select(undecided)
         children = self._tree.split(picked, units)
         apart = np.flatnonzero(units == self._problem.units)
         plain = np.flatnonzero(units < self._problem.units)
@@ -135,7 +143,20 @@ class LayeredSearch:
         self._notes.put(nodes, units[:, None])
         self._kept.put(nodes, known)
 
+    def _keep_others(
+        self, nodes: Int[np.ndarray, "B"], units: Int[np.ndarray, "B"], known: Known
+    ) -> None:
+        """Those that have a unit to split wait for those that are still to be decided."""
+        others = np.flatnonzero(units >= 0)
+        self._keep(nodes[others], units[others], known.select(others))
+
     def _visit(self, nodes: Int[np.ndarray, "B"], known: Known, budget: Budget) -> None:
+        """Bound domains in one step of the pace."""
+        self._pace.begin()
+        self._bound(nodes, known, budget)
+        self._pace.end(len(nodes))
+
+    def _bound(self, nodes: Int[np.ndarray, "B"], known: Known, budget: Budget) -> None:
         """Bound domains, close the proved ones, note what to split next in the others."""
         path = self._tree.paths(nodes)
         walls = Walls.of_splits(path.units, path.signs, path.points, self._problem.units)
@@ -178,6 +199,8 @@ class LayeredSearch:
                 self._tree.close(node)
             elif answer.tried.all():
                 self._tree.give_up(node)
+            else:
+                self._keep(node, np.array([-1]), found.known.select(np.array([leaf])))
             if len(answer.points) and self._offer(answer.points):
                 self._broken = True
 
