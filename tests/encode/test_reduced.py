@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
+from math import prod
 
 import numpy as np
 import pytest
@@ -15,13 +17,14 @@ from closegap.encode import gathered as gathering
 from closegap.encode.gathered import gathered
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph.network import Network
-from closegap.graph.ops import LeakyRelu
+from closegap.graph.ops import LeakyRelu, Linear, Relu
 from closegap.runtime.torch_network import TorchNetwork
-from closegap.specs.property import robustness_property
+from closegap.specs.property import Property, robustness_property
 from closegap.specs.query import Query
-from closegap.specs.region import lp_ball
+from closegap.specs.region import Box, lp_ball
 from closegap.testing import networks
 from closegap.verify.incomplete import LinearVerifier
+from tiny_networks import dense
 
 
 def steeper(network: Network) -> Network:
@@ -144,3 +147,67 @@ def test_other_activations_and_costly_reductions_are_left_alone(
     assert reduce_network(dense, bounds, np.ones(3), worth=0.1) is None
     out_of_time = Budget.of_seconds(0)
     assert reduce_network(dense, bounds, np.ones(3), worth=np.inf, budget=out_of_time) is None
+
+
+def fractions(values: np.ndarray) -> np.ndarray:
+    """The same numbers, for exact arithmetic."""
+    return np.array([Fraction(float(v)) for v in values.flat], dtype=object).reshape(values.shape)
+
+
+def exact_values(network: Network, point: np.ndarray) -> list[np.ndarray]:
+    """The value of every node of a chain of dense layers, exactly."""
+    values = [fractions(point)]
+    for node in network.nodes[1:]:
+        if isinstance(node.op, Linear):
+            values.append(fractions(node.op.weight) @ values[-1] + fractions(node.op.bias))
+        else:
+            slope = Fraction(node.op.slope if isinstance(node.op, LeakyRelu) else 0)
+            values.append(np.array([z if z > 0 else slope * z for z in values[-1]], dtype=object))
+    return values
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e8])
+@pytest.mark.parametrize("op", [Relu(), LeakyRelu(0.1)])
+def test_the_slack_holds_exactly_where_large_weights_cancel(
+    op: Relu | LeakyRelu, size: float, rng: np.random.Generator
+) -> None:
+    network = dense(rng, [3, 6, 6, 5, 3], op)
+    for node in network.nodes[1::2]:
+        assert isinstance(node.op, Linear)
+        node.op.weight[:] += size * rng.integers(-1, 2, node.op.weight.shape)
+    query, _, found = reduce(network, rng, 0.2)
+    for share in (0.0, 0.3, 1.0):
+        point = query.region.lower + share * (query.region.upper - query.region.lower)
+        values = exact_values(network, point)
+        state = values[0]
+        for layer in [*sorted(found.origin), found.network.output]:
+            feed, places = found.origin.get(layer, (network.output, np.arange(3)))
+            affine = found.network.nodes[layer].op
+            assert isinstance(affine, Linear)
+            off = fractions(affine.weight) @ state + fractions(affine.bias) - values[feed][places]
+            assert (np.abs(off) <= fractions(found.slack[layer])).all()
+            if feed != network.output:
+                state = np.concatenate([state, values[feed + 1][places]])
+
+
+@pytest.mark.parametrize("weights", [[1e300, 1e-200, 1e-200], [1e38] * 7 + [1e-45] * 8])
+def test_products_that_underflow_are_counted(weights: list[float]) -> None:
+    """Coefficients vanish on the way back, and meet inputs that are as large as they are small."""
+    network = dense(np.random.default_rng(0), [1] * (len(weights) + 1), Relu())
+    for node, weight in zip(network.nodes[1::2], weights, strict=True):
+        assert isinstance(node.op, Linear)
+        node.op.weight[:], node.op.bias[:] = weight, 0.0
+    exact = prod(Fraction(weight) for weight in weights)
+    prop = Property(
+        -np.ones((1, 1)), np.array([1.5 * float(exact)]), np.zeros(1, int), True, ("only",)
+    )
+    query = Query(network, Box(np.ones(1), np.full(1, 2.0)), prop)
+    linear = LinearVerifier(query)
+    known = linear.activations(Budget())
+    assert linear.rows(known, Budget(), np.zeros(1, int)).lower[0] <= -0.5 * exact
+    found = reduce_network(network, flat(known), np.full(1, 2.0), worth=np.inf)
+    assert found is not None
+    affine = found.network.nodes[found.network.output].op
+    assert isinstance(affine, Linear)
+    off = 2 * Fraction(affine.weight.item()) + Fraction(affine.bias.item()) - 2 * exact
+    assert abs(off) <= Fraction(found.slack[found.network.output].item())

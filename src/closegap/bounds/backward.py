@@ -18,7 +18,7 @@ from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.crossing import cross, dot, with_slopes
 from closegap.bounds.layout import arranged_lines
 from closegap.bounds.records import ActivationBounds, Interval, LinearBound, Parameters, Relaxation
-from closegap.bounds.regions import InputSet, least
+from closegap.bounds.regions import InputSet, least, underflow
 from closegap.bounds.rules import activation_rule, affine_rule
 from closegap.bounds.windows import Window, is_local, whole, windowed_adjoint
 from closegap.core.numerics import gamma
@@ -60,6 +60,7 @@ class BackwardPass:
     lines: Mapping[int, Relaxation] = field(default_factory=dict)
     _known_lines: dict[int, Relaxation] = field(default_factory=dict, init=False, repr=False)
     _known_sizes: dict[int, Tensor | None] = field(default_factory=dict, init=False, repr=False)
+    _known_losses: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def run(
         self,
@@ -151,7 +152,8 @@ class BackwardPass:
         if self.values is not None:
             size = self._affine_rounding(index)
             if size is not None:
-                state.rounding = state.rounding + dot(coefficients.abs(), _cut(size, window))
+                lost = dot(coefficients.abs(), _cut(size, window)) + self._vanished(index)
+                state.rounding = state.rounding + lost
 
     def _push(self, index: int, state: _State) -> None:
         """Split multipliers at points other than zero: `multiplier (z - wall) >= 0`."""
@@ -160,7 +162,9 @@ class BackwardPass:
         terms = (multipliers * wall).flatten(2)
         state.constant = state.constant + terms.sum(2)
         if self.values is not None:
-            state.rounding = state.rounding + self._gamma(terms.shape[2]) * terms.abs().sum(2)
+            vanished = terms.shape[2] * underflow(self.network.dtype)
+            lost = self._gamma(terms.shape[2]) * terms.abs().sum(2) + vanished
+            state.rounding = state.rounding + lost
 
     def _cross(
         self, index: int, coefficients: Tensor, window: Window | None, state: _State
@@ -177,7 +181,8 @@ class BackwardPass:
             state.constant = state.constant + constant
         if self.values is not None:
             size = self._crossing_rounding(index, lines, slopes is None)
-            state.rounding = state.rounding + dot(coefficients.abs(), _cut(size, window))
+            lost = dot(coefficients.abs(), _cut(size, window)) + self._vanished(index)
+            state.rounding = state.rounding + lost
 
     def _lines(self, index: int, slopes: Tensor | None) -> Relaxation:
         """The relaxation of an activation; the default one is computed once a pass."""
@@ -203,7 +208,9 @@ class BackwardPass:
             node = self.network.network.nodes[index]
             sizes = [self.values[p].magnitude for p in node.inputs]
             size, terms = affine_rule(node.op).magnitude(node, self.network.weights[index], sizes)
-            total = self._gamma(terms) * size[:, None] if terms else None
+            # The product may underflow, and coefficients may be large.
+            tiny = underflow(self.network.dtype)
+            total = self._gamma(terms) * size[:, None] + tiny if terms else None
             if index in self.slack:
                 off = self.slack[index].expand(node.shape)[None, None]
                 total = off if total is None else total + off
@@ -224,10 +231,24 @@ class BackwardPass:
         for intercept in (lines.lower_intercept, lines.upper_intercept):
             if intercept is not None:
                 steep = steep + intercept.abs()
-        steep = self._gamma(node.size) * steep
+        steep = self._gamma(node.size) * steep + underflow(self.network.dtype)
         if default:
             self._known_sizes[index] = steep
         return steep
+
+    def _vanished(self, index: int) -> Tensor:
+        """What products that underflow may cost the step of a node, `[B or 1, 1]`.
+
+        Coefficients on an input are sums of at most one product for each entry of the node; they
+        are off at the size of that input. Constants and the allowance itself have as many products.
+        """
+        assert self.values is not None
+        if index not in self._known_losses:
+            node = self.network.network.nodes[index]
+            each = underflow(self.network.dtype) * node.size
+            reach = [self.values[p].magnitude.flatten(1).sum(1, keepdim=True) for p in node.inputs]
+            self._known_losses[index] = each * (sum(reach, torch.zeros_like(reach[0])) + 4)
+        return self._known_losses[index]
 
     def _gamma(self, terms: int) -> float:
         """Relative rounding of a sum of so many terms in the pass's dtype."""

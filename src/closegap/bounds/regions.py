@@ -17,7 +17,7 @@ from closegap.core.numerics import BISECTION_SPAN, TINY, float32_outward, gamma
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.region import Ball, Region, bounding_box
 
-__all__ = ["InputSet", "input_set", "least", "minimiser"]
+__all__ = ["InputSet", "input_set", "least", "minimiser", "underflow"]
 
 #: Steps to the multiplier of the l2 ball; after each the box stops more inputs.
 _MULTIPLIER_STEPS = 6
@@ -60,6 +60,12 @@ def _outward(rounded: Tensor, exact: np.ndarray, direction: float) -> Tensor:
     return torch.where(off, step, rounded)
 
 
+def underflow(dtype: torch.dtype) -> float:
+    """A product in this dtype that underflows is off by less than this, beside its rounding."""
+    info = torch.finfo(dtype)
+    return float(info.smallest_normal) * float(info.eps)
+
+
 def least(
     region: InputSet, coefficients: Float[Tensor, "B Q ..."]
 ) -> tuple[Float[Tensor, "B Q"], Float[Tensor, "B Q"]]:
@@ -75,8 +81,9 @@ def least(
     unit = float(torch.finfo(rows.dtype).eps) / 2
     scale = _dot(rows.detach().abs(), torch.maximum(lower.abs(), upper.abs()))
     relative = gamma(rows.shape[2] + 8, unit) * 2
+    vanished = 8 * rows.shape[2] * underflow(rows.dtype)
     if region.center is None:
-        return box, relative * scale
+        return box, relative * scale + vanished
     center = region.center.flatten(1)[:, None]
     low, high = lower - center, upper - center
     cut = _least_l1 if region.norm == 1 else _least_l2
@@ -84,7 +91,7 @@ def least(
     away = center.abs() + torch.maximum(low.abs(), high.abs())  # a box may be nearer to zero
     size = size.detach() + _dot(rows.detach().abs(), away)
     ball = _dot(rows, center) + value
-    return torch.maximum(box, ball), 2 * relative * torch.maximum(scale, size)
+    return torch.maximum(box, ball), 2 * relative * torch.maximum(scale, size) + vanished
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
