@@ -61,6 +61,17 @@ class ReducedNetwork:
     slack: Mapping[int, Float[np.ndarray, "N"]]
     reach: Float[np.ndarray, "S"]
 
+    def intervals(self) -> dict[int, Interval]:
+        """`bounds` as float64 intervals `[1, N]`."""
+        return {
+            i: Interval(torch.as_tensor(lower)[None], torch.as_tensor(upper)[None])
+            for i, (lower, upper) in self.bounds.items()
+        }
+
+    def slack_tensors(self) -> dict[int, Tensor]:
+        """`slack` as float64 tensors, as `BackwardPass` takes it."""
+        return {i: torch.as_tensor(off) for i, off in self.slack.items()}
+
 
 def reduce_network(
     network: Network,

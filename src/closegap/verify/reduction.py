@@ -97,14 +97,11 @@ def reduced_query(
     reduced = gathered(reduced)
     asked = Query(reduced.network, _flat(query.region), query.prop, query.name)
     small = compiled(reduced.network, torch.float64)
-    bounds = {
-        i: Interval(torch.as_tensor(lower)[None], torch.as_tensor(upper)[None])
-        for i, (lower, upper) in reduced.bounds.items()
-    }
+    bounds = reduced.intervals()
     return ReducedQuery(
         asked,
         NetworkBounds(bounds, propagate(small, input_set(small, asked.region), bounds)),
-        {i: torch.as_tensor(off) for i, off in reduced.slack.items()},
+        reduced.slack_tensors(),
         {i: (feed, torch.as_tensor(places)) for i, (feed, places) in reduced.origin.items()},
     )
 

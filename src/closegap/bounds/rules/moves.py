@@ -91,7 +91,8 @@ def _take(
 ) -> list[Tensor]:
     flat, size = coefficients.flatten(2), prod(shapes[0])
     first = int(op.indices.flat[0]) if op.indices.size else 0
-    if np.array_equal(op.indices.reshape(-1), np.arange(first, first + op.indices.size)):
+    run = np.arange(first, first + op.indices.size)
+    if first >= 0 and np.array_equal(op.indices.reshape(-1), run):  # padding below zero would crop
         padded = F.pad(flat, (first, size - first - op.indices.size))
         return [padded.reshape(*flat.shape[:2], *shapes[0])]
     empty = flat.new_zeros(*flat.shape[:2], size)

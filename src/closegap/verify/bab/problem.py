@@ -17,7 +17,7 @@ from closegap.bounds.regions import InputSet, input_set
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 from closegap.encode.gathered import gathered
-from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.encode.reduced import reduce_network
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
@@ -131,15 +131,14 @@ def split_problem(
     source = query.network
     if not is_splittable(source):
         return None
-    flat = {i: _flat(b) for i, b in known.activations.items()}
     original = TorchNetwork(source, dtype=torch.float64)
     region = input_set(original, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
-    reduced = reduce_network(source, flat, reach, worth=worth, budget=budget)
+    reduced = reduce_network(source, known.flat(), reach, worth=worth, budget=budget)
     network, bounds, slack = source, dict(known.activations), dict[int, Tensor]()
     if reduced is not None:
         reduced, region = gathered(reduced), _flattened(region)
-        network, bounds, slack = reduced.network, _bounds(reduced), _slack(reduced)
+        network, bounds, slack = reduced.network, reduced.intervals(), reduced.slack_tensors()
     exact = TorchNetwork(network, dtype=torch.float64)
     search = TorchNetwork(network, dtype=torch.float32)
     rough = input_set(TorchNetwork(source, dtype=torch.float32), query.region)
@@ -160,22 +159,6 @@ def split_problem(
         clauses=clauses,
         input_shape=source.input_shape,
     )
-
-
-def _flat(interval: Interval) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    lower, upper = interval.lower[0].flatten(), interval.upper[0].flatten()
-    return np.asarray(lower.numpy()), np.asarray(upper.numpy())
-
-
-def _bounds(reduced: ReducedNetwork) -> dict[int, Interval]:
-    return {
-        i: Interval(torch.as_tensor(lower)[None], torch.as_tensor(upper)[None])
-        for i, (lower, upper) in reduced.bounds.items()
-    }
-
-
-def _slack(reduced: ReducedNetwork) -> dict[int, Tensor]:
-    return {i: torch.as_tensor(off) for i, off in reduced.slack.items()}
 
 
 def _flattened(region: InputSet) -> InputSet:
