@@ -19,7 +19,7 @@ from closegap.core.numerics import REPLAY_SLACK
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query
 
-__all__ = ["Harvest", "OnCandidate"]
+__all__ = ["Harvest", "OnCandidate", "harvested"]
 
 #: Told of a float32 member of the region that seems to break the property; True ends the attack.
 OnCandidate: TypeAlias = Callable[[NDArray[np.float32]], bool]
@@ -126,3 +126,29 @@ class Harvest:
         return AttackOutcome(
             method, points[order], margins[order], self.evaluations, finished, tuple(self._history)
         )
+
+
+def harvested(
+    query: Query,
+    method: str,
+    budget: Budget,
+    search: Callable[[Harvest], None],
+    judge: OnCandidate | None = None,
+) -> AttackOutcome:
+    """What a search finds for one query.
+
+    Args:
+        query: what to break.
+        method: for the outcome.
+        budget: of the search; it is not begun where there is no time or no clause.
+        search: adds to the harvest until that is done or the time is up.
+        judge: see `Harvest`.
+
+    Raises:
+        AttackInterrupted: Ctrl-C, with what was found until then.
+    """
+    harvest = Harvest(query, judge)
+    if query.prop.clauses and not budget.expired:
+        with harvest.kept(method):
+            search(harvest)
+    return harvest.ended(method, budget)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from closegap.attacks.activation.cells import cell_key
-from closegap.attacks.activation.harvest import Harvest, OnCandidate
+from closegap.attacks.activation.harvest import Harvest, OnCandidate, harvested
 from closegap.attacks.activation.programs.lazy import nearest_walls
 from closegap.attacks.activation.region import RegionProblem, region_problem
 from closegap.attacks.activation.walk import Place
@@ -82,16 +82,15 @@ class LippaAttack:
         Raises:
             AttackInterrupted: Ctrl-C, with what was found until then.
         """
-        harvest = Harvest(query, judge)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
-        with harvest.kept(self.name):
+
+        def search(harvest: Harvest) -> None:
             problem = region_problem(query, budget, bounds)
             center = _center(query) if problem is None else problem.inside(problem.ground.center)
             harvest.take(center)
             if problem is not None and not harvest.done:
                 _run(self.options, problem, center, harvest, budget)
-        return harvest.ended(self.name, budget)
+
+        return harvested(query, self.name, budget, search, judge)
 
 
 def _center(query: Query) -> Float[np.ndarray, "D"]:

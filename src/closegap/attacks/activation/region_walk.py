@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.cells import cell_key
-from closegap.attacks.activation.harvest import Harvest, OnCandidate
+from closegap.attacks.activation.harvest import Harvest, OnCandidate, harvested
 from closegap.attacks.activation.region import RegionProblem, region_problem
 from closegap.attacks.activation.walk import Place, Walk, visit
 from closegap.attacks.gradient.descent import Descent
@@ -93,16 +93,15 @@ class RegionWalkAttack:
         Raises:
             AttackInterrupted: Ctrl-C, with what was found until then.
         """
-        harvest = Harvest(query, judge)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
-        with harvest.kept(self.name):
+
+        def search(harvest: Harvest) -> None:
             if not len(starts):
                 harvest.add(_gradient_runs(self.options, query, budget, 0))
             problem = None if harvest.done else region_problem(query, budget, bounds)
             if problem is not None and problem.units.units:
                 _Search(self.options, problem, harvest, budget).run(starts)
-        return harvest.ended(self.name, budget)
+
+        return harvested(query, self.name, budget, search, judge)
 
 
 def _gradient_runs(

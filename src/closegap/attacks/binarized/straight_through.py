@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from closegap.attacks.activation.harvest import Harvest
+from closegap.attacks.activation.harvest import Harvest, harvested
 from closegap.attacks.cascade import SIGN_WIDTHS, Stage, run_stages
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.options import AttackOptions
@@ -57,13 +57,13 @@ class StraightThroughAttack:
 
     def attack_query(self, query: Query, budget: Budget) -> AttackOutcome:
         """See `QueryAttack`; works on any network, but only signs need it."""
-        harvest = Harvest(query)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
-        network = compiled(query.network, torch.float32)
-        found = run_stages(network, query, self.stages(), budget, rounds=self.options.rounds)
-        harvest.add(found)
-        return harvest.ended(self.name, budget)
+
+        def search(harvest: Harvest) -> None:
+            network = compiled(query.network, torch.float32)
+            rounds = self.options.rounds
+            harvest.add(run_stages(network, query, self.stages(), budget, rounds=rounds))
+
+        return harvested(query, self.name, budget, search)
 
     def stages(self) -> list[Stage]:
         """The runs of one round, in order."""

@@ -14,6 +14,7 @@ from closegap.attacks.gradient.losses import CrossEntropyLoss
 from closegap.attacks.gradient.method import Evaluation, Objective
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.problem import Problem
+from closegap.attacks.gradient.variant import DescentVariant
 from closegap.attacks.images import ImageAttack
 from closegap.core.numerics import TINY
 
@@ -21,7 +22,7 @@ __all__ = ["DAA", "DistributionalDescent", "distributional", "interaction"]
 
 
 @dataclass(frozen=True)
-class DistributionalDescent:
+class DistributionalDescent(DescentVariant):
     """A descent whose gradients are mixed with what the blob method makes of all lanes'.
 
     The particles are the lanes of one image, so that no answer depends on which other images are
@@ -36,26 +37,6 @@ class DistributionalDescent:
 
     descent: Descent = field(default_factory=lambda: Descent("daa"))
     balance: float = 1.1
-
-    @property
-    def name(self) -> str:
-        """Of the descent."""
-        return self.descent.name
-
-    @property
-    def steps(self) -> int:
-        """Of the descent."""
-        return self.descent.steps
-
-    @property
-    def restarts(self) -> int:
-        """Of the descent."""
-        return self.descent.restarts
-
-    @property
-    def targets(self) -> int:
-        """Of the descent."""
-        return self.descent.targets
 
     def init(self, problem: Problem, random: torch.Generator) -> DescentState:
         """The descent's."""

@@ -15,6 +15,7 @@ from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.problem import Problem
 from closegap.attacks.gradient.starts import CenterStart
 from closegap.attacks.gradient.steppers import SteepestStepper
+from closegap.attacks.gradient.variant import DescentVariant
 from closegap.attacks.images import ImageAttack
 
 __all__ = ["DIFGSM", "DiverseDescent", "DiverseState", "diverse_fgsm", "shrink_and_shift"]
@@ -39,7 +40,7 @@ class DiverseState:
 
 
 @dataclass(frozen=True)
-class DiverseDescent:
+class DiverseDescent(DescentVariant):
     """A descent whose gradients are, with a probability, those of a transformed image.
 
     The image is shrunk to a random size and put at a random place in a black one. Inputs that are
@@ -57,26 +58,6 @@ class DiverseDescent:
     descent: Descent = field(default_factory=lambda: Descent("di-fgsm"))
     probability: float = 0.5
     least_size: float = 0.9
-
-    @property
-    def name(self) -> str:
-        """Of the descent."""
-        return self.descent.name
-
-    @property
-    def steps(self) -> int:
-        """Of the descent."""
-        return self.descent.steps
-
-    @property
-    def restarts(self) -> int:
-        """Of the descent."""
-        return self.descent.restarts
-
-    @property
-    def targets(self) -> int:
-        """Of the descent."""
-        return self.descent.targets
 
     def init(self, problem: Problem, random: torch.Generator) -> DiverseState:
         """The descent's first state, and the first dice."""

@@ -18,7 +18,7 @@ from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpS
 from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
 from closegap.attacks.activation.bab_attack.hops import HopSearch, hopped
 from closegap.attacks.activation.bab_attack.tree import TreeOptions
-from closegap.attacks.activation.harvest import Harvest, OnCandidate
+from closegap.attacks.activation.harvest import Harvest, OnCandidate, harvested
 from closegap.attacks.activation.region import region_problem
 from closegap.attacks.gradient.hopping import Hopping, hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
@@ -142,10 +142,8 @@ class BabAttack:
         Raises:
             AttackInterrupted: Ctrl-C, with what was found until then.
         """
-        harvest = Harvest(query, judge)
-        if budget.expired or not query.prop.clauses:
-            return harvest.ended(self.name, budget)
-        with harvest.kept(self.name):
+
+        def search(harvest: Harvest) -> None:
             first = hopped(self.options.hopping, query, budget)
             harvest.add(first)
             problem = None if harvest.done else region_problem(query, budget, bounds)
@@ -155,7 +153,8 @@ class BabAttack:
                 for point in starts:
                     arena.offer(point.reshape(1, -1).astype(np.float64))
                 _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
-        return harvest.ended(self.name, budget)
+
+        return harvested(query, self.name, budget, search, judge)
 
 
 def _search(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> None:
