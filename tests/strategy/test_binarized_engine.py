@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from closegap.core.verdict import Verdict
+from closegap.core.verdict import Reason, Verdict
 from closegap.frontend import loads
 from closegap.graph.network import Network
 from closegap.runtime.cache import compiled, replayer
@@ -38,6 +38,14 @@ def test_verdicts_are_those_of_enumeration() -> None:
         assert result.verdict is expected
         verdicts.add(result.verdict)
     assert len(verdicts) == 2
+
+
+def test_a_proof_that_its_share_cut_off_asks_for_time() -> None:
+    shares = {f"binarized.{part}_share": "1e-9" for part in ("attack", "tree", "program")}
+    q = tiny(1, [60, 200, 200, 4], 0.005)
+    found = solve(q, timeout=30, engines=["binarized"], settings=shares)
+    assert found.verdict is Verdict.UNKNOWN
+    assert found.reason is Reason.TIME
 
 
 def test_the_sat_solver_gives_the_same_verdicts() -> None:

@@ -51,7 +51,7 @@ class Session:
         notes: what the user should hear (a solver that was missing, a layer cut short).
         counts: nodes, leaves and the like, summed over engines.
         engine_seconds: by engine, in the order they ran.
-        limit: what but the clock stopped an engine early (the node limit, say).
+        limit: what stopped an engine before the run's time was up (the node limit, or its share).
         part_seconds: within engines, as `engine.part`.
         held: by engine, the search that its next turn goes on with.
         open_share: by engine, how much of its trees is open, from 1 to 0.

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from closegap.attacks.binarized.portfolio import SignPortfolio
 from closegap.core.budget import Budget
+from closegap.core.verdict import Reason
 from closegap.graph.binarized.fold import folded
 from closegap.graph.binarized.forward import BinarizedForward
 from closegap.graph.binarized.records import BinarizedNetwork
@@ -72,7 +73,10 @@ class BinarizedEngine:
         if network is None or reason:
             session.note(f"binarized: no branch and bound, {reason}")
             return
-        self._prove(session, network, budget.within(self.tree_share * budget.remaining))
+        proof = budget.within(self.tree_share * budget.remaining)
+        self._prove(session, network, proof)
+        if proof.expired and not session.decided:
+            session.limit = Reason.TIME
         self._solve(session, network, budget.within(self.program_share * budget.remaining))
 
     def _prove(self, session: Session, network: BinarizedNetwork, budget: Budget) -> None:
