@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -269,6 +270,25 @@ def test_a_threshold_is_the_exact_quotient(rng: np.random.Generator) -> None:
     assert Fraction(thresholds.low[0, 0]) < exact < Fraction(thresholds.high[0, 0])
 
 
+@pytest.mark.parametrize("scale", [float(np.float32(0.3)), 2.0**-60, 3.0 * 2.0**40])
+def test_ties_of_sums_that_float64_holds_are_ties(scale: float) -> None:
+    """Scaled weights: every partial sum is exact, and so is the zero that four signs sum to."""
+    weight = scale * np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, 1.0]])
+    net = network(
+        Node(ops.Input(), (), (4,)),
+        Node(ops.Sign(1), (0,), (4,)),
+        Node(ops.Linear(weight, np.array([0.0, 2 * scale])), (1,), (2,)),
+        Node(ops.Sign(1), (2,), (2,)),
+        Node(ops.Linear(np.eye(2), np.zeros(2)), (3,), (2,)),
+    )
+    inputs = np.array(list(itertools.product([-1.0, 1.0], repeat=4)))
+    sums = inputs @ np.sign(weight).T + np.array([0.0, 2.0])
+    assert (sums == 0).any(axis=0).all()
+    got = BinarizedForward(binarized_form(net))(inputs)
+    np.testing.assert_array_equal(got, np.where(sums >= 0, 1.0, -1.0))
+    np.testing.assert_array_equal(got, outputs(net, inputs))
+
+
 def refusals(rng: np.random.Generator) -> dict[str, Network]:
     start = (
         Node(ops.Input(), (), (3,)),
@@ -292,6 +312,14 @@ def refusals(rng: np.random.Generator) -> dict[str, Network]:
         "two layers": network(*start, Node(last, (1,), (3,)), sign),
         "does not end": network(*start, sign),
         "one chain": network(*start, sign, Node(last, (2,), (3,)), Node(ops.Add(), (3, 2), (3,))),
+        "beyond float64": network(
+            Node(ops.Input(), (), (3,)),
+            Node(ops.Scale(np.full(3, 1e-200)), (0,), (3,)),
+            Node(ops.Scale(np.full(3, 1e-200)), (1,), (3,)),
+            Node(ops.Shift(np.ones(3)), (2,), (3,)),
+            Node(ops.Sign(1), (3,), (3,)),
+            Node(last, (4,), (3,)),
+        ),
         "rounding decides": network(
             *start,
             sign,
@@ -306,7 +334,7 @@ def refusals(rng: np.random.Generator) -> dict[str, Network]:
 @pytest.mark.parametrize(
     "reason",
     ["no signs", "is a Relu", "not all of one size", "real", "two layers", "does not end",
-     "one chain", "rounding decides"],
+     "one chain", "rounding decides", "beyond float64"],
 )  # fmt: skip
 def test_refused_with_the_reason(rng: np.random.Generator, reason: str) -> None:
     got = recognise(refusals(rng)[reason])

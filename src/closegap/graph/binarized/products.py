@@ -11,10 +11,18 @@ from numpy.typing import NDArray
 
 from closegap.graph.binarized.records import Patches, SignLayer, Thresholds
 
-__all__ = ["FLOAT32_DIGITS", "PatchIndex", "ProductLayer", "blocks", "extreme", "product_layer"]
+__all__ = [
+    "FLOAT32_DIGITS",
+    "FLOAT64_DIGITS",
+    "PatchIndex",
+    "ProductLayer",
+    "blocks",
+    "extreme",
+    "product_layer",
+]
 
-#: float32 holds integers exactly up to two to this.
-FLOAT32_DIGITS = 24
+#: float32 and float64 hold integers exactly up to two to these.
+FLOAT32_DIGITS, FLOAT64_DIGITS = 24, 53
 #: Numbers of the copied patches and of the sums that are held at a time: they stay in the cache.
 _PATCH_BLOCK, _SUM_BLOCK = 1 << 18, 1 << 21
 

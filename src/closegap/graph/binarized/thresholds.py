@@ -12,6 +12,7 @@ is refused. Source: Courbariaux et al., Binarized Neural Networks (2016), sectio
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from closegap.core.errors import EncodingError
 from closegap.core.numerics import gamma
+from closegap.graph.binarized.products import FLOAT64_DIGITS
 from closegap.graph.binarized.records import Thresholds
 from closegap.graph.binarized.trail import Step, Trail
 
@@ -54,7 +56,7 @@ def fold(sums: Sums, trail: Trail, at_zero: int) -> Thresholds:
 
     Raises:
         EncodingError: an input of a sign may be zero and its sign is not +1, or float64 takes the
-            other side of a threshold than exact arithmetic.
+            other side of a threshold than exact arithmetic, or cannot hold one.
     """
     taken, before, after = _windows(trail)
     first = Step(sums.scale[taken], sums.bias[taken])
@@ -113,6 +115,8 @@ def _threshold(
     if fan_in < 0:
         if at_zero != 1:
             raise EncodingError(f"layer '{name}': sign(0) is not +1 and its inputs are real")
+        if abs(edge) > sys.float_info.max:
+            raise EncodingError(f"layer '{name}': a threshold is beyond float64's range")
         return sense, edge
     least = _of_parity(edge, fan_in)
     if at_zero != 1 and edge == least and abs(least) <= fan_in:
@@ -148,9 +152,21 @@ def _rounded(pairs: Sequence[Sequence[float]], total: int, fan_in: int) -> bool 
     value, reach = scale * total + bias, abs(scale) * fan_in + abs(bias)
     for factor, offset in pairs[1:]:
         value, reach = factor * value + offset, abs(factor) * reach + abs(offset)
-    ordered = scale == 1.0 and bias == np.rint(bias)
+    ordered = _exact_in_any_order(scale, bias, fan_in)
     safe = ordered or abs(value) > 2 * gamma(fan_in + 2 * len(pairs) + 2) * reach
     return value >= 0 if safe else None
+
+
+def _exact_in_any_order(scale: float, bias: float, fan_in: int) -> bool:
+    """Whether float64 holds `bias` and so many terms of `scale` up, added one after the other.
+
+    All partial sums are multiples of the last binary digit of the two numbers.
+    """
+    (size, under), (added, below) = scale.as_integer_ratio(), bias.as_integer_ratio()
+    grid = max(under, below)  # powers of two
+    size, added = abs(size) * (grid // under), abs(added) * (grid // below)
+    last = (size | added) & -(size | added)
+    return fan_in * size + added <= last << FLOAT64_DIGITS
 
 
 def _edges(threshold: Fraction | float) -> tuple[float, float]:
