@@ -164,6 +164,27 @@ def test_a_pooled_layer_is_bounded_by_intervals(rng: np.random.Generator) -> Non
     assert (fixed != 0).any()
 
 
+def test_sums_that_float32_does_not_hold_are_exact_too() -> None:
+    edge = 2.0**25 + 2
+    layer = SignLayer(
+        Patches(np.arange(3)[None], np.array([[2.0**25, 1.0, 1.0]]), 3),
+        Thresholds(
+            taken=np.zeros((1, 1), np.int64),
+            sense=np.ones((1, 1), np.int64),
+            low=np.full((1, 1), edge),
+            high=np.full((1, 1), edge),
+            exact=(),
+            which=np.zeros((1, 1), np.int64),
+            any_of=np.array([True]),
+        ),
+        np.full(1, 3),
+    )
+    signs = torch.tensor([[1.0, 1.0, -1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    low, high, fixed = stage_of(layer).signs(signs)
+    assert low[:, 0].tolist() == [-2, 0, -2] and high[:, 0].tolist() == [-2, 0, 0]
+    assert fixed[:, 0].tolist() == [-1, 1, 0]
+
+
 def test_groups_cover_all_units_and_bound_what_patterns_give(rng: np.random.Generator) -> None:
     reads = rng.random((40, 16)) < 0.15
     sets, member = grouped(reads, 6, Budget.of_seconds(60))

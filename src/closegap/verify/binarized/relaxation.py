@@ -168,7 +168,7 @@ class SignRelaxation:
         by_row = self._rows_at(fixed[-1])
         own = np.where(self._prop.clause[None] == clause[:, None], by_row, -np.inf)
         rows = torch.from_numpy(own.argmax(axis=1))
-        nodes = _Nodes(start, rows, ends, fixed)
+        nodes = _Nodes(start, rows, [(a.float(), b.float()) for a, b in ends], fixed)
         turned = self._improved(nodes, self._start(nodes, knobs))
         exact = _Nodes(
             start.double(),

@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from closegap.graph.binarized.linear_form import patch_matrix
+from closegap.graph.binarized.products import FLOAT32_DIGITS
 from closegap.graph.binarized.records import SignLayer
 
 __all__ = ["Stage", "stage_of"]
@@ -19,7 +20,8 @@ __all__ = ["Stage", "stage_of"]
 class Stage:
     """A sign layer.
 
-    Sums are integers below 2^24, so float32 holds them and their thresholds exactly.
+    All sums and their distances from thresholds are integers that the matrices' type holds exactly:
+    float32, or float64 where they may be beyond 2^24.
 
     Attributes:
         layer: what it computes.
@@ -44,7 +46,8 @@ class Stage:
         Returns:
             the ends, each `[B, U]` (zeros where sums are pooled), and the signs.
         """
-        middle, reach = before @ self.matrix, (before == 0).to(before.dtype) @ self.sizes
+        given = before.to(self.matrix.dtype)
+        middle, reach = given @ self.matrix, (given == 0).to(given.dtype) @ self.sizes
         low, high = middle - reach, middle + reach
         if not self.pooled:
             low, high = low - self.edges, high - self.edges
@@ -55,7 +58,7 @@ class Stage:
         some = torch.from_numpy(thresholds.any_of)
         met = [end >= self.edges for end in (torch.minimum(*ends), torch.maximum(*ends))]
         on, maybe = (torch.where(some, m.any(dim=2), m.all(dim=2)) for m in met)
-        zero = torch.zeros(on.shape, dtype=before.dtype)
+        zero = given.new_zeros(on.shape)
         return zero, zero, on.to(before.dtype) - (~maybe).to(before.dtype)
 
     def back(
@@ -81,7 +84,8 @@ class Stage:
         steep = torch.where(free, 2 * share * slope / torch.where(free, width, 1.0), 0.0)
         edges = torch.where(free, self.edges.to(slope.dtype), 0.0)
         rise = torch.where(slope > 0, 2.0, 0.0) - edges
-        size = (steep.abs() * (2 + edges.abs() + self.sizes.sum(dim=0))).sum(dim=1)
+        reach = self.sizes.sum(dim=0).to(slope.dtype)
+        size = (steep.abs() * (2 + edges.abs() + reach)).sum(dim=1)
         return steep @ self.matrix.T.to(slope.dtype), (steep * rise).sum(dim=1), size
 
 
@@ -96,5 +100,8 @@ def stage_of(layer: SignLayer) -> Stage:
             matrix[:, taken].multiply(thresholds.sense[:, 0][None].astype(np.float64))
         )
         edges = edges[:, 0]
-    dense = torch.from_numpy(matrix.toarray()).float()
-    return Stage(layer, dense, dense.abs(), torch.from_numpy(edges).float(), pooled)
+    edge = np.abs(edges[np.isfinite(edges)]).max(initial=0.0)
+    largest = float(abs(matrix).sum(axis=0).max(initial=0.0)) + edge
+    kind = torch.float32 if largest <= 2**FLOAT32_DIGITS else torch.float64
+    dense = torch.from_numpy(matrix.toarray()).to(kind)
+    return Stage(layer, dense, dense.abs(), torch.from_numpy(edges).to(kind), pooled)
