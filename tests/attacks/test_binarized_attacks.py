@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
 
+from closegap.attacks import cascade
+from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.binarized.iprop import IProp, IPropOptions, published
 from closegap.attacks.binarized.layer_lanes import LayerLanes, by_lanes
 from closegap.attacks.binarized.layer_task import LayerTask, by_descent, by_program, by_search
@@ -17,7 +20,9 @@ from closegap.attacks.binarized.milp import sign_program
 from closegap.attacks.binarized.moves import push
 from closegap.attacks.binarized.problem import BinarizedProblem, binarized_problem
 from closegap.attacks.binarized.soft_network import SoftNetwork, soft_network
+from closegap.attacks.gradient.loop import run
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -313,6 +318,48 @@ def test_the_published_propagation_is_of_one_set_without_a_warm_start() -> None:
     q = tiny(np.random.default_rng(1), eps=0.2)
     outcome = IProp(replace(sizes, rounds=3, targets=1)).attack_query(q, Budget.of_seconds(5))
     assert outcome.margin >= least(q) - 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["bit-search", "iprop", "milp", "sign-portfolio", "soft-descent", "ste-pgd"]
+)
+def test_an_interrupted_search_hands_over_what_it_found(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    taken, take = [], Harvest.take
+
+    def taken_twice(self: Harvest, point: np.ndarray) -> float:
+        taken.append(point)
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return take(self, point)
+
+    monkeypatch.setattr(Harvest, "take", taken_twice)
+    q = tiny(np.random.default_rng(0))
+    q = replace(q, prop=replace(q.prop, offsets=q.prop.offsets + 100.0))
+    with pytest.raises(AttackInterrupted) as stopped:
+        make_attack(name, AttackOptions(steps=5)).attack_query(q, Budget.of_seconds(5))
+    (outcome,) = stopped.value.outcomes
+    assert outcome.method == name and not outcome.finished and len(outcome.points)
+
+
+def test_an_interrupted_stage_keeps_what_the_stages_before_it_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    q, runs = tiny(np.random.default_rng(0)), []
+    q = replace(q, prop=replace(q.prop, offsets=q.prop.offsets + 100.0))
+
+    def run_once(*arguments: Any) -> tuple[AttackOutcome, ...]:
+        runs.append(run(*arguments))
+        if len(runs) == 2:
+            raise AttackInterrupted(runs[1])
+        return runs[0]
+
+    monkeypatch.setattr(cascade, "run", run_once)
+    with pytest.raises(AttackInterrupted) as stopped:
+        make_attack("ste-pgd", AttackOptions(steps=5)).attack_query(q, Budget.of_seconds(5))
+    points = stopped.value.outcomes[0].points
+    assert all(point in points for (outcome,) in runs for point in outcome.points)
 
 
 def test_on_balls_there_are_runs_of_gradients(rng: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from closegap.attacks.gradient.losses import GamaLoss
 from closegap.attacks.gradient.method import EVERY_CLAUSE, Method
 from closegap.attacks.gradient.sampling import Sampling
 from closegap.attacks.gradient.starts import CenterStart
-from closegap.attacks.outcome import AttackOutcome, merge_outcomes
+from closegap.attacks.outcome import AttackInterrupted, AttackOutcome, merge_outcomes
 from closegap.attacks.pool import CandidatePool
 from closegap.core.budget import Budget
 from closegap.core.numerics import float32_inward
@@ -132,6 +132,9 @@ def run_stages(
 
     Returns:
         the best candidates of all stages.
+
+    Raises:
+        AttackInterrupted: Ctrl-C, with those found until then.
     """
     found = AttackOutcome.nothing("cascade", query.network.input_shape)
     turns = itertools.count() if rounds is None else range(rounds)
@@ -140,7 +143,12 @@ def run_stages(
         if stage.resume and isinstance(method, Hopping) and len(found.points):
             method = method.resumed(found.points[: method.restarts])
         lens = network.with_sign_width(stage.sign_width)
-        (outcome,) = run(lens, [query], method, replace(budget, seed=budget.seed + number))
+        seeded = replace(budget, seed=budget.seed + number)
+        try:
+            (outcome,) = run(lens, [query], method, seeded)
+        except AttackInterrupted as stop:
+            merged = merge_outcomes([found, *stop.outcomes], "cascade").best_of(KEPT)
+            raise AttackInterrupted([merged]) from stop
         found = merge_outcomes([found, outcome], "cascade").best_of(KEPT)
         if pool is not None:
             pool.add(outcome.points, outcome.margins, engine=outcome.method)

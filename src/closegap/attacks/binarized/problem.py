@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from closegap.attacks.activation.harvest import Harvest
+from closegap.attacks.activation.harvest import Harvest, harvested
 from closegap.attacks.outcome import AttackOutcome
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
@@ -152,11 +152,16 @@ def searched(
 
     Raises:
         OptionError: the network is not binarized, or pools; says why.
+        AttackInterrupted: Ctrl-C, with what was found until then.
     """
     problem = binarized_problem(query, method)
     if single and problem is not None:
         require_single_sums(problem, method)
-    harvest, other = Harvest(query), None
-    if query.prop.clauses and not budget.expired:
+    other: AttackOutcome | None = None
+
+    def begin(harvest: Harvest) -> None:
+        nonlocal other
         other = search(problem, harvest, budget)
-    return harvest.ended(method, budget) if other is None else replace(other, method=method)
+
+    outcome = harvested(query, method, budget, begin)
+    return outcome if other is None else replace(other, method=method)

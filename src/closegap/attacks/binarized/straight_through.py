@@ -56,7 +56,11 @@ class StraightThroughAttack:
     name: str = "ste-pgd"
 
     def attack_query(self, query: Query, budget: Budget) -> AttackOutcome:
-        """See `QueryAttack`; works on any network, but only signs need it."""
+        """See `QueryAttack`; works on any network, but only signs need it.
+
+        Raises:
+            AttackInterrupted: Ctrl-C, with what was found until then.
+        """
 
         def search(harvest: Harvest) -> None:
             network = compiled(query.network, torch.float32)
