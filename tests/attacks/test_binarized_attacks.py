@@ -343,6 +343,21 @@ def test_an_interrupted_search_hands_over_what_it_found(
     assert outcome.method == name and not outcome.finished and len(outcome.points)
 
 
+def test_an_outcome_is_not_lost_while_it_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = tiny(np.random.default_rng(0))
+    found = AttackOutcome("other", q.region.lower[None], np.ones(1), 1, True)
+    harvest, take = Harvest(q), Harvest.take
+
+    def interrupted(self: Harvest, point: np.ndarray) -> float:
+        monkeypatch.setattr(Harvest, "take", take)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Harvest, "take", interrupted)
+    with pytest.raises(AttackInterrupted) as stopped, harvest.kept("test"):
+        harvest.add(found)
+    np.testing.assert_array_equal(stopped.value.outcomes[0].points, found.points)
+
+
 def test_an_interrupted_stage_keeps_what_the_stages_before_it_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

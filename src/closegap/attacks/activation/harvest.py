@@ -80,11 +80,18 @@ class Harvest:
         return margin
 
     def add(self, outcome: AttackOutcome) -> None:
-        """Keep what another attack found, best first, until it ends the search."""
+        """Keep what another attack found, best first, until it ends the search.
+
+        Raises:
+            AttackInterrupted: Ctrl-C, with what is being added.
+        """
         self.evaluations += outcome.evaluations
-        for point in outcome.points[:KEPT]:
-            if not self.done:
-                self.take(point.reshape(-1).astype(np.float64))
+        try:
+            for point in outcome.points[:KEPT]:
+                if not self.done:
+                    self.take(point.reshape(-1).astype(np.float64))
+        except KeyboardInterrupt as stop:
+            raise AttackInterrupted([outcome]) from stop
 
     def _ask(self, point: NDArray[np.float32], margin: float, slack: float) -> None:
         if self._judge is None:
