@@ -240,9 +240,7 @@ def test_our_own_search_of_everything_gives_the_least_margin(
     Whether stable neurons are folded away, or stay because dense products would cost more.
     """
     if not folded:
-        monkeypatch.setattr(
-            "closegap.verify.bab.problem.reduce_network", lambda *_args, **_more: None
-        )
+        monkeypatch.setattr("closegap.verify.bab.problem.condensed", lambda *_args, **_more: None)
     asked = query(rng, BUILDERS[kind](rng))
     least = least_clause_margin(asked, 0)
     arena = arena_of(asked)

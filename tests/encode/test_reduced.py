@@ -14,9 +14,10 @@ import torch
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.encode import gathered as gathering
+from closegap.encode.condensed import condensed, pruned_network
 from closegap.encode.gathered import gathered
 from closegap.encode.reduced import ReducedNetwork, reduce_network
-from closegap.graph.network import Network
+from closegap.graph.network import Network, Node
 from closegap.graph.ops import LeakyRelu, Linear, Relu
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property, robustness_property
@@ -211,3 +212,47 @@ def test_products_that_underflow_are_counted(weights: list[float]) -> None:
     assert isinstance(affine, Linear)
     off = 2 * Fraction(affine.weight.item()) + Fraction(affine.bias.item()) - 2 * exact
     assert abs(off) <= Fraction(found.slack[found.network.output].item())
+
+
+@pytest.mark.parametrize("radius", [0.001, 0.05, 0.3])
+@pytest.mark.parametrize("ends_in_relu", [False, True])
+def test_pruned_chains_are_the_original_without_neurons_that_are_never_positive(
+    radius: float, ends_in_relu: bool, rng: np.random.Generator
+) -> None:
+    network = networks.random_mlp(rng, [4, 12, 11, 3])
+    if ends_in_relu:
+        last = Node(Relu(), (network.output,), (3,), "last")
+        network = replace(network, nodes=(*network.nodes, last))
+    region = lp_ball(rng.uniform(0.3, 0.7, network.input_shape), radius)
+    query = Query(network, region, robustness_property(0, 3))
+    bounds = flat(LinearVerifier(query).activations(Budget()))
+    found = pruned_network(network, bounds, np.ones(4))
+    assert found is not None
+    points = torch.as_tensor(rng.uniform(region.lower, region.upper, (200, *network.input_shape)))
+    original = TorchNetwork(network, dtype=torch.float64).values(points)
+    values = TorchNetwork(found.network, dtype=torch.float64).values(points.flatten(1))
+    assert torch.allclose(values[-1], original[-1].flatten(1), rtol=0, atol=1e-12)
+    assert len(found.origin) == 2 + ends_in_relu
+    for index, (feed, places) in found.origin.items():
+        assert torch.allclose(values[index], original[feed][:, places], rtol=0, atol=1e-12)
+        if feed != network.pre_activations[-1] or not ends_in_relu:
+            assert set(places) == set(np.flatnonzero(bounds[feed][1] > 0))
+        assert (found.bounds[index][0] == bounds[feed][0][places]).all()
+        assert (found.bounds[index][1] == bounds[feed][1][places]).all()
+
+
+def test_the_way_with_fewer_products_is_taken(rng: np.random.Generator) -> None:
+    network = networks.random_mlp(rng, [4, 10, 10, 3])
+    first, second = network.pre_activations
+    open_ = np.full(10, -1.0), np.full(10, 1.0)
+    steady, dead = (np.full(10, 1.0), np.full(10, 2.0)), (np.full(10, -2.0), np.full(10, -1.0))
+
+    def kind(bounds: Flat) -> set[str]:
+        found = condensed(network, bounds, np.ones(4), worth=0.7)
+        assert found is not None
+        return {type(node.op).__name__ for node in found.network.nodes}
+
+    assert "Add" not in kind({first: open_, second: open_})  # pruned: nothing to leave out
+    assert "Take" in kind({first: steady, second: steady})  # composed: one product with the input
+    assert pruned_network(network, {first: dead, second: open_}, np.ones(4)) is None
+    assert pruned_network(networks.random_leaky(rng, [3, 4, 3]), {}, np.ones(3)) is None

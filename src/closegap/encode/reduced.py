@@ -34,7 +34,7 @@ from closegap.graph import ops
 from closegap.graph.network import Network, Node
 from closegap.runtime.cache import compiled
 
-__all__ = ["ReducedNetwork", "reduce_network", "reduction_pays"]
+__all__ = ["ReducedNetwork", "composed_entries", "reduce_network", "reduction_pays"]
 
 #: Dense work may exceed the original's by this much where a dense network is what is needed.
 _WORTH = 8.0
@@ -108,20 +108,33 @@ def reduction_pays(
     worth: float = _WORTH,
 ) -> bool:
     """Whether dense products take at most `worth` times the network's own, and fit in memory."""
-    columns, dense = network.input_size, 0
-    for index in network.activations:
-        lower, upper = bounds[network.nodes[index].inputs[0]]
-        open_ = int(((lower < 0) & (upper > 0)).sum())
-        dense += open_ * columns
-        columns += open_
-    dense += network.output_size * columns
+    columns = network.input_size + sum(map(_open_count, bounds.values()))
     largest = max(node.size for node in network.nodes)
     original = sum(
         affine_entries(n, [network.nodes[p] for p in n.inputs])
         for n in network.nodes[1:]
         if not n.is_activation
     )
+    dense = composed_entries(network, bounds)
     return dense <= worth * original and largest * columns <= _MOST_ENTRIES
+
+
+def composed_entries(
+    network: Network,
+    bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
+) -> int:
+    """Entries of all matrices once everything stable is composed."""
+    columns, dense = network.input_size, 0
+    for index in network.activations:
+        open_ = _open_count(bounds[network.nodes[index].inputs[0]])
+        dense += open_ * columns
+        columns += open_
+    return dense + network.output_size * columns
+
+
+def _open_count(sides: tuple[np.ndarray, np.ndarray]) -> int:
+    lower, upper = sides
+    return int(((lower < 0) & (upper > 0)).sum())
 
 
 class _Composer:

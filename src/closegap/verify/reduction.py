@@ -19,8 +19,7 @@ from closegap.bounds.optimise import AscentOptions, MixedPrecision
 from closegap.bounds.records import ActivationBounds, Interval
 from closegap.bounds.regions import input_set
 from closegap.core.budget import Budget
-from closegap.encode.gathered import gathered
-from closegap.encode.reduced import reduce_network
+from closegap.encode.condensed import condensed
 from closegap.graph import ops
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
@@ -91,10 +90,9 @@ def reduced_query(
     exact = compiled(network, torch.float64)
     region = input_set(exact, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
-    reduced = reduce_network(network, known.flat(), reach, worth=worth, budget=budget)
+    reduced = condensed(network, known.flat(), reach, worth=worth, budget=budget)
     if reduced is None or not reduced.origin:
         return None
-    reduced = gathered(reduced)
     asked = Query(reduced.network, _flat(query.region), query.prop, query.name)
     small = compiled(reduced.network, torch.float64)
     bounds = reduced.intervals()

@@ -16,8 +16,7 @@ from closegap.bounds.records import Interval
 from closegap.bounds.regions import InputSet, input_set
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
-from closegap.encode.gathered import gathered
-from closegap.encode.reduced import reduce_network
+from closegap.encode.condensed import condensed
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
@@ -80,7 +79,7 @@ class SplitProblem:
     """What every subdomain of a query shares.
 
     Attributes:
-        exact: the (reduced) network in float64, for proofs.
+        exact: the (condensed) network in float64, for proofs.
         search: the same in float32.
         exact_region: the input region of `exact`.
         search_region: of `search`.
@@ -123,7 +122,7 @@ def split_problem(
     Args:
         query, clauses: what to decide.
         known: float64 bounds of every activation's input.
-        worth, budget: see `reduce_network`; without it the network is taken as it is.
+        worth, budget: see `condensed`.
 
     Returns:
         `None` where the network has activations that cannot be split yet.
@@ -134,10 +133,10 @@ def split_problem(
     original = TorchNetwork(source, dtype=torch.float64)
     region = input_set(original, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
-    reduced = reduce_network(source, known.flat(), reach, worth=worth, budget=budget)
+    reduced = condensed(source, known.flat(), reach, worth=worth, budget=budget)
     network, bounds, slack = source, dict(known.activations), dict[int, Tensor]()
     if reduced is not None:
-        reduced, region = gathered(reduced), _flattened(region)
+        region = _flattened(region)
         network, bounds, slack = reduced.network, reduced.intervals(), reduced.slack_tensors()
     exact = TorchNetwork(network, dtype=torch.float64)
     search = TorchNetwork(network, dtype=torch.float32)
