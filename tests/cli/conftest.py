@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from closegap.cli.main import run
 from closegap.evaluate import SerialExecutor
@@ -95,6 +96,16 @@ def images(tmp_path: Path, rng: np.random.Generator) -> Path:
     """Six images with labels, as an .npz."""
     path = tmp_path / "images.npz"
     np.savez(path, images=rng.random((6, 1, 8, 8), dtype=np.float32), labels=np.arange(6))
+    return path
+
+
+@pytest.fixture
+def right(model: Path, images: Path, tmp_path: Path) -> Path:
+    """The same images, with the labels that the network gives them."""
+    path = tmp_path / "right.npz"
+    with np.load(images) as data:
+        (outputs,) = InferenceSession(str(model)).run(None, {"x": data["images"]})
+        np.savez(path, images=data["images"], labels=outputs.argmax(axis=1))
     return path
 
 

@@ -229,6 +229,20 @@ def test_attacks(call: Call, model: Path, images: Path, tmp_path: Path) -> None:
     _refused(call("attack", model, *common, "--minimise", "l2"), "--minimise and --eps exclude")
 
 
+def test_a_refused_attack_leaves_an_earlier_file_and_shows_no_table(
+    call: Call, model: Path, right: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "adv.npz"
+    saved.write_bytes(b"of an earlier run")
+    common = ["--data", right, "--eps", "0.1", "--limit", "1"]
+    _refused(call("attack", model, *common, "--method", "milp", "--save", saved), "no signs")
+    assert saved.read_bytes() == b"of an earlier run"
+    asked = ["--data", right, "--minimise", "linf", "--target", "10"]
+    _refused(call("attack", model, *asked), "--target 10: classes are 0..9")
+    nowhere = Path("/proc/adv.npz")
+    _refused(call("attack", model, *common, "--method", "pgd", "--save", nowhere), "written")
+
+
 def test_commands(call: Call) -> None:
     _refused(call("evaluat"), "No such command 'evaluat'")
     nothing = call()

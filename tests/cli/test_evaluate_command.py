@@ -172,6 +172,13 @@ def test_attack_saves_what_it_found_as_a_data_set(
     assert {row["index"] for row in rows if row["verdict"] == "falsified"} <= wrong
 
 
+def test_a_region_of_one_image_is_not_attacked(call: Call, model: Path, right: Path) -> None:
+    common = ("--data", right, "--limit", "1", "--eps", "0", "--timeout", "60", "--json")
+    (row,) = call("attack", model, *common, "--method", "bab-attack").rows
+    assert (row["verdict"], row["reason"]) == ("unknown", "engines exhausted")
+    assert row["seconds"] < 10
+
+
 def test_an_interrupted_attack_keeps_what_it_found(
     call: Call, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

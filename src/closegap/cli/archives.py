@@ -18,7 +18,7 @@ __all__ = ["kept", "npz_file", "witnesses", "write_archive"]
 
 def kept(done: int, total: int, save: Path | None) -> str:
     """What an interrupted run leaves."""
-    if save is None:
+    if save is None or not done:
         return f"{done} of {total} images were attacked; --save keeps what was found"
     return f"{done} of {total} images were attacked and are in {save}"
 

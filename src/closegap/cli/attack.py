@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,26 +131,31 @@ def _attack(model: Path, options: dict[str, Any]) -> None:
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
     data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
     attacked: list[AttackedImage] = []
-    try:
-        for image in attack_data(network, data, question, method, seed=options["seed"]):
-            attacked.append(image)
-            if options["as_json"]:
-                print_row(image.record.row())
-    except KeyboardInterrupt as error:
-        error.add_note(kept(len(attacked), len(data), save))
-        raise
-    finally:
-        if save is not None:
-            _write(save, data.images, attacked)
-        if not options["as_json"]:
+
+    def show() -> None:
+        if attacked and not options["as_json"]:
             title = f"{method.name} on {model.name}, {data.name}, eps {question.eps:g}"
             print_attack_summary([image.record for image in attacked], title)
 
+    with ExitStack() as after:
+        after.callback(show)  # whatever becomes of the file
+        after.callback(_write, save, data.images, attacked)
+        try:
+            for image in attack_data(network, data, question, method, seed=options["seed"]):
+                attacked.append(image)
+                if options["as_json"]:
+                    print_row(image.record.row())
+        except KeyboardInterrupt as error:
+            error.add_note(kept(len(attacked), len(data), save))
+            raise
 
-def _write(path: Path, clean: Any, found: Sequence[AttackedImage]) -> None:
-    """The witness where one was found, else the clean image."""
+
+def _write(path: Path | None, clean: Any, found: Sequence[AttackedImage]) -> None:
+    """The witness where one was found, else the clean image; nothing where none was attacked."""
     import numpy as np
 
+    if path is None or not found:
+        return
     write_archive(
         path,
         images=witnesses(clean, [image.bracket for image in found]),

@@ -51,6 +51,14 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
             store = RunStore.create_or_resume(options["store"], plan.header)
             stack.enter_context(store)
         records: list[DistanceRecord] = []
+
+        def show() -> None:
+            if records and not options["as_json"]:
+                title = f"least distances on {model.name}, {plan.data.name}"
+                print_distances([record.row() for record in records], title)
+
+        stack.callback(show)  # whatever becomes of the files
+        stack.callback(_save, save, plan, records)
         try:
             for held in _by_image(plan, store):
                 records.extend(held)
@@ -58,12 +66,6 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
         except KeyboardInterrupt as error:
             error.add_note(_kept(len(records), save, store))
             raise
-        finally:
-            if save is not None and records:
-                _save(save, plan, records)
-            if not options["as_json"]:
-                title = f"least distances on {model.name}, {plan.data.name}"
-                print_distances([record.row() for record in records], title)
 
 
 def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> DistancePlan:
@@ -83,6 +85,8 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
         others = part.indices[part.labels != target]
         if not others.size:
             raise click.UsageError(f"--target {target}: every image is of this class")
+        if target >= network.output_size:
+            raise click.UsageError(f"--target {target}: classes are 0..{network.output_size - 1}")
         part = select(part, indices=others.tolist())
     data = fit_to_network(part, network.input_shape, classes=network.output_size)
     return plan_distances(
@@ -153,8 +157,10 @@ def _folder(path: Path | None, option: str) -> Path | None:
     return path
 
 
-def _save(path: Path, plan: DistancePlan, records: Sequence[DistanceRecord]) -> None:
-    """One archive, or in a folder one for each distance."""
+def _save(path: Path | None, plan: DistancePlan, records: Sequence[DistanceRecord]) -> None:
+    """One archive, or in a folder one for each distance; nothing where there is no record."""
+    if path is None or not records:
+        return
     if path.suffix == ".npz":
         _archive(path, plan, records)
         return

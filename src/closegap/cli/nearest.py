@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,28 +42,33 @@ def nearest(model: Path, options: dict[str, Any]) -> None:
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
     data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
     found: list[NearestImage] = []
-    try:
-        for image in attack_nearest(
-            network, data, attack, timeout=options["timeout"], seed=options["seed"]
-        ):
-            found.append(image)
-            if options["as_json"]:
-                print_row(image.row())
-    except KeyboardInterrupt as error:
-        error.add_note(kept(len(found), len(data), save))
-        raise
-    finally:
-        if save is not None:
-            _write(save, data.images, found)
-        if not options["as_json"]:
+
+    def show() -> None:
+        if found and not options["as_json"]:
             title = f"{name} on {model.name}, {data.name}, l{attack.method.norm:g}"
             print_nearest([image.row() for image in found], title)
 
+    with ExitStack() as after:
+        after.callback(show)  # whatever becomes of the file
+        after.callback(_write, save, data.images, found)
+        try:
+            for image in attack_nearest(
+                network, data, attack, timeout=options["timeout"], seed=options["seed"]
+            ):
+                found.append(image)
+                if options["as_json"]:
+                    print_row(image.row())
+        except KeyboardInterrupt as error:
+            error.add_note(kept(len(found), len(data), save))
+            raise
 
-def _write(path: Path, clean: Any, found: Sequence[NearestImage]) -> None:
-    """The witness where one was found, else the clean image."""
+
+def _write(path: Path | None, clean: Any, found: Sequence[NearestImage]) -> None:
+    """The witness where one was found, else the clean image; nothing where none was attacked."""
     import numpy as np
 
+    if path is None or not found:
+        return
     write_archive(
         path,
         images=witnesses(clean, [image.bracket for image in found]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -186,7 +187,7 @@ def require_writable(path: Path | None, option: str) -> None:
     """Refuse an output file that could not be written, before the work begins.
 
     Raises:
-        click.UsageError: it is a folder, or its folder does not exist.
+        click.UsageError: it is a folder, its folder does not exist, or neither may be written to.
     """
     if path is None:
         return
@@ -194,6 +195,13 @@ def require_writable(path: Path | None, option: str) -> None:
         raise click.UsageError(f"{option} {path}: it is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise click.UsageError(f"{option} {path}: the folder {path.parent} does not exist")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise click.UsageError(f"{option} {path}: cannot be written ({error.strerror})") from None
 
 
 def command_line() -> str:

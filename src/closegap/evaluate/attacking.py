@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from closegap.attacks.activation.query_attack import Attack, QueryAttack, run_attack
+from closegap.attacks.cascade import free_inputs
 from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
@@ -53,7 +54,8 @@ def attack_data(
 ) -> Iterator[AttackedImage]:
     """Attack images in batches, and yield them in order.
 
-    An image that is misclassified as it is counts as falsified by `clean` and is not attacked.
+    An image that is misclassified as it is counts as falsified by `clean` and is not attacked; nor
+    is one whose region holds no other float32 input.
 
     Args:
         network: in whose input shape the images are.
@@ -78,7 +80,11 @@ def attack_data(
             for i in rows
         ]
         brackets = [_clean(query) for query in queries]
-        open_ = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
+        open_ = [
+            n
+            for n, query in enumerate(queries)
+            if brackets[n].verdict is Verdict.UNKNOWN and free_inputs(query)
+        ]
         budget = Budget.of_seconds(question.timeout * len(rows), seed=seed)
         stopped: AttackInterrupted | None = None
         try:
