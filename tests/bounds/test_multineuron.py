@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -292,6 +294,31 @@ def test_splits_leave_the_vertices_on_their_side(rng: np.random.Generator) -> No
     )
     assert isinstance(total, torch.Tensor)
     assert (total[inside] >= both.constant[1] - both.rounding[1]).all()
+
+
+def test_rows_are_the_same_in_parts_together_and_kept(rng: np.random.Generator) -> None:
+    small = Small(rng, ops.Relu(), 3)
+    rows, hulls = small.cuts[1], small.hulls[1]
+    wider = replace(hulls, lifted=torch.cat([hulls.lifted, hulls.lifted[:, :1]], dim=1))
+    few = HullCuts.of(wider, rows.owner[:4], rows.normals[:4])
+    joined = HullCuts.joined([rows, few])
+    kept, back = HullCuts.of_arrays(joined.arrays(), small.net.nodes), range(joined.size)[::-1]
+    signs = torch.zeros(2, 5, dtype=torch.int8)
+    signs[1, int(hulls.members[0, 0])] = -1
+
+    def every(cuts: HullCuts, weights: torch.Tensor) -> torch.Tensor:
+        terms = cuts.restricted({hulls.feed: signs})[0].terms(weights, None)
+        parts = [part.flatten(2) for _, part in sorted(terms.coefficients.items())]
+        return torch.cat([terms.constant[..., None], *parts], dim=2)
+
+    price = torch.as_tensor(rng.uniform(size=(2, 3, joined.size)))
+    whole, first = every(joined, price), every(rows, price[..., : rows.size])
+    assert torch.equal(every(kept, price), whole)
+    for other in (
+        every(joined.part(torch.tensor(back)), price[..., back]),
+        first + every(few, price[..., rows.size :]),
+    ):
+        torch.testing.assert_close(other, whole)
 
 
 def test_splits_that_exclude_each_other_leave_nothing() -> None:

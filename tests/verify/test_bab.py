@@ -14,8 +14,9 @@ from closegap.core.budget import Budget
 from closegap.specs.query import Query
 from closegap.specs.region import Ball
 from closegap.testing.enumeration import clause_margin
+from closegap.verify.bab.outcome import BranchOutcome
 from closegap.verify.bab.problem import SplitProblem, split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions, BranchOutcome
+from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.incomplete import LinearVerifier
 
 #: Few steps of the ascent: more splits, more leaves, more to go wrong.

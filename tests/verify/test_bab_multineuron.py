@@ -15,21 +15,24 @@ from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.testing.enumeration import clause_margin
-from closegap.verify.bab import search
+from closegap.verify.bab import strengthening
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
-from closegap.verify.bab.multineuron import MultiNeuronOptions, RootCuts, multi_neuron_cuts
+from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows
 from closegap.verify.bab.problem import SplitProblem
+from closegap.verify.bab.search import BranchAndBound
 
 SHORT = AscentOptions(iterations=10, slope_rate=0.05)
 OPTIONS = {s: MultiNeuronOptions(size=s, units=10, climb=SHORT, after=0) for s in (2, 3)}
 
 
-def found_cuts(problem: SplitProblem, options: MultiNeuronOptions) -> DomainConstraints:
-    roots = np.arange(len(problem.rows))
-    bounder = DomainBounder(problem, AscentOptions(iterations=10))
-    payload = bounder.bound(root_batch(problem), Budget()).payload
-    return multi_neuron_cuts(problem, roots, payload, options, Budget()).constraints
+def found_rows(
+    problem: SplitProblem, options: MultiNeuronOptions, batch: DomainBatch | None = None
+) -> JointRows:
+    asked = root_batch(problem) if batch is None else batch
+    payload = DomainBounder(problem, AscentOptions(iterations=10)).bound(asked, Budget()).payload
+    none = DomainConstraints()
+    return joint_rows(problem, replace(asked, payload=payload), none, options, Budget())
 
 
 def root_batch(problem: SplitProblem) -> DomainBatch:
@@ -46,11 +49,12 @@ def test_verdicts_agree_with_enumeration(
 ) -> None:
     begun: list[int] = []
 
-    def counted(problem: SplitProblem, roots: np.ndarray, *others: Any) -> RootCuts:
-        begun.extend(roots)
-        return multi_neuron_cuts(problem, roots, *others)
+    def counted(problem: SplitProblem, batch: DomainBatch, *others: Any) -> JointRows:
+        begun.extend(batch.root)
+        return joint_rows(problem, batch, *others)
 
-    monkeypatch.setattr(search, "multi_neuron_cuts", counted)
+    monkeypatch.setattr(strengthening, "joint_rows", counted)
+    monkeypatch.setattr(strengthening, "_LEAST", 8)
     for case in cases(rng, RELU_KINDS[kind], 1):
         check(case, replace(LAZY, multineuron=replace(OPTIONS[size], after=after)))
     assert begun
@@ -69,7 +73,7 @@ def test_roots_gain_and_never_lose(size: int, rng: np.random.Generator) -> None:
     gains = []
     for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 2):
         problem = problem_of(case.query)
-        held = found_cuts(problem, OPTIONS[size])
+        held = found_rows(problem, OPTIONS[size]).constraints
         climb = AscentOptions(iterations=30, patience=30, goal=np.inf)
         bare = DomainBounder(problem, climb)
         first = bare.bound(root_batch(problem), Budget())
@@ -83,11 +87,64 @@ def test_roots_gain_and_never_lose(size: int, rng: np.random.Generator) -> None:
     assert max(gains) > 1e-3
 
 
+class Kept:
+    """Keeps the state of every step."""
+
+    due = True
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, np.ndarray]] = []
+
+    def keep(self, arrays: dict[str, np.ndarray]) -> None:
+        self.states.append({name: array.copy() for name, array in arrays.items()})
+
+
+def test_a_tree_with_rows_goes_on_exactly(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strengthening, "_LEAST", 40)
+    monkeypatch.setattr(strengthening, "_DEARER", 0.1)
+    case = next(iter(cases(rng, RELU_KINDS["wide"], 1, radius=0.8)))
+    problem, options = (
+        problem_of(case.query),
+        replace(LAZY, multineuron=replace(OPTIONS[2], after=9)),
+    )
+    budget, kept = Budget.of_seconds(60, nodes=150), Kept()
+    whole = BranchAndBound(problem, options, lambda points: False)
+    outcome = whole.run(budget, kept)
+    numbers = [int(state["rows_sets"][0]) for state in kept.states]
+    assert min(numbers) == 0 < max(numbers)
+    for number in (np.argmax(numbers), len(numbers) - 3):
+        again = BranchAndBound(problem, options, lambda points: False)
+        again.resume(kept.states[number])
+        other, rest = again.run(budget, later := Kept()), kept.states[number + 1 :]
+        assert (other.lower == outcome.lower).all()
+        assert other.accounting == outcome.accounting
+        for mine, theirs in zip(later.states, rest, strict=True):
+            same = {n for n in mine if n not in ("seconds", "pace")}
+            assert all(np.array_equal(mine[n], theirs[n]) for n in same)
+
+
+def test_damaged_rows_are_refused(rng: np.random.Generator) -> None:
+    problem = problem_of(next(iter(cases(rng, RELU_KINDS["wide"], 1, radius=0.8))).query)
+    held = strengthening.Strengthening(problem, OPTIONS[2], SHORT)
+    held.constraints = found_rows(problem, OPTIONS[2]).constraints
+    arrays = held.arrays
+    place = next(n for n in arrays if n.endswith("owner"))
+    for damage in (
+        {place: arrays[place] + 1000},
+        {place: arrays[place][:-1]},
+        {"rows_sets": np.array([99])},
+    ):
+        with pytest.raises(ValueError, match="damaged"):
+            strengthening.Strengthening(problem, OPTIONS[2], SHORT).restore({**arrays, **damage})
+
+
 @pytest.mark.parametrize("size", OPTIONS)
 def test_subdomains_hold_against_samples(size: int, rng: np.random.Generator) -> None:
     for case in islice(cases(rng, RELU_KINDS["wide"], 1), 2):
         problem = problem_of(case.query)
-        held = found_cuts(problem, OPTIONS[size])
+        held = found_rows(problem, OPTIONS[size]).constraints
         if problem.units < 2:
             continue
         count = 24
@@ -115,7 +172,7 @@ def test_active_constraints_are_scored(rng: np.random.Generator) -> None:
     most = 0.0
     for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 5):
         problem = problem_of(case.query)
-        held = found_cuts(problem, OPTIONS[2])
+        held = found_rows(problem, OPTIONS[2]).constraints
         result = DomainBounder(problem, climb, held).bound(root_batch(problem), Budget())
         assert result.constraint_weights is not None
         assert result.constraint_weights.shape == (len(problem.rows), problem.units)

@@ -95,6 +95,11 @@ class SlotStore:
         nodes = np.flatnonzero(self._slot >= 0)
         return np.asarray(nodes), self._look(nodes)[0]
 
+    def look(self, nodes: Int[np.ndarray, "B"]) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """As `take`, but nothing is freed."""
+        payload, slots = self._look(nodes)
+        return payload, slots >= 0
+
     def _look(
         self, nodes: Int[np.ndarray, "B"]
     ) -> tuple[NDArray[np.generic], Int[np.ndarray, "B"]]:

@@ -233,6 +233,18 @@ class Tree:
         np.minimum.at(least, self._data.root[left], self._data.lower[left])
         return least
 
+    def recent_gain(self, most: int) -> float:
+        """What the newest nodes gained on their parents' bounds on average; 0 if there are none.
+
+        What lies above zero does not count.
+        """
+        nodes = np.arange(max(0, self._size - most), self._size)
+        nodes = nodes[self._data.parent[nodes] >= 0]
+        before = self._data.lower[self._data.parent[nodes]]
+        after = np.minimum(self._data.lower[nodes], 0.0)
+        known = np.isfinite(before)
+        return float(np.maximum(after - before, 0.0)[known].mean()) if known.any() else 0.0
+
     def paths(self, nodes: Int[np.ndarray, "B"]) -> Paths:
         """All splits above each node."""
         data = self._data

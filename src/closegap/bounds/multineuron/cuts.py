@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.constraints import CutPart, LinearCuts, Terms
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.records import Interval
 from closegap.core.numerics import gamma
+from closegap.graph.network import Node
 
 __all__ = ["HullCuts"]
 
@@ -29,6 +33,7 @@ class HullCuts:
     Attributes:
         hulls: the groups.
         owner: the group of each row, `[R]`.
+        normals: weights of `(z, h)` in each row, float64 `[R, 2k]`.
         least: of each row at each vertex of its group, a lower bound in spite of rounding and the
             vertices' tolerance, float64 `[R, V]`.
         rows: the same as linear cuts, limits `[B or 1, R]`.
@@ -36,6 +41,7 @@ class HullCuts:
 
     hulls: VertexHulls
     owner: Int[Tensor, "R"]
+    normals: Float[Tensor, "R W"]
     least: Float[Tensor, "R V"]
     rows: LinearCuts
 
@@ -63,7 +69,65 @@ class HullCuts:
             spread = normals.new_zeros(len(owner), len(neurons))
             spread.scatter_(1, place[owner], -normals[:, first : first + size])
             parts.append(CutPart(node, hulls.shape, neurons, spread))
-        return cls(hulls, owner, least, LinearCuts(tuple(parts), -least.amin(dim=1)))
+        return cls(hulls, owner, normals, least, LinearCuts(tuple(parts), -least.amin(dim=1)))
+
+    @classmethod
+    def joined(cls, cuts: Sequence[HullCuts]) -> HullCuts:
+        """All rows over groups of one layer, in this order."""
+        firsts = accumulate((len(c.hulls.members) for c in cuts), initial=0)
+        owner = torch.cat([first + c.owner for first, c in zip(firsts, cuts, strict=False)])
+        hulls = VertexHulls.joined([c.hulls for c in cuts])
+        return cls.of(hulls, owner, torch.cat([c.normals for c in cuts]))
+
+    def part(self, rows: Int[Tensor, "M"]) -> HullCuts:
+        """Some of the rows, and the groups they need."""
+        groups, owner = torch.unique(self.owner[rows], return_inverse=True)
+        return HullCuts.of(self.hulls.part(groups), owner, self.normals[rows])
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What makes the same rows again."""
+        hulls = self.hulls
+        return {
+            "activation": np.array([hulls.activation]),
+            "members": np.asarray(hulls.members.numpy()),
+            "lifted": np.asarray(hulls.lifted.numpy()),
+            "tolerance": np.asarray(hulls.tolerance.numpy()),
+            "owner": np.asarray(self.owner.numpy()),
+            "normals": np.asarray(self.normals.numpy()),
+        }
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, NDArray[np.generic]], nodes: Sequence[Node]
+    ) -> HullCuts:
+        """The rows whose `arrays()` these are.
+
+        Args:
+            arrays: by name; as they are, they are believed.
+            nodes: of the network.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: they do not fit together, or the network.
+        """
+        activation = int(arrays["activation"][0])
+        names = ("members", "lifted", "tolerance", "owner", "normals")
+        members, lifted, tolerance, owner, normals = (torch.tensor(arrays[n]) for n in names)
+        groups, size = members.shape
+        if not (
+            0 < activation < len(nodes)
+            and members.dtype == owner.dtype == torch.int64
+            and lifted.dtype == tolerance.dtype == normals.dtype == torch.float64
+            and lifted.shape == (groups, lifted.shape[1], 2 * size)
+            and tolerance.shape == (groups,)
+            and normals.shape == (len(owner), 2 * size)
+            and _below(members, nodes[activation].size)
+            and _below(owner, groups)
+        ):
+            raise ValueError("rows of groups of neurons are damaged, or of another network")
+        node = nodes[activation]
+        hulls = VertexHulls(node.inputs[0], activation, node.shape, members, lifted, tolerance)
+        return cls.of(hulls, owner, normals)
 
     @property
     def size(self) -> int:
@@ -109,6 +173,10 @@ class HullCuts:
     def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
         """See `ConstraintSet`."""
         return self.rows.activity(multipliers)
+
+
+def _below(numbers: Tensor, count: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < count)).all())
 
 
 def _joined(

@@ -14,7 +14,7 @@ allowed (`sign_i v_i >= -tolerance`), and as `act` is 1-Lipschitz its value diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,35 @@ class VertexHulls:
     members: Int[Tensor, "G k"]
     lifted: Float[Tensor, "G V W"]
     tolerance: Float[Tensor, "G"]
+
+    @classmethod
+    def joined(cls, hulls: Sequence[VertexHulls]) -> VertexHulls:
+        """All groups of hulls of one layer, equally many neurons a group."""
+        first = hulls[0]
+        most = max(h.lifted.shape[1] for h in hulls)
+        padding = [h.lifted[:, :1].expand(-1, most - h.lifted.shape[1], -1) for h in hulls]
+        return cls(
+            feed=first.feed,
+            activation=first.activation,
+            shape=first.shape,
+            members=torch.cat([h.members for h in hulls]),
+            lifted=torch.cat(
+                [torch.cat([h.lifted, p], dim=1) for h, p in zip(hulls, padding, strict=True)]
+            ),
+            tolerance=torch.cat([h.tolerance for h in hulls]),
+        )
+
+    def part(self, groups: Int[Tensor, "M"]) -> VertexHulls:
+        """Some of the groups."""
+        members, lifted, tolerance = self.members, self.lifted, self.tolerance
+        return VertexHulls(
+            self.feed,
+            self.activation,
+            self.shape,
+            members[groups],
+            lifted[groups],
+            tolerance[groups],
+        )
 
     def excluded(self, signs: Mapping[int, Tensor]) -> Excluded | None:
         """The vertices that splits leave out of the hulls; `None` where none of them is split.

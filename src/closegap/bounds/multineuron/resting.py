@@ -44,20 +44,20 @@ def resting_point(
         bounder: with the constraints that count.
         region: of the bounds, in the same dtype.
         rows: at the output.
-        parameters: behind the bounds; no split multipliers.
+        parameters: behind the bounds; splits are at zero.
         activations: at which inputs and outputs are wanted.
     """
     nodes = bounder.network.network.nodes
     wanted = list(activations)
     probes = {
-        node: torch.zeros(*rows.shape[:2], *nodes[node].shape, dtype=rows.dtype, requires_grad=True)
+        node: _probe(parameters.splits.get(node), (*rows.shape[:2], *nodes[node].shape), rows)
         for activation in wanted
         for node in (activation, nodes[activation].inputs[0])
     }
     linear = bounder.run(
         bounder.network.network.output,
         rows,
-        Parameters(parameters.slopes, probes, parameters.weights),
+        Parameters(parameters.slopes, {**parameters.splits, **probes}, parameters.weights),
         keep_incoming=True,
     )
     value = least(region, linear.coefficients)[0] + linear.constant
@@ -66,6 +66,11 @@ def resting_point(
         values={i: -_flat(g) for i, g in zip(probes, gradients, strict=True)},
         incoming={i: _flat(linear.incoming[i]) for i in wanted},
     )
+
+
+def _probe(known: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    start = like.new_zeros(shape) if known is None else known.to(like.dtype).expand(shape).clone()
+    return start.requires_grad_()
 
 
 def _flat(rows: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass, lower_bound
+from closegap.bounds.multineuron.resting import RestingPoint, resting_point
 from closegap.bounds.optimise import Ascent, AscentOptions, Splits, in_dtype
 from closegap.bounds.records import Interval, LinearBound, Parameters
 from closegap.bounds.regions import least, minimiser
@@ -198,21 +199,32 @@ class DomainBounder:
     def glance(self, batch: DomainBatch) -> NDArray[np.float64]:
         """Quick bounds `[B]` in float32 from the payload alone: a guide, no proof."""
         problem = self._problem
-        bounds, splits, walls = self._constrained(batch)
+        search, parameters, empty = self._at_start(batch)
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root].float(), problem.offsets[root].float()
-        held = self._constraints.restricted(problem, unit_walls(batch, problem.units))
-        search = self._search(bounds, walls, held)
-        given = self.parameters(batch) or Parameters()
-        parameters = Parameters(
-            given.slopes, {i: s.multipliers for i, s in splits.items()}, given.weights
-        )
         with torch.no_grad():
             found = lower_bound(
                 search, problem.search_region, search.network.network.output, rows, parameters
             )
         found = (found + offsets).amax(dim=1)
-        return np.asarray(torch.where(held.empty, torch.inf, found).double().numpy())
+        return np.asarray(torch.where(empty, torch.inf, found).double().numpy())
+
+    def resting(self, batch: DomainBatch) -> RestingPoint:
+        """What the payload's bounds rest on at ReLUs, every row of every domain: a guide."""
+        search, parameters, _ = self._at_start(batch)
+        rows = self._problem.rows[torch.as_tensor(batch.root)].float()
+        hinges = [layer.activation for layer, hinge in self._hinges.items() if hinge]
+        return resting_point(search, self._problem.search_region, rows, parameters, hinges)
+
+    def _at_start(self, batch: DomainBatch) -> tuple[BackwardPass, Parameters, Tensor]:
+        """Bounds and parameters as the payload has them, and which domains are empty."""
+        problem = self._problem
+        bounds, splits, walls = self._constrained(batch)
+        held = self._constraints.restricted(problem, unit_walls(batch, problem.units))
+        given = self.parameters(batch) or Parameters()
+        multipliers = {i: s.multipliers for i, s in splits.items()}
+        parameters = Parameters(given.slopes, multipliers, given.weights)
+        return self._search(bounds, walls, held), parameters, held.empty
 
     def _proved(self, linear: LinearBound, offsets: Tensor) -> Tensor:
         value, rounding = least(self._problem.exact_region, linear.coefficients)

@@ -1,7 +1,7 @@
-"""Multi-neuron constraints for branch and bound: groups chosen where the roots' bounds lose most.
+"""Multi-neuron constraints for branch and bound: groups chosen where domains' bounds lose most.
 
-Of each group's hull only rows are kept that cut off the point a root's bound rests on; the roots
-climb with them, and what they rest on then is cut off again.
+Of each group's hull only rows are kept that cut off the point a domain's bound rests on; the
+domains climb with them, and what they rest on then is cut off again.
 
 Source: Ferrari et al., Complete Verification via Multi-Neuron Relaxation Guided Branch-and-Bound,
 ICLR 2022; hulls in vertex form (`bounds/multineuron`).
@@ -10,10 +10,11 @@ ICLR 2022; hulls in vertex form (`bounds/multineuron`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,13 +23,12 @@ from closegap.bounds.multineuron.build import make_hulls, separating_cuts
 from closegap.bounds.multineuron.cover import correlated_pairs, sparse_cover
 from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
-from closegap.bounds.multineuron.resting import RestingPoint, resting_point
+from closegap.bounds.multineuron.resting import RestingPoint
 from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.bounds.optimise import AscentOptions, MixedPrecision
-from closegap.bounds.records import Parameters
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder, unit_walls
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge
@@ -36,7 +36,7 @@ from closegap.verify.bab.units import is_hinge
 #: A tree with fewer open nodes, relative to `after`, may close soon whatever its last children did.
 _NARROW = 1 / 8
 
-__all__ = ["MultiNeuronOptions", "RootCuts", "multi_neuron_cuts"]
+__all__ = ["JointRows", "MultiNeuronOptions", "joint_rows", "without_rows"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class MultiNeuronOptions:
 
     Attributes:
         size: neurons a group, two or three.
-        units: of each layer, the neurons considered: those where the roots' bounds lose most.
+        units: of each layer, the neurons considered: those where the bounds lose most.
         groups: a layer, at most.
-        rows: of each layer in each round, all roots together, at most (one for each root at least).
-        rounds: of rows that cut off what the roots' bounds rest on.
+        rows: of each layer in each round, all domains together, at most (one for each at least).
+        rounds: of rows that cut off what the bounds rest on.
         octahedra: climbing on the slopes of each sum and difference; `None` for plain CROWN.
-        climb: on the roots after each round; short steps, for the slopes are good already.
+        climb: on domains after each round; short steps, for the slopes are good already.
         after: all this begins when the tree has so many nodes (about as many as would take as
             long: 256 in batches of 64), unless it is about to close; `None` for never.
 
@@ -90,86 +90,151 @@ class MultiNeuronOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class RootCuts:
-    """Rows for B roots.
+class JointRows:
+    """Rows that M domains climbed with.
 
     Attributes:
-        constraints: on the whole region; none where nothing could be cut off.
-        starts: the roots' warm starts, which know them, `[B, width]`.
-        lower: proved lower bounds under them, `[B]`.
+        constraints: on the whole region, one set a layer; only rows that some domain leans on.
+        batch: the domains, with starts that know the rows.
+        columns: where each row's multiplier comes from: below `former` it is the one with that
+            number in starts from before; the others are new.
+        former: how many multipliers those starts have.
     """
 
     constraints: DomainConstraints
-    starts: NDArray[np.float32]
-    lower: Float[np.ndarray, "B"]
+    batch: DomainBatch
+    columns: Int[np.ndarray, "K"]
+    former: int
 
     def extended(
-        self, bare: NDArray[np.float32], place: Int[np.ndarray, "M"]
+        self, starts: NDArray[np.float32], roots: Int[np.ndarray, "N"], rows: int
     ) -> NDArray[np.float32]:
-        """Warm starts without multipliers of rows, `[M, width without]`, with those of a root.
+        """Starts of other domains that know these rows, `[N, width]`.
+
+        New rows get the mean of what domains below the same root have, zero where there are none.
 
         Args:
-            bare: the starts.
-            place: in `starts`, of the root each descends from.
+            starts: that know the rows from before.
+            roots: of the domains.
+            rows: of a clause (Q).
         """
-        return np.concatenate([bare, self.starts[place, bare.shape[1] :]], axis=1)
+        known, payload = self.batch.root, self.batch.payload
+        assert payload is not None
+        bare, old = _parted(starts, rows, self.former)
+        learned = _parted(payload, rows, len(self.columns))[1]
+        below = (roots[:, None] == known).astype(np.float32)
+        below /= np.maximum(below.sum(axis=1, keepdims=True), 1)
+        found = np.einsum("nm,mqk->nqk", below, learned)
+        stays = self.columns < self.former
+        found[:, :, stays] = old[:, :, self.columns[stays]]
+        return _whole(bare, found.astype(np.float32))
 
 
-def multi_neuron_cuts(
+def joint_rows(
     problem: SplitProblem,
-    roots: Int[np.ndarray, "B"],
-    start: NDArray[np.float32],
+    batch: DomainBatch,
+    before: DomainConstraints,
     options: MultiNeuronOptions,
     budget: Budget,
-) -> RootCuts:
-    """Rows that cut off what the roots' bounds rest on.
+) -> JointRows:
+    """Rows that cut off what the bounds of some domains rest on.
 
     Args:
         problem: network, region and bounds.
-        roots: numbers of those that the groups shall help.
-        start: their warm starts without constraints, `[B, width]`.
+        batch: domains that the groups shall help, with starts that know the rows from before.
+        before: these rows.
         options: how many, how large.
         budget: what it cuts short is looser.
     """
-    none = np.zeros((len(roots), 0), np.int64)
-    batch = DomainBatch(roots, none, none, start)
-    constraints = DomainConstraints()
-    bounder = DomainBounder(problem, options.climb)
+    held = before
     hulls: tuple[VertexHulls, ...] = ()
-    lower = np.full(len(roots), -np.inf)
     for number in range(options.rounds):
-        known = bounder.parameters(batch) or Parameters()
-        rest = _resting_point(problem, torch.as_tensor(roots), known, constraints)
+        rest = DomainBounder(problem, options.climb, held).resting(batch)
         if not number:
-            hulls = _hulls(problem, rest, options, budget)
-        most = max(1, options.rows // len(roots))
-        found = [_separating(held, rest, most) for held in hulls]
+            hulls = _hulls(problem, batch, rest, options, budget)
+        most = max(1, options.rows // len(batch.root))
+        found = [_separating(part, rest, most) for part in hulls]
         fresh = [cuts for cuts in found if cuts is not None]
         if not fresh:
             break
-        constraints = DomainConstraints.of(*constraints.exact, *fresh)
-        bounder = DomainBounder(problem, options.climb, constraints)
-        batch = replace(batch, payload=bounder.pack(known, len(roots)))
-        result = bounder.bound(batch, budget)
+        more = sum(cuts.size for cuts in fresh)
+        batch = replace(batch, payload=_widened(batch, problem.rows.shape[1], held, more))
+        held = DomainConstraints.of(*held.exact, *fresh)
+        result = DomainBounder(problem, options.climb, held).bound(batch, budget)
         batch = replace(batch, payload=result.payload)
-        lower = np.fmax(lower, result.lower)
-        if budget.expired or (lower > 0).all():
+        if budget.expired or (result.lower > 0).all():
             break
+    return _compacted(problem, batch, held, before.width)
+
+
+def without_rows(problem: SplitProblem, batch: DomainBatch, former: int) -> JointRows:
+    """No rows at all, for domains with starts that know `former` of them."""
     assert batch.payload is not None
-    return RootCuts(constraints, batch.payload, lower)
+    bare, _ = _parted(batch.payload, problem.rows.shape[1], former)
+    return JointRows(DomainConstraints(), replace(batch, payload=bare), np.arange(0), former)
+
+
+def _widened(
+    batch: DomainBatch, rows: int, held: DomainConstraints, more: int
+) -> NDArray[np.float32]:
+    """Starts with zeros for new constraints behind those that are held."""
+    assert batch.payload is not None
+    bare, weights = _parted(batch.payload, rows, held.width)
+    return _whole(bare, np.pad(weights, ((0, 0), (0, 0), (0, more))))
+
+
+def _parted(
+    starts: NDArray[np.float32], rows: int, width: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Starts without multipliers of constraints, and these, `[N, rows, width]`."""
+    bare = starts.shape[1] - rows * width
+    return starts[:, :bare], starts[:, bare:].reshape(len(starts), rows, width)
+
+
+def _whole(bare: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([bare, weights.reshape(len(bare), prod(weights.shape[1:]))], axis=1)
+
+
+def _compacted(
+    problem: SplitProblem, batch: DomainBatch, held: DomainConstraints, former: int
+) -> JointRows:
+    """Without rows that no domain leans on, one set a layer."""
+    assert batch.payload is not None
+    bare, weights = _parted(batch.payload, problem.rows.shape[1], held.width)
+    leaned = torch.as_tensor((weights > 0).any(axis=(0, 1)))
+    by_layer: dict[int, list[tuple[HullCuts, Tensor]]] = {}
+    first = 0
+    for cuts in held.exact:
+        assert isinstance(cuts, HullCuts)
+        kept = leaned[first : first + cuts.size].nonzero()[:, 0]
+        if len(kept):
+            by_layer.setdefault(cuts.hulls.activation, []).append((cuts.part(kept), first + kept))
+        first += cuts.size
+    sets = [HullCuts.joined([cuts for cuts, _ in parts]) for parts in by_layer.values()]
+    order = [place for parts in by_layer.values() for _, place in parts]
+    columns = np.asarray(torch.cat([torch.zeros(0, dtype=torch.int64), *order]).numpy())
+    batch = replace(batch, payload=_whole(bare, weights[:, :, columns]))
+    return JointRows(DomainConstraints.of(*sets), batch, columns, former)
 
 
 def _hulls(
-    problem: SplitProblem, rest: RestingPoint, options: MultiNeuronOptions, budget: Budget
+    problem: SplitProblem,
+    batch: DomainBatch,
+    rest: RestingPoint,
+    options: MultiNeuronOptions,
+    budget: Budget,
 ) -> tuple[VertexHulls, ...]:
     """The hulls of groups, layer by layer."""
     exact = BackwardPass(problem.exact, problem.bounds, problem.values, problem.slack)
     optimiser = None
     if options.octahedra is not None:
         optimiser = MixedPrecision(problem.search, problem.search_region, options.octahedra)
+    walls = unit_walls(batch, problem.units)
+    whole = walls.low.isinf() & walls.high.isinf()
+    whole = whole.repeat_interleave(problem.rows.shape[1], dim=0)
     found = []
     for layer in _hinges(problem):
-        groups = _groups(problem, layer, rest, options)
+        groups = _groups(problem, layer, rest, whole[:, layer.units], options)
         if len(groups) and not budget.expired:
             found.append(
                 make_hulls(exact, problem.exact_region, layer.activation, groups, budget, optimiser)
@@ -188,14 +253,22 @@ def _separating(hulls: VertexHulls, rest: RestingPoint, most: int) -> HullCuts |
 
 
 def _groups(
-    problem: SplitProblem, layer: Layer, rest: RestingPoint, options: MultiNeuronOptions
+    problem: SplitProblem,
+    layer: Layer,
+    rest: RestingPoint,
+    whole: Bool[Tensor, "M U"],
+    options: MultiNeuronOptions,
 ) -> np.ndarray:
-    """Groups of one layer, flat indices of its node, `[G, k]`."""
+    """Groups of one layer, flat indices of its node, `[G, k]`.
+
+    Args:
+        whole: units of the layer that are not split.
+    """
     interval = problem.bounds[layer.feed]
     lower, upper = (side[0].flatten()[layer.indices] for side in (interval.lower, interval.upper))
-    incoming = rest.incoming[layer.activation][:, layer.indices]
+    incoming = rest.incoming[layer.activation][:, layer.indices] * whole
     chord = upper / (upper - lower)
-    losses = (incoming.clamp(max=0) * lower * chord).amax(dim=0)
+    losses = (incoming.clamp(max=0) * lower * chord).mean(dim=0)
     losses = torch.where(torch.isfinite(losses), losses, 0.0)
     best = losses.argsort(descending=True)[: options.units]
     best = best[losses[best] > 0]
@@ -219,17 +292,6 @@ def _as_inputs(problem: SplitProblem, feed: int, neurons: Tensor) -> np.ndarray:
     region = problem.exact_region
     range_ = (region.upper - region.lower).flatten()
     return np.asarray((linear.coefficients[0].flatten(1) * range_).numpy())
-
-
-def _resting_point(
-    problem: SplitProblem, roots: Tensor, known: Parameters, constraints: DomainConstraints
-) -> RestingPoint:
-    """Of every row of every root."""
-    near = {i: b.to(torch.float32) for i, b in problem.bounds.items()}
-    bounder = BackwardPass(problem.search, near, constraints=constraints.search)
-    hinges = [layer.activation for layer in _hinges(problem)]
-    rows = problem.rows[roots].float()
-    return resting_point(bounder, problem.search_region, rows, known, hinges)
 
 
 def _hinges(problem: SplitProblem) -> list[Layer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -19,16 +19,19 @@ from closegap.core.verdict import Reason
 from closegap.search.frontier import Frontier
 from closegap.search.keeper import TreeKeeper
 from closegap.search.slots import SlotStore
-from closegap.search.tree import Accounting, Tree
+from closegap.search.tree import Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
 from closegap.verify.bab.branching import Brancher
+from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
 from closegap.verify.bab.leaves import LeafPrograms
-from closegap.verify.bab.multineuron import MultiNeuronOptions, multi_neuron_cuts
+from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions
+from closegap.verify.bab.outcome import BranchOutcome, Offer
 from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem
+from closegap.verify.bab.strengthening import Strengthening
 
-__all__ = ["BranchAndBound", "BranchOptions", "BranchOutcome", "Offer"]
+__all__ = ["BranchAndBound", "BranchOptions"]
 
 #: Roots climb so many times longer than other domains.
 _ROOT_WORK = 3
@@ -36,14 +39,14 @@ _ROOT_WORK = 3
 #: Constraints are looked for where so many times longer is left than they take.
 _WORTHWHILE = 2
 
+#: Where rows close more of what is open than this, all of it is bounded anew before it is split.
+_REBOUND = 1 / 4
+
 #: Of the memory, this part (one in so many) is for warm starts, as much for the tree itself.
 _WARM_SHARE = _TREE_SHARE = 4
 
 #: What is timed.
-_PARTS = ("bounds", "candidates", "branching", "leaves")
-
-#: Judges candidates `[M, *input shape]`; True stops the search.
-Offer = Callable[[NDArray[np.float64]], bool]
+_PARTS = ("bounds", "rows", "candidates", "branching", "leaves")
 
 
 @dataclass(frozen=True)
@@ -80,28 +83,6 @@ class BranchOptions:
             raise OptionError(f"the batch must be positive, got {self.batch}")
 
 
-@dataclass(frozen=True, eq=False)
-class BranchOutcome:
-    """What the search proved.
-
-    Attributes:
-        lower: proved lower bound of each root's clause, `[roots]`; infinity when every leaf of it
-            is closed (the margin is positive; how large was not asked).
-        accounting: where every domain went.
-        finished: nothing is open any more.
-        broken: a candidate was accepted.
-        limit: the node or memory limit that ended it, if one did.
-        seconds: by part: bounds, branching, candidates, leaves.
-    """
-
-    lower: NDArray[np.float64]
-    accounting: Accounting
-    finished: bool
-    broken: bool
-    limit: Reason | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
 class BranchAndBound:
     """One search over one problem.
 
@@ -123,6 +104,7 @@ class BranchAndBound:
         self._options = options
         self._offer = offer
         self._tree = Tree()
+        self._rows = Strengthening(problem, options.multineuron, options.children)
         self._bounder = DomainBounder(problem, options.children)
         self._leaves = LeafPrograms(problem)
         costs = measured_costs(problem) if options.branching.cost_adjusted else None
@@ -132,7 +114,6 @@ class BranchAndBound:
         self._brancher = self._branching_by(bounder=self._bounder)
         self._ranks = SlotStore(self._brancher.width, dtype=np.int32)
         self._points = SlotStore(self._brancher.width, dtype=np.float64)
-        self._bare = self._bounder.width
         self._root_starts = np.zeros((len(problem.rows), self._bounder.width), np.float32)
         self._warm_starts = SlotStore(self._bounder.width, 0)
         self._pace = Pace(options.batch)
@@ -140,19 +121,18 @@ class BranchAndBound:
         self._watch = Stopwatch()
         self._kept: Mapping[str, NDArray[np.generic]] | None = None
         self._broken = False
-        self._begun = self._strengthened = False
-        self._closing = 0.0
+        self._begun = False
         self._warm: NDArray[np.float32] | None = None
 
     def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Continue a search of this problem where `TreeKeeper` was given its state.
 
-        What was proved stays; constraints on groups of neurons are looked for again.
-
         Raises:
             ValueError: the arrays are damaged, or of another problem.
         """
         tree = Tree.of_arrays(arrays)
+        self._rows.restore(arrays)
+        self._use(self._rows.constraints)
         own = self._state()
         unlike = [n for n, a in own.items() if n not in arrays or _kind(a) != _kind(arrays[n])]
         units = np.asarray(arrays.get("unit", [0]))
@@ -226,36 +206,49 @@ class BranchAndBound:
         self._pace.end(_ROOT_WORK * len(nodes))
 
     def _strengthen(self, budget: Budget) -> None:
-        """Find constraints that help the roots which are not proved, once, when it is time."""
-        options, nodes = self._options.multineuron, self._tree.open_nodes()
-        if self._strengthened or not len(nodes) or not self._problem.units:
+        """Look for rows that help what is open, when it is time."""
+        nodes = self._tree.open_nodes()
+        if not len(nodes) or not self._rows.due(len(self._tree), len(nodes)):
             return
-        if not options.due(len(self._tree), len(nodes), self._closing):
-            return
-        spend = _WORTHWHILE * (options.after or 0) * self._pace.each
+        spend = _WORTHWHILE * (self._options.multineuron.after or 0) * self._pace.each
         if budget.nodes is None and budget.remaining < spend:
             return
-        self._strengthened = True
-        roots, place = np.unique(self._tree.root(nodes), return_inverse=True)
-        found = multi_neuron_cuts(self._problem, roots, self._root_starts[roots], options, budget)
-        if not found.constraints.exact:
-            return
-        self._tree.raise_lower(nodes, found.lower[place])
-        self._tree.close(nodes[found.lower[place] > 0])
+        sample = self._rows.sample(self._tree, nodes)
+        warm, found = self._warm_starts.look(sample)
+        batch = self._batch(sample, self._started(sample, warm, found))
+        with self._watch.part("rows"):
+            trial = self._rows.tried(batch, self._tree, self._bounder, budget)
+        self._tree.raise_lower(sample, trial.lower)
+        self._tree.close(sample[trial.lower > 0])
+        if trial.rows is not None:
+            self._adopt(trial.rows, sample, budget)
+            if trial.closing > _REBOUND:  # nodes without units are bounded anew
+                for store in (self._ranks, self._points):
+                    store.drop(nodes)
+
+    def _adopt(self, rows: JointRows, sample: Int[np.ndarray, "M"], budget: Budget) -> None:
+        """Go on with other rows; every warm start learns them."""
+        known, starts = self._warm_starts.held()
+        left = np.isin(known, self._tree.open_nodes())
+        known, each = known[left], self._problem.rows.shape[1]
+        learned = rows.extended(starts[left].astype(np.float32), self._tree.root(known), each)
+        assert rows.batch.payload is not None
+        learned[np.isin(known, sample)] = rows.batch.payload[np.isin(sample, known)]
+        roots = rows.extended(self._root_starts, np.arange(len(self._root_starts)), each)
+        self._use(rows.constraints)
+        self._root_starts = roots
+        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        self._warm_starts.put(known, learned)
+
+    def _use(self, constraints: DomainConstraints) -> None:
+        """Bound and branch with constraints from now on."""
         steady, scales = self._brancher.steady, self._bounder.scales
-        self._bounder = DomainBounder(self._problem, self._options.children, found.constraints)
+        self._bounder = DomainBounder(self._problem, self._options.children, constraints)
         self._bounder.scales = scales
         self._brancher = self._branching_by(bounder=self._bounder)
         self._brancher.steady = steady
-        known, starts = self._warm_starts.held()
-        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
-        left = np.isin(known, self._tree.open_nodes())
-        of = np.searchsorted(roots, self._tree.root(known[left]))
-        self._warm_starts.put(known[left], found.extended(starts[left].astype(np.float32), of))
-        for store in (self._ranks, self._points):  # nodes without units are bounded anew
-            store.drop(nodes)
         self._root_starts = np.zeros((len(self._root_starts), self._bounder.width), np.float32)
-        self._root_starts[roots] = found.starts
+        self._warm_starts = SlotStore(self._bounder.width, 0)
 
     def _limit(self, budget: Budget) -> Reason | None:
         """The limit that is reached."""
@@ -278,12 +271,13 @@ class BranchAndBound:
         started, starts = self._warm_starts.held()
         return {
             **self._tree.arrays(),
+            **self._rows.arrays,
             "ranked": ranked,
             "ranks": ranks,
             "points": self._points.held()[1],
             "started": started,
-            "starts": starts[:, : self._bare],
-            "root_starts": self._root_starts[:, : self._bare],
+            "starts": starts,
+            "root_starts": self._root_starts,
             "scales": self._bounder.scales,
             "pace": np.array([self._pace.each]),
             "plunging": np.array([self._frontier.plunging]),
@@ -318,24 +312,32 @@ class BranchAndBound:
             children = self._tree.split(leaves[can], units[can], points[owner[can], level])
             leaves = np.concatenate([leaves[~can], children])
             owner = np.concatenate([owner[~can], owner[can], owner[can]])
+        self._warm = self._started(nodes, warm, found)[owner]
+        return leaves
+
+    def _started(
+        self, nodes: Int[np.ndarray, "B"], warm: NDArray[np.generic], found: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Warm starts; those of roots where none were found."""
         start = warm.astype(np.float32)
         start[~found] = self._root_starts[self._tree.root(nodes[~found])]
-        self._warm = start[owner]
-        return leaves
+        return start
+
+    def _batch(self, nodes: Int[np.ndarray, "B"], start: NDArray[np.float32] | None) -> DomainBatch:
+        path = self._tree.paths(nodes)
+        return DomainBatch(self._tree.root(nodes), path.units, path.signs, start, path.points)
 
     def _visit(self, nodes: Int[np.ndarray, "B"], bounder: DomainBounder, budget: Budget) -> None:
         """Bound nodes, close the proved ones, prepare the others for splitting."""
-        path = self._tree.paths(nodes)
-        roots = self._tree.root(nodes)
-        batch = DomainBatch(roots, path.units, path.signs, self._warm, path.points)
+        batch = self._batch(nodes, self._warm)
         with self._watch.part("bounds"):
             result = bounder.bound(batch, budget)
         if bounder is not self._bounder:
-            self._root_starts[roots] = result.payload
+            self._root_starts[batch.root] = result.payload
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
         proved = lower > 0
-        self._closing = float(proved.mean())
+        self._rows.closing = float(proved.mean())
         self._tree.close(nodes[proved])
         left = np.flatnonzero(~proved)
         if not len(left):

@@ -1,0 +1,170 @@
+"""When a tree looks for rows over groups of neurons, and whether it goes on with them.
+
+Rows are tried on a few open domains, beside what the tree has and beside none. A domain whose bound
+is `d` below zero needs about `d / g` levels of splits where a split gains `g`, hence `2^(d / g)`
+subdomains; times the seconds of one that is the work left, and the tree goes on with the least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from closegap.bounds.multineuron.cuts import HullCuts
+from closegap.bounds.optimise import AscentOptions
+from closegap.core.budget import Budget
+from closegap.core.numerics import TINY
+from closegap.search.tree import Tree
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows, without_rows
+from closegap.verify.bab.problem import SplitProblem
+
+__all__ = ["Strengthening", "Trial"]
+
+#: Open domains on which rows are tried; as many as there are roots, if these are more.
+_SAMPLE = 16
+#: Rows are looked for again when the tree has grown so many times, from so many nodes on.
+_AGAIN, _LEAST = 4, 256
+#: What a split gains is the mean over so many of the newest nodes.
+_NEWEST = 256
+#: So much longer a domain with rows is taken to last where answers may not depend on the clock.
+_DEARER = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What came out on some open domains.
+
+    Attributes:
+        lower: proved lower bounds, `[M]`.
+        rows: what to go on with; `None` for what the tree has.
+        closing: share of the domains that these rows close.
+    """
+
+    lower: Float[np.ndarray, "M"]
+    rows: JointRows | None = None
+    closing: float = 0.0
+
+
+class Strengthening:
+    """The rows of one tree.
+
+    Args:
+        problem: what is searched.
+        options: which groups, and from how many nodes on.
+        climb: on domains of the tree.
+
+    Attributes:
+        constraints: the rows that the tree goes on with.
+        closing: share of the last children that were closed.
+    """
+
+    def __init__(
+        self, problem: SplitProblem, options: MultiNeuronOptions, climb: AscentOptions
+    ) -> None:
+        self._problem = problem
+        self._options = options
+        self._climb = climb
+        self._due = options.after
+        self.constraints = DomainConstraints()
+        self.closing = 0.0
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What a continued search needs."""
+        found: dict[str, NDArray[np.generic]] = {
+            "rows_due": np.array([-1 if self._due is None else self._due]),
+            "rows_closing": np.array([self.closing]),
+            "rows_sets": np.array([len(self.constraints.exact)]),
+        }
+        for place, cuts in enumerate(self.constraints.exact):
+            assert isinstance(cuts, HullCuts)
+            found.update({f"rows_{place}_{name}": a for name, a in cuts.arrays().items()})
+        return found
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Go on from `arrays`.
+
+        Raises:
+            ValueError: they are damaged, or of another network.
+        """
+        nodes = self._problem.exact.network.nodes
+        sets = []
+        try:
+            due, self.closing = int(arrays["rows_due"][0]), float(arrays["rows_closing"][0])
+            for place in range(int(arrays["rows_sets"][0])):
+                start = f"rows_{place}_"
+                part = {n[len(start) :]: a for n, a in arrays.items() if n.startswith(start)}
+                sets.append(HullCuts.of_arrays(part, nodes))
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"the tree's rows are damaged: {error}") from None
+        self._due = None if due < 0 else due
+        self.constraints = DomainConstraints.of(*sets)
+
+    def due(self, nodes: int, open_nodes: int) -> bool:
+        """True iff it is time to look for rows."""
+        if self._due is None or not self._problem.units:
+            return False
+        return replace(self._options, after=self._due).due(nodes, open_nodes, self.closing)
+
+    def sample(self, tree: Tree, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "M"]:
+        """Some open nodes, of every root, with all sorts of bounds; in order."""
+        roots = tree.root(nodes)
+        order = np.lexsort((tree.lower(nodes), roots))
+        count = min(len(nodes), max(_SAMPLE, len(np.unique(roots))))
+        return np.sort(nodes[order[np.linspace(0, len(nodes) - 1, count).astype(np.int64)]])
+
+    def tried(
+        self, batch: DomainBatch, tree: Tree, bounder: DomainBounder, budget: Budget
+    ) -> Trial:
+        """Look for rows that help these domains, and compare.
+
+        Args:
+            batch: a sample, with starts that know the present rows.
+            tree: tells what splits gain.
+            bounder: of the tree's domains.
+            budget: what it cuts short is looser. Under a node limit the clock does not count.
+        """
+        self._due = max(_AGAIN * len(tree), _LEAST)
+        found = joint_rows(self._problem, batch, self.constraints, self._options, budget)
+        present = self.constraints.width
+        ways = [without_rows(self._problem, batch, present), found]
+        if present:
+            ways.append(JointRows(self.constraints, batch, np.arange(present), present))
+        lowers, work = [], []
+        for way in ways:
+            started = time.thread_time()
+            tried = DomainBounder(self._problem, self._climb, way.constraints)
+            tried.scales = bounder.scales
+            lowers.append(tried.bound(way.batch, budget).lower)
+            seconds = time.thread_time() - started
+            if budget.nodes is not None:
+                seconds = _DEARER if way.constraints.width else 1.0
+            work.append(_work(lowers[-1], tree.recent_gain(_NEWEST), seconds))
+        lower, best = np.max(lowers, axis=0), int(np.argmin(work))
+        chosen = ways[best]
+        if chosen.constraints is self.constraints or chosen.constraints.width == present == 0:
+            return Trial(lower)
+        self.constraints = chosen.constraints
+        return Trial(lower, chosen, float((lowers[best] > 0).mean()))
+
+
+def _work(lower: Float[np.ndarray, "M"], gain: float, seconds: float) -> float:
+    """The logarithm of the seconds that are left, with bounds `lower`; before any split, deficits.
+
+    Args:
+        lower: of the sample.
+        gain: of a split.
+        seconds: a domain.
+    """
+    deficits = np.maximum(-lower, 0)
+    if gain <= 0:
+        return float(deficits.mean())
+    levels = np.where(lower > 0, 0.0, np.maximum(deficits / gain, 1.0))
+    return float(np.log2(max(seconds, TINY)) + levels.mean())
