@@ -25,14 +25,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
-from closegap.bounds.optimise import Ascent, AscentOptions, in_dtype
-from closegap.bounds.records import Interval, LinearBound, Parameters
+from closegap.bounds.optimise import AscentOptions
+from closegap.bounds.records import Interval, LinearBound
 from closegap.bounds.regions import least
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.walls import Walls
+from closegap.verify.layered.dense import dense_rows
 from closegap.verify.layered.halfspaces import HalfSpaces, least_under
+from closegap.verify.layered.rows import LayerRows, PassRows
 
 __all__ = ["Chain", "LayerChain", "lost_above"]
 
@@ -78,7 +80,7 @@ class LayerChain:
     def __init__(self, problem: SplitProblem, steps: int, climb: AscentOptions) -> None:
         self._problem = problem
         self._steps = steps
-        self._ascent = Ascent(problem.search_region, climb)
+        self._rows: LayerRows = dense_rows(problem, climb) or PassRows(problem, climb)
         region = problem.exact_region
         self._reach = torch.maximum(region.lower.abs(), region.upper.abs()).flatten()
 
@@ -144,36 +146,17 @@ class LayerChain:
         units = ((low < 0) & (high > 0))[:, layer.indices].any(dim=0).nonzero()[:, 0]
         if not len(units):
             return _Pass(units, {})
+        rows = self._rows.bound(layer, units, bounds, budget)
         places, width = layer.indices[units], len(units)
-        rows = torch.zeros(1, 2 * width, low.shape[1], dtype=torch.float64)
-        rows[0, torch.arange(width), places] = 1
-        rows[0, torch.arange(width) + width, places] = -1
-        shape = known.lower.shape[1:]
-        rows = rows.reshape(1, -1, *shape)
-        slopes, incoming = self._climbed(layer, bounds, rows, budget)
         with torch.no_grad():
-            found = self.proved(self._exact(bounds).run(layer.feed, rows, slopes), cuts)
+            found = self.proved(rows.linear, cuts)
         count = max(len(found), len(low))
         low, high = low.expand(count, -1).clone(), high.expand(count, -1).clone()
         low[:, places] = torch.maximum(low[:, places], found[:, :width])
         high[:, places] = torch.minimum(high[:, places], -found[:, width:])
+        shape = known.lower.shape[1:]
         bounds[layer.feed] = Interval(low.reshape(-1, *shape), high.reshape(-1, *shape))
-        return _Pass(units, incoming)
-
-    def _climbed(
-        self, layer: Layer, bounds: dict[int, Interval], rows: Tensor, budget: Budget
-    ) -> tuple[Parameters, dict[int, Tensor]]:
-        """Slopes for a layer's rows, and what met each relaxation under slopes of least area.
-
-        Both in float32, for neither is a proof.
-        """
-        rough = {i: b.to(torch.float32) for i, b in bounds.items()}
-        search = BackwardPass(self._problem.search, rough)
-        with torch.no_grad():
-            plain = search.run(layer.feed, rows.float(), keep_incoming=True)
-        found = self._ascent.run(search, layer.feed, rows.float(), budget)
-        incoming = {index: part.double() for index, part in plain.incoming.items()}
-        return in_dtype(found.parameters, torch.float64), incoming
+        return _Pass(units, rows.incoming)
 
     def _cuts(self, layer: Layer, bounds: dict[int, Interval], walls: Walls) -> HalfSpaces:
         """What splits say about the input: a plane below `-sign z`, and that is at most 0."""
@@ -248,4 +231,5 @@ def lost_above(
         factor: weights of the rows.
         incoming: the coefficients that met the relaxation, `[B or 1, Q, *shape]`.
     """
-    return torch.matmul(factor[:, None], incoming.flatten(2).clamp(max=0).neg())[:, 0]
+    lost = incoming.flatten(2).clamp(max=0).neg()
+    return torch.matmul(factor[:, None].to(lost.dtype), lost)[:, 0].double()
