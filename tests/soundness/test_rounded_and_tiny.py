@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
+from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval
+from closegap.bounds.regions import InputSet
 from closegap.bounds.rules import activation_rule
 from closegap.core.budget import Budget
+from closegap.core.errors import ModelError
 from closegap.core.verdict import Verdict
 from closegap.frontend import loads
 from closegap.graph import ops
 from closegap.graph.network import Network, Node
+from closegap.graph.transform import fuse_affine
+from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
@@ -149,3 +154,32 @@ def test_a_region_of_one_point(engine, rng):
     for shift, never in ((0.1, Verdict.FALSIFIED), (-0.1, Verdict.VERIFIED)):
         query = Query(network, Box(point, point), one_row([1.0, -1.0, 0.0], shift - margin))
         assert solve(query, engines=(engine,), timeout=5).verdict is not never
+
+
+@pytest.mark.parametrize("activation", [None, ops.Relu(), ops.LeakyRelu(0.5)])
+def test_intervals_hold_what_underflow_hides(activation: ops.Op | None) -> None:
+    """Nine factors of 1e-36 and nine of 1e36 make 1, on the way and when they are fused."""
+    nodes = [Node(ops.Input(), (), (2,))]
+    for factor in [1e-36] * 9 + [1e36] * 9:
+        weight = ops.Linear(np.array([[factor, 0.0], [0.0, 0.0]]), np.zeros(2))
+        nodes.append(Node(weight, (len(nodes) - 1,), (2,)))
+        if activation is not None:
+            nodes.append(Node(activation, (len(nodes) - 1,), (2,)))
+    net = fuse_affine(Network(nodes=tuple(nodes), onnx_bytes=b"", digest="tiny", batch=1))
+    end = propagate(
+        TorchNetwork(net, dtype=torch.float64), InputSet(exact([[0.1, 0]]), exact([[1, 1]]))
+    )
+    assert end[-1].upper[0, 0] >= 0.999
+    assert end[-1].lower[0, 1] == end[-1].upper[0, 1] == 0  # terms that are zero stay so
+
+
+def test_weights_that_are_not_normal_numbers_are_refused() -> None:
+    tiny = numpy_helper.from_array(np.array([[1e-320, 1.0], [1.0, 1.0]]))
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=tiny),
+        helper.make_node("Cast", ["input"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("MatMul", ["wide", "w"], ["z"]),
+        helper.make_node("Cast", ["z"], ["output"], to=TensorProto.FLOAT),
+    ]
+    with pytest.raises(ModelError, match=r"weight of 9\.99\S*e-321.*set it to zero"):
+        loads(onnx_model(nodes, {}, (1, 2)))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
+from closegap.core.errors import ModelError
 from closegap.frontend.agreement import check_agreement
 from closegap.frontend.lower import Lowered, lower_graph
 from closegap.frontend.parse import OnnxGraph, parse
 from closegap.frontend.source import inflate, read_model_bytes
 from closegap.frontend.trace import FREE_BATCH, BatchMixedError
+from closegap.graph.fusion import least_size
 from closegap.graph.network import Network
 from closegap.graph.transform import fuse_affine
 
@@ -23,7 +27,7 @@ def load(path: str | Path) -> Network:
 
     Raises:
         ModelError: the file is missing or damaged, its shapes are dynamic, a weight is not
-            finite, or the network and onnxruntime disagree.
+            finite or below float64's normal numbers, or the network and onnxruntime disagree.
         UnsupportedOpError: names the first node that is not supported, why, and what would help.
     """
     place = Path(path)
@@ -45,9 +49,21 @@ def loads(data: bytes, source: str = "<bytes>", *, check: bool = True) -> Networ
     graph = parse(onnx_bytes, source)
     lowered = _lower(graph)
     network = fuse_affine(_network(lowered, onnx_bytes, source))
+    _require_normal_weights(network)
     if check:
         check_agreement(network)
     return network
+
+
+def _require_normal_weights(network: Network) -> None:
+    """Refuse weights that bounds could not tell from zero; those of float32 files are far above."""
+    for node in network.nodes:
+        least = least_size(node.op)
+        if least < np.finfo(np.float64).smallest_normal:
+            raise ModelError(
+                f"{network.source}: node '{node.name}' has a weight of {least:g}, below float64's "
+                "normal numbers; set it to zero"
+            )
 
 
 def _lower(graph: OnnxGraph) -> Lowered:

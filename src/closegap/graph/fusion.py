@@ -2,7 +2,8 @@
 
 Exact means over the real numbers: every merged weight is rounded once, to float64. Weights that
 are all whole numbers (binarized layers) are never scaled: float32 adds them exactly, so their
-ties break as in the ONNX file, and solvers find the +-1 they look for.
+ties break as in the ONNX file, and solvers find the +-1 they look for. Nothing is merged where a
+product could underflow.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from closegap.core.numerics import FLOAT64_UNIT
 from closegap.graph import ops
-from closegap.graph.merges import MERGES, does_nothing, rearranged
+from closegap.graph.merges import MERGES, Merge, does_nothing, rearranged
 from closegap.graph.network import Network, Node
 
-__all__ = ["fuse_affine"]
+__all__ = ["fuse_affine", "least_size"]
 
 Array: TypeAlias = NDArray[np.float64]
+#: Merged weights below this would lose digits, or vanish.
+_LEAST_PRODUCT = float(np.finfo(np.float64).smallest_normal) / FLOAT64_UNIT
 Elementwise: TypeAlias = ops.Relu | ops.LeakyRelu | ops.Sigmoid | ops.Tanh | ops.Sign
 
 
@@ -118,7 +122,7 @@ class _Graph:
 
     def _merge_into(self, index: int, node: Node) -> bool:
         parent = self._node(node.inputs[0])
-        merge = MERGES.get((type(parent.op), type(node.op)))
+        merge = _merge(parent, node)
         free = isinstance(node.op, ops.Take | ops.Reshape) or self._only_reader(
             node.inputs[0], index
         )
@@ -177,7 +181,8 @@ class _Graph:
         if not (alone and isinstance(linear.op, ops.Linear)):
             return False
         flat = Node(rearranged(node, linear), (linear_index,), linear.shape, node.name)
-        op = MERGES[ops.Linear, type(node.op)](linear, flat)
+        merge = _merge(linear, flat)
+        op = None if merge is None else merge(linear, flat)
         if op is None:
             return False
         self._set(linear_index, replace(linear, op=op))
@@ -193,6 +198,8 @@ class _Graph:
             return False
         if isinstance(parent.op, ops.Shift) and isinstance(node.op, ops.Scale):
             if not isinstance(self._node(parent.inputs[0]).op, ops.Scale):
+                return False
+            if not _products_are_normal(parent.op, node.op):
                 return False
             moved: ops.Op = ops.Shift(parent.op.offset * node.op.factor)
         elif isinstance(node.op, ops.Reshape | ops.Transpose) and self._leads_to_weights(index):
@@ -237,6 +244,24 @@ class _Graph:
             if not isinstance(op, ops.Reshape | ops.Transpose | ops.Scale | ops.Shift):
                 return False
         return False
+
+
+def _merge(parent: Node, node: Node) -> Merge | None:
+    """How to merge two nodes; `None` where there is no way, or products could underflow."""
+    merge = MERGES.get((type(parent.op), type(node.op)))
+    return merge if merge is not None and _products_are_normal(parent.op, node.op) else None
+
+
+def _products_are_normal(first: ops.Op, second: ops.Op) -> bool:
+    """Whether products of the ops' numbers are zero or far from float64's least."""
+    return least_size(first) * least_size(second) > _LEAST_PRODUCT
+
+
+def least_size(op: ops.Op) -> float:
+    """The least of 1 and the sizes of an op's numbers that are not zero."""
+    arrays = [a for a in vars(op).values() if isinstance(a, np.ndarray) and a.dtype == np.float64]
+    sizes = (np.abs(a).min(where=a != 0, initial=1.0) for a in arrays)
+    return float(min(sizes, default=1.0))
 
 
 def _through(chain: list[Node], values: Array) -> tuple[Array, Array, Array]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from closegap.bounds.layout import arranged, flat_pair
 from closegap.bounds.records import Interval
+from closegap.bounds.regions import underflow
 from closegap.bounds.rules.base import Shape
 from closegap.core.numerics import gamma
 from closegap.graph import ops
@@ -34,6 +35,9 @@ __all__ = [
 
 Adjoint = tuple[list[Tensor], Tensor | None]
 
+#: Values that are smaller round like ones of this size, in the allowance of intervals.
+_LEAST_SIZE = 2.0**-20
+
 
 def _fold(coefficients: Tensor) -> Tensor:
     """`[B, Q, ...] -> [B * Q, ...]`."""
@@ -49,6 +53,11 @@ def _absolute(weights: NodeWeights) -> NodeWeights:
     return {k: w.abs() if w.is_floating_point() else w for k, w in weights.items()}
 
 
+def _lifted(size: Tensor) -> Tensor:
+    """The sizes, at least `_LEAST_SIZE` where they are not zero."""
+    return size.clamp(min=_LEAST_SIZE) * (size != 0)
+
+
 def _without_bias(weights: NodeWeights) -> NodeWeights:
     zero = {"bias", "offset"}
     return {k: torch.zeros_like(w) if k in zero else w for k, w in weights.items()}
@@ -62,14 +71,19 @@ def _weighted_magnitude(node: Node, weights: NodeWeights, parents: Sequence[Tens
 def _weighted_interval(
     node: Node, weights: NodeWeights, parents: Sequence[Interval], terms: int
 ) -> Interval:
-    """The range of a weighted sum of `terms` terms over the parents' boxes, rounded outward."""
+    """The range of a weighted sum of `terms` terms over the parents' boxes, rounded outward.
+
+    Products may underflow, so an entry's allowance has a constant, unless all its terms are zero:
+    what is exactly zero stays so. That sizes are lifted tells the two apart, for weights are normal
+    numbers.
+    """
     middle = forward_node(node, weights, [(p.lower + p.upper) / 2 for p in parents])
-    half = forward_node(
-        node, _without_bias(_absolute(weights)), [(p.upper - p.lower) / 2 for p in parents]
-    )
-    size = _weighted_magnitude(node, weights, [p.magnitude for p in parents])
+    sizes = _absolute(weights)
+    half = forward_node(node, _without_bias(sizes), [(p.upper - p.lower) / 2 for p in parents])
+    size = forward_node(node, sizes, [_lifted(p.magnitude) for p in parents])
+    vanished = (4 * terms + 16) * underflow(middle.dtype)
     unit = float(torch.finfo(middle.dtype).eps) / 2
-    rounding = 3 * gamma(terms + 4, unit) * size
+    rounding = 3 * gamma(terms + 4, unit) * size + vanished * (size != 0)
     return Interval(middle - half - rounding, middle + half + rounding)
 
 

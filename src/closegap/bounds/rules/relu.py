@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from closegap.bounds.records import Interval, Relaxation, unstable
+from closegap.bounds.regions import underflow
 from closegap.bounds.rules.common import line_rounding
 from closegap.graph import ops
 from closegap.graph.network import Node
@@ -54,7 +55,8 @@ class LeakyReluRule:
     def interval(self, node: Node, weights: NodeWeights, parents: Sequence[Interval]) -> Interval:
         """See `ActivationRule`: the op is monotone; one product is rounded."""
         ends = [forward_node(node, weights, [end]) for end in (parents[0].lower, parents[0].upper)]
-        slack = line_rounding(parents[0].magnitude)
+        size = parents[0].magnitude
+        slack = line_rounding(size) + underflow(size.dtype) * (size != 0)
         return Interval(ends[0] - slack, ends[1] + slack)
 
     def undecided(self, node: Node, bounds: Interval) -> Tensor:
