@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,40 @@ from closegap.cli.options import require_writable
 if TYPE_CHECKING:
     from closegap.core.bracket import Bracket
 
-__all__ = ["kept", "npz_file", "witnesses", "write_archive"]
+__all__ = ["ended", "npz_file", "witnesses", "write_archive"]
 
 
-def kept(done: int, total: int, save: Path | None) -> str:
+def _kept(done: int, total: int, save: Path | None) -> str:
     """What an interrupted run leaves."""
     if save is None or not done:
         return f"{done} of {total} images were attacked; --save keeps what was found"
     return f"{done} of {total} images were attacked and are in {save}"
+
+
+@contextmanager
+def ended(
+    found: Sequence[Any],
+    total: int,
+    save: Path | None,
+    write: Callable[[Path], None],
+    show: Callable[[], None],
+) -> Iterator[None]:
+    """Whatever ends the work within it, what was found is saved, and shown even if it cannot be.
+
+    Raises:
+        KeyboardInterrupt: after all that, with a note that says what is kept.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(_kept(len(found), total, save))
+        raise
+    finally:
+        with ExitStack() as last:
+            if found:
+                last.callback(show)
+            if found and save is not None:
+                last.callback(write, save)
 
 
 def npz_file(path: Path | None) -> Path | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from closegap.cli.archives import kept, npz_file, witnesses, write_archive
+from closegap.cli.archives import ended, npz_file, witnesses, write_archive
 from closegap.cli.options import data_options, names, norm_or_pixels, number
 
 if TYPE_CHECKING:
@@ -133,29 +132,24 @@ def _attack(model: Path, options: dict[str, Any]) -> None:
     attacked: list[AttackedImage] = []
 
     def show() -> None:
-        if attacked and not options["as_json"]:
+        if not options["as_json"]:
             title = f"{method.name} on {model.name}, {data.name}, eps {question.eps:g}"
             print_attack_summary([image.record for image in attacked], title)
 
-    with ExitStack() as after:
-        after.callback(show)  # whatever becomes of the file
-        after.callback(_write, save, data.images, attacked)
-        try:
-            for image in attack_data(network, data, question, method, seed=options["seed"]):
-                attacked.append(image)
-                if options["as_json"]:
-                    print_row(image.record.row())
-        except KeyboardInterrupt as error:
-            error.add_note(kept(len(attacked), len(data), save))
-            raise
+    def write(path: Path) -> None:
+        _write(path, data.images, attacked)
+
+    with ended(attacked, len(data), save, write, show):
+        for image in attack_data(network, data, question, method, seed=options["seed"]):
+            attacked.append(image)
+            if options["as_json"]:
+                print_row(image.record.row())
 
 
-def _write(path: Path | None, clean: Any, found: Sequence[AttackedImage]) -> None:
-    """The witness where one was found, else the clean image; nothing where none was attacked."""
+def _write(path: Path, clean: Any, found: Sequence[AttackedImage]) -> None:
+    """The witness where one was found, else the clean image."""
     import numpy as np
 
-    if path is None or not found:
-        return
     write_archive(
         path,
         images=witnesses(clean, [image.bracket for image in found]),

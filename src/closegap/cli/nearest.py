@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from closegap.cli.archives import kept, npz_file, witnesses, write_archive
+from closegap.cli.archives import ended, npz_file, witnesses, write_archive
 
 if TYPE_CHECKING:
     from closegap.evaluate.nearest import NearestImage
@@ -44,31 +43,26 @@ def nearest(model: Path, options: dict[str, Any]) -> None:
     found: list[NearestImage] = []
 
     def show() -> None:
-        if found and not options["as_json"]:
+        if not options["as_json"]:
             title = f"{name} on {model.name}, {data.name}, l{attack.method.norm:g}"
             print_nearest([image.row() for image in found], title)
 
-    with ExitStack() as after:
-        after.callback(show)  # whatever becomes of the file
-        after.callback(_write, save, data.images, found)
-        try:
-            for image in attack_nearest(
-                network, data, attack, timeout=options["timeout"], seed=options["seed"]
-            ):
-                found.append(image)
-                if options["as_json"]:
-                    print_row(image.row())
-        except KeyboardInterrupt as error:
-            error.add_note(kept(len(found), len(data), save))
-            raise
+    def write(path: Path) -> None:
+        _write(path, data.images, found)
+
+    with ended(found, len(data), save, write, show):
+        for image in attack_nearest(
+            network, data, attack, timeout=options["timeout"], seed=options["seed"]
+        ):
+            found.append(image)
+            if options["as_json"]:
+                print_row(image.row())
 
 
-def _write(path: Path | None, clean: Any, found: Sequence[NearestImage]) -> None:
-    """The witness where one was found, else the clean image; nothing where none was attacked."""
+def _write(path: Path, clean: Any, found: Sequence[NearestImage]) -> None:
+    """The witness where one was found, else the clean image."""
     import numpy as np
 
-    if path is None or not found:
-        return
     write_archive(
         path,
         images=witnesses(clean, [image.bracket for image in found]),

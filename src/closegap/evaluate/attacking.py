@@ -80,11 +80,7 @@ def attack_data(
             for i in rows
         ]
         brackets = [_clean(query) for query in queries]
-        open_ = [
-            n
-            for n, query in enumerate(queries)
-            if brackets[n].verdict is Verdict.UNKNOWN and free_inputs(query)
-        ]
+        open_ = _open(queries, brackets)
         budget = Budget.of_seconds(question.timeout * len(rows), seed=seed)
         stopped: AttackInterrupted | None = None
         try:
@@ -108,6 +104,12 @@ def attack_data(
 def _clean(query: Query) -> Bracket:
     witness = replayer(query.network).witness(query, center_of(query))
     return Bracket() if witness is None else Bracket().reduce_upper(witness, "clean")
+
+
+def _open(queries: Sequence[Query], brackets: Sequence[Bracket]) -> list[int]:
+    """Where there is something left to attack."""
+    unknown = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
+    return [n for n in unknown if free_inputs(queries[n])]
 
 
 def _replayed(query: Query, bracket: Bracket, outcome: AttackOutcome) -> Bracket:
