@@ -17,7 +17,7 @@ minute of processor time for the largest.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import closegap
+from closegap.core.errors import DataError
 from closegap.data import DataSet, digits_split, load_data, load_training
 
 __all__ = ["SIZES", "BinaryNetwork", "Recipe", "Split", "split_of", "train", "write_onnx"]
@@ -239,7 +240,7 @@ def widths_of(size: str) -> tuple[int, ...]:
         click.BadParameter: that is not two positive numbers with an x between them.
     """
     depth, cross, width = size.partition("x")
-    if not (cross and depth.isdigit() and width.isdigit() and int(depth) * int(width)):
+    if not (cross and depth.isdecimal() and width.isdecimal() and int(depth) * int(width)):
         raise click.BadParameter(f"'{size}' is not DEPTHxWIDTH, such as 2x100")
     return int(depth) * (int(width),)
 
@@ -262,8 +263,8 @@ def make(name: str, recipe: Recipe, split: Split, path: Path) -> None:
 @click.option("--data", default="mnist", show_default=True,
               type=click.Choice(["mnist", "fashion-mnist", "digits"]))  # fmt: skip
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("bnn"), show_default=True)
-@click.option("--epochs", default=Recipe.epochs, show_default=True)
-@click.option("--seed", default=Recipe.seed, show_default=True)
+@click.option("--epochs", default=Recipe.epochs, show_default=True, type=click.IntRange(min=1))
+@click.option("--seed", default=Recipe.seed, show_default=True, type=click.IntRange(min=0))
 @click.option("--packaged", is_flag=True, help="Only the network that closegap carries.")
 def main(
     sizes: tuple[str, ...], data: str, folder: Path, epochs: int, seed: int, packaged: bool
@@ -272,11 +273,14 @@ def main(
     if packaged:
         make("digits_bnn", Recipe((32, 32), epochs=150, shift=0), split_of("digits"), PACKAGED)
         return
-    split = split_of(data)
+    recipes = {size: Recipe(widths_of(size), epochs, seed=seed) for size in sizes or SIZES}
+    try:
+        split = split_of(data)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (DataError, OSError) as error:
+        raise click.UsageError(str(error)) from None
     click.echo(f"{data}: trains on {split.words}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for size in sizes or SIZES:
-        recipe = replace(Recipe(widths_of(size)), epochs=epochs, seed=seed)
+    for size, recipe in recipes.items():
         make(f"bnn_{size}", recipe, split, folder / f"{data}_{size}.onnx")
 
 

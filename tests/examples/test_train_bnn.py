@@ -9,9 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 
 from closegap.attacks.binarized.iprop import IProp, IPropOptions
 from closegap.core.budget import Budget
+from closegap.core.errors import DataError
 from closegap.data import digits_split
 from closegap.frontend import load
 from closegap.graph.binarized.forward import BinarizedForward
@@ -72,6 +74,22 @@ def test_gradients_pass_signs_within_one() -> None:
 def test_sizes_that_are_none(size: str) -> None:
     with pytest.raises(click.BadParameter, match="DEPTHxWIDTH"):
         train_bnn.widths_of(size)
+
+
+def test_misuse_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+
+    def nowhere(name: str) -> None:
+        raise DataError(f"{name} is not on disk")
+
+    folder = ["1x8", "--data", "digits", "--folder", str(tmp_path / "file" / "in")]
+    assert CliRunner().invoke(train_bnn.main, folder).exit_code == 2
+    monkeypatch.setattr(train_bnn, "split_of", nowhere)
+    said = CliRunner().invoke(train_bnn.main, ["1x8"])
+    assert said.exit_code == 2 and "mnist is not on disk" in said.output
+    assert "not DEPTHxWIDTH" in CliRunner().invoke(train_bnn.main, ["1x8", "2x0"]).output
 
 
 def test_images_are_shifted_with_zeros(rng: np.random.Generator) -> None:

@@ -4,7 +4,7 @@ First a short descent through soft signs and IProp from its best point, to a loc
 descent, IProp and the local search among the first layer's signs take turns, each from the best
 point of all, with IProp from ever new starts, for the best point of one basin need not lead to
 another. All get equal time until one of them pays: the time of a search that improved the margin in
-its last turns counts for less.
+its last turns counts for less. Time is measured, so the same seed need not find the same twice.
 """
 
 from __future__ import annotations
