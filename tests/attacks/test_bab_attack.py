@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Polish
 from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
@@ -19,6 +20,7 @@ from closegap.attacks.activation.bab_attack.bottom_up import (
 )
 from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds, implied, unit_bounds
+from closegap.attacks.activation.bab_attack.hops import HopSearch, near_clauses
 from closegap.attacks.activation.bab_attack.subprogram import SubProgram
 from closegap.attacks.activation.bab_attack.subtree import SubTree
 from closegap.attacks.activation.bab_attack.tree import TreeOptions, sampling_odds
@@ -31,6 +33,7 @@ from closegap.attacks.outcome import AttackInterrupted
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
+from closegap.frontend import loads
 from closegap.mip import registry
 from closegap.mip.killable import KillableBackend
 from closegap.mip.model import Status
@@ -38,7 +41,7 @@ from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
 from closegap.testing.enumeration import clause_margin, least_clause_margin
 from closegap.testing.mip_probes import worker_processes
-from closegap.testing.networks import random_leaky, random_mlp
+from closegap.testing.networks import onnx_model, random_leaky, random_mlp
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
 from mip.failing_solvers import Deaf
 from tiny_networks import pooled, query, residual, samples
@@ -279,6 +282,33 @@ def beam_search(asked: Query) -> tuple[bool, bool]:
     while not arena.done:
         beam.step()
     return bool(proved) and proved[0] > 0, harvest.done
+
+
+def test_near_clauses_are_those_at_most_twice_the_least() -> None:
+    assert near_clauses(np.array([3.0, 1.0, np.inf, 2.0, 2.1])).tolist() == [1, 3]
+    assert near_clauses(np.zeros(0)).tolist() == []
+
+
+def test_hops_leave_the_clause_they_fell_for_first() -> None:
+    # Margins 1 - x0 / 2 and 1 - 18 relu(x1 - 0.95): nearly everywhere the first is nearer.
+    steep = {"w0": np.eye(2), "b0": np.array([0.0, -0.95])}
+    outputs = {"w1": np.array([[0.0, 0.0], [0.5, 0.0], [0.0, 18.0]]), "b1": np.array([1.0, 0, 0])}
+    layers = "Gemm input w0 b0 a,Relu a h,Gemm h w1 b1 output"
+    parts = [step.split() for step in layers.split(",")]
+    nodes = [
+        helper.make_node(op, names, [out], **({"transB": 1} if op == "Gemm" else {}))
+        for op, *names, out in parts
+    ]
+    net = loads(onnx_model(nodes, steep | outputs, ["N", 2]))
+    asked = robustness(net, np.full(2, 0.5, dtype=np.float32), 0, 0.5)
+    arena = arena_of(asked, Budget(seed=1))
+    hops = HopSearch(QUICK, arena)
+    margins = []
+    for _ in range(3):
+        hops.step()
+        margins.append(min(candidate.margin for candidate in arena.pool.best(1)))
+    assert margins[1] == pytest.approx(0.5)
+    assert margins[2] == pytest.approx(0.1, rel=1e-4)
 
 
 def test_worse_bounds_are_sampled_more_often() -> None:

@@ -25,6 +25,8 @@ def test_margins_follow_the_definition(rng: np.random.Generator, sizes: tuple[in
     row_margins = prop.row_margins(outputs)
     clause_margins = prop.clause_values(row_margins)
     assert clause_margins.shape == (200, len(sizes))
+    alone = [prop.single(clause).margins(outputs) for clause in range(len(sizes))]
+    assert np.array_equal(np.stack(alone, axis=1), clause_margins)
     broken = 0
     for y, margin, by_row, by_clause in zip(
         outputs, margins, row_margins, clause_margins, strict=True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,6 +80,17 @@ class Property:
         if not self.clauses:
             return np.full(len(outputs), np.inf)
         return np.asarray(self.clause_values(self.row_margins(outputs)).min(axis=1))
+
+    def single(self, clause: int) -> Property:
+        """The property that only this clause can break; its margins are never below the whole's."""
+        chosen = self.clause == clause
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            offsets=self.offsets[chosen],
+            clause=np.zeros(int(chosen.sum()), dtype=np.int64),
+            names=(self.names[clause],),
+        )
 
     def broken_by(self, margin: float) -> bool:
         """True iff an exactly evaluated margin breaks the property."""
