@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from closegap.attacks.minimal.attack import replayed
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.attacks.sparse.options import OURS, PAPER, SparseOptions
-from closegap.attacks.sparse.search import SparseTree
+from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.frontend import load
 from closegap.graph.network import Network

@@ -102,7 +102,9 @@ def _to_plane(slope: np.ndarray, margin: float, image: np.ndarray, norm: float) 
 
 
 #: How much farther than the optimum an attack may stay on affine networks; in l0, pixels.
-AFFINE = {"deepfool": 1.001, "fmn": 1.1, "sparsefool": 1.1, "ead": 1.5, "cw": 1.5}
+AFFINE = {
+    "deepfool": 1.001, "fab-nearest": 1.001, "fmn": 1.1, "sparsefool": 1.1, "ead": 1.5, "cw": 1.5
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "norm"), EVERY)

@@ -7,14 +7,19 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.minimal.attack import replayed
+from closegap.attacks.minimal.below import below
+from closegap.attacks.minimal.fitting import fitted
 from closegap.attacks.minimal.portfolio import portfolio
 from closegap.attacks.minimal.successive import SuccessivePrograms, linear_program
 from closegap.attacks.minimal.variation import VariationProgram
 from closegap.core.budget import Budget
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
+from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import L1TvDistance, ObjectiveOptions, make_objective
 from closegap.specs.region import Box
@@ -37,13 +42,57 @@ def test_starts_count_and_none_is_nearer_than_the_optimum(
     while not np.isfinite(exact):
         query = asked(network, rng.random(4).astype(np.float32), name)
         exact = least_distance(query)
-    found = portfolio(query.objective).starts(query, Budget(), replayed(query))
+    attacks, judge = replace(portfolio(query.objective), published=(), long=()), replayed(query)
+    assert not attacks.first(query, Budget(), judge, Budget())
+    found = attacks.starts(query, Budget(), judge)
     distances = [nearest.distance for nearest in found]
     assert distances == sorted(distances)
     assert exact - 1e-6 <= distances[0] <= 1.3 * exact + 0.02
     for nearest in found:
         assert nearest.point is not None
         assert replayed(query)(nearest.point, nearest.distance)
+
+
+@pytest.mark.parametrize("name", ["linf", "l1"])
+def test_fab_goes_on_below_a_distance_and_never_below_the_optimum(
+    rng: np.random.Generator, name: str
+) -> None:
+    ratios: list[float] = []
+    while len(ratios) < 3:
+        query = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), name)
+        exact, judge = least_distance(query), replayed(query)
+        if np.isfinite(exact):
+            found = below(query, 1.5 * exact, Budget(), judge)
+            assert found.point is None or judge(found.point, found.distance)
+            ratios.append(found.distance / exact)
+            assert not below(query, 0.9 * exact, Budget(), judge).found
+    assert 1 - 1e-6 <= min(ratios) <= 1.05
+
+
+def test_attacks_get_the_steps_that_fit(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that counts the network's evaluations alone."""
+    query, ticks = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), "l1"), [0]
+    forward = TorchNetwork.__call__
+
+    def counted(network: TorchNetwork, inputs: Tensor) -> Tensor:
+        ticks[0] += 1
+        return forward(network, inputs)
+
+    monkeypatch.setattr(TorchNetwork, "__call__", counted)
+    monkeypatch.setattr("time.monotonic", lambda: float(ticks[0]))
+
+    def steps(seconds: float, name: str, sizes: AttackOptions) -> int:
+        budget = Budget.of_seconds(seconds)
+        attack = fitted(name, sizes, 1.0, query, budget, share=0.5)
+        return 0 if attack is None else attack.method.steps
+
+    assert steps(2000, "fmn", AttackOptions()) == 1000
+    assert 300 <= steps(800, "fmn", AttackOptions()) <= 400
+    assert steps(2000, "fmn", AttackOptions(500)) == 500
+    assert steps(30, "fmn", AttackOptions()) == 0
+    assert 9 * 300 <= steps(12000, "ead", AttackOptions()) <= 9 * 340
 
 
 def test_programs_come_nearer_and_never_leave_a_broken_point(rng: np.random.Generator) -> None:

@@ -17,7 +17,7 @@ from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.reach import Reach
-from closegap.attacks.sparse.search import SparseTree
+from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
 from closegap.runtime.cache import replayer

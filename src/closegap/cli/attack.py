@@ -24,7 +24,7 @@ __all__ = ["attack_command"]
 @click.option(
     "--method",
     help="Which attack, such as pgd, region-walk, lippa, mip or bab-attack; or one that looks "
-    "for the nearest image: sigma-zero, fmn, ead, sparsefool, deepfool or cw.",
+    "for the nearest image: sigma-zero, fmn, ead, sparsefool, deepfool, cw or fab-nearest.",
 )
 @click.option("--eps", type=number, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option(
@@ -85,7 +85,8 @@ def attack_command(model: Path, **options: Any) -> None:
     Only an input that was replayed on the ONNX file counts. Finding none proves nothing.
 
     With --minimise, bracket the distance to the nearest one instead of --method and --eps.
-    sigma-zero, fmn, ead, sparsefool, deepfool and cw only look for a near one, quickly.
+    sigma-zero, fmn, ead, sparsefool, deepfool, cw and fab-nearest only look for a near one, in
+    little time.
     """
     if options["minimise"] is not None:
         from closegap.cli.minimise import minimise

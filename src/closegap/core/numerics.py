@@ -28,6 +28,7 @@ __all__ = [
     "MIP_RESOLUTION",
     "MIP_ROW_SLACK",
     "MIP_SEARCH_FEASIBILITY",
+    "NEARER_SHARE",
     "NEGLIGIBLE_SHARE",
     "OPTIMUM_TOLERANCE",
     "QP_ROW_SLACK",
@@ -112,6 +113,8 @@ WALK_DECREASE = 1e-7
 #: The next cell is to be nearer than the last by this share; a counterexample that is nearer than
 #: what was proved by more contradicts it.
 DISTANCE_STEP = 1e-6
+#: An attack is asked again for a point nearer than a known one by at least this share.
+NEARER_SHARE = 1e-4
 #: A bracket of a least distance this narrow is closed.
 DISTANCE_TOLERANCE = 1e-4
 

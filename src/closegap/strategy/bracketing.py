@@ -16,34 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
-from closegap.attacks.minimal.portfolio import portfolio
 from closegap.attacks.sparse.generic import GenericMip
-from closegap.attacks.sparse.incumbent import OnProved, unheard
+from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
 from closegap.attacks.sparse.options import OURS
-from closegap.attacks.sparse.search import SparseTree
+from closegap.attacks.sparse.search import SparseSearch
+from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
-from closegap.core.numerics import DISTANCE_STEP, FLOAT64_UNIT
+from closegap.core.numerics import DISTANCE_STEP, FLOAT64_UNIT, TINY
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Verdict
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import norm_objective
 from closegap.strategy.distance_result import DistanceResult
 from closegap.strategy.solve import solve
+from closegap.strategy.witnesses import Witnesses
 from closegap.verify.distance_floor import FloorOptions, distance_floor
 
 __all__ = ["EXACT", "Bracketing", "ExactAnswer", "ExactSolver"]
 
 _CHEAP = ("crown", "alpha-crown")
-#: Of the time, for the attack.
-_ATTACK_SHARE = 0.2
-#: On networks of more units than this, of which exact search cannot hope to end soon: what attacks
-#: get of short times all the same, in seconds, and at most of the time.
-_LARGE, _ATTACK_SECONDS, _ATTACK_MOST = 1500, 5.0, 0.7
-#: Of the attacks' time, for walks: in the distance itself, and in the l1 norm for other distances.
-_WALK_SHARE, _PROXY_SHARE = 0.5, 0.2
+#: On small networks, of what is left, for a tree before the published attacks.
+_SMALL_SHARE = 0.3
+#: Of what is left, for the tree, and for a turn of the tree or of proofs at radii; in seconds, the
+#: least turn. A tree that would leave less open than this share of the distance goes on.
+_TREE_SHARE, _TURN_SHARE, _LEAST_TURN, _NEARLY = 0.9, 0.35, 1.0, 0.02
 #: Of what is left, for the first try just below the upper end; the next tries are twice as long.
+#: In a turn more of it; but while the lower end is below this share of the upper one, only so much
+#: of the try's time.
+_TURN_FIRST, _WIDE, _WIDE_TRY = 0.5, 0.75, 0.25
 #: Then so many tries between the ends, for this share of its time each.
 _FIRST_SHARE = 0.125
 _MIDDLES, _MIDDLE_SHARE = 3, 0.5
@@ -112,8 +113,8 @@ class Bracketing:
     ) -> None:
         self._query = query
         self._tolerance = tolerance
-        self._attack = attack
         self._budget = budget
+        self._witnesses = Witnesses(query, attack, budget, self._counts, lambda: self._best)
         self._started = time.monotonic()
         self._lower = _floor(query)
         self._best = Nearest()
@@ -128,24 +129,7 @@ class Bracketing:
 
     def attacks(self) -> None:
         """Search for near witnesses for a share of the time."""
-        remaining = self._budget.remaining
-        network = self._query.network
-        large = sum(network.nodes[i].size for i in network.activations) > _LARGE
-        least = min(_ATTACK_SECONDS, _ATTACK_MOST * remaining) if large else 0.0
-        spend = self._budget.within(max(_ATTACK_SHARE * remaining, least))
-        walks = _WALK_SHARE if self._query.objective.norm is not None else _PROXY_SHARE
-        part = self._budget.within((1 - walks) * spend.remaining)
-        found = portfolio(self._query.objective).starts(self._query, part, self._counts)
-        if self._query.objective.norm is not None:
-            starts = [nearest.point for nearest in found if nearest.point is not None]
-            self._attack.run(self._query, spend, self._counts, starts)
-            return
-        proxy = replace(self._query, objective=norm_objective(1))
-        self._attack.run(proxy, spend, self._by_proxy)
-
-    def _by_proxy(self, point: NDArray[np.float32], _: float) -> bool:
-        """Whether a point breaks the property; if so, it may be the nearest in our distance."""
-        return self._counts(point, self._query.distance(point))
+        self._witnesses.search()
 
     def halve(self) -> None:
         """Raise the lower end by linear bounds."""
@@ -166,19 +150,90 @@ class Bracketing:
             if not self._try(middle, _CHEAP, _HALVING_SHARE * self._budget.remaining):
                 high = middle
 
-    def close(self, engines: Sequence[str]) -> None:
+    def small(self) -> None:
+        """On small networks, a turn of the tree and then the published attacks."""
+        if self._witnesses.waiting:
+            with self.watch.part("tree"):
+                self.solve(EXACT["tree"], _SMALL_SHARE)
+            if not self._done:
+                with self.watch.part("starts"):
+                    self._witnesses.published()
+
+    def race(self, engines: Sequence[str]) -> None:
+        """The tree and proofs at radii in turn, more and more of it to who pays.
+
+        Either end of what is open, the tree's own and the bracket's, is taken to shrink on by the
+        same share a second; who would leave less open has the next turn. A tree that is about to
+        close is not disturbed.
+        """
+        tree = None if self._done else self._planted()
+        waiting = True
+        rates = {"tree": math.inf, "radii": 0.0 if tree is None else math.nan}
+        while not self._done:
+            turn = max(_TURN_SHARE * self._budget.remaining, _LEAST_TURN)
+            name = "radii" if tree is None else self._next(tree, rates, turn)
+            if name == "radii" and waiting:
+                waiting = False
+                with self.watch.part("long attacks"):
+                    self._witnesses.long()
+            open_, begun = self._open(tree, name), time.monotonic()
+            with self.watch.part(name):
+                if name == "tree" and tree is not None:
+                    tree.offer(self._best.point)
+                    tree.grow(self._budget.within(turn))
+                    self._counts_of["nodes"] = tree.nodes
+                    tree = tree if tree.paused else None
+                else:
+                    self.close(engines, self._budget if tree is None else self._budget.within(turn))
+            spent = max(time.monotonic() - begun, TINY)
+            shrunk = self._open(tree, name) / max(open_, TINY)
+            rates[name] = -math.log(max(shrunk, TINY)) / spent
+
+    def _planted(self) -> SparseSearch:
+        """A tree for most of the time, bounded at its roots."""
+        spend = self._budget.within(_TREE_SHARE * self._budget.remaining)
+        incumbent = Incumbent(self._query, self._counts, self._prove)
+        options = replace(OURS, attack=None, known=self._lower)
+        search = SparseSearch(options, self._query, spend, incumbent)
+        with self.watch.part("tree"):
+            search.begin(() if self._best.point is None else (self._best.point,))
+        return search
+
+    def _open(self, tree: SparseSearch | None, name: str) -> float:
+        """What is left between the upper end and the tree's lower end, or the bracket's."""
+        lower = tree.least if tree is not None and name == "tree" else self._lower
+        return min(self._best.distance, self._farthest) - lower
+
+    def _next(self, tree: SparseSearch, rates: dict[str, float], turn: float) -> str:
+        """Whose turn it is."""
+        own = self._open(tree, "tree")
+        if math.isinf(rates["tree"]):
+            return "tree"
+        after = own * math.exp(-rates["tree"] * self._budget.remaining)
+        if after <= _NEARLY * self._best.distance:
+            return "tree"
+        if math.isnan(rates["radii"]):
+            return "radii"
+        by_tree = own * math.exp(-rates["tree"] * turn)
+        by_radii = self._open(tree, "radii") * math.exp(-rates["radii"] * turn)
+        return "tree" if by_tree < by_radii else "radii"
+
+    def close(self, engines: Sequence[str], turn: Budget | None = None) -> None:
         """Rounds of longer and longer tries: just below the upper end, then between the ends.
 
         While no counterexample is known the upper end is the farthest corner: there may be none.
         """
-        effort = _FIRST_SHARE * self._budget.remaining
-        while not self._done:
+        turn = turn or self._budget
+        effort = (_FIRST_SHARE if turn is self._budget else _TURN_FIRST) * turn.remaining
+        while not (self._done or turn.expired):
             below = self._best.distance - _BELOW * self._tolerance
-            self._try(min(below, self._farthest), engines, effort)
+            wide = self._lower < _WIDE * self._best.distance
+            first = min(_WIDE_TRY * effort if wide else effort, turn.remaining)
+            self._try(min(below, self._farthest), engines, first)
             high = self._farthest  # the least radius that stayed open
             for _ in range(_MIDDLES):
                 high = min(high, self._best.distance)
-                if self._done or high - self._lower <= self._tolerance:
+                if self._done or turn.expired or high - self._lower <= self._tolerance:
                     break
                 radius = (self._lower + high) / 2
                 if not self._try(radius, engines, _MIDDLE_SHARE * effort):
@@ -232,10 +287,7 @@ class Bracketing:
 
     def _improve(self, point: NDArray[np.float32]) -> None:
         self._counts(point, self._query.distance(point))
-        if self._query.objective.norm is None:
-            return
-        spend = self._budget.within(_ATTACK_SHARE * self._budget.remaining)
-        self._attack.improve(self._query, point, spend, self._counts)
+        self._witnesses.improve(point)
 
     def _counts(self, point: NDArray[np.float32], distance: float) -> bool:
         """Whether a point at its distance is a counterexample; the nearest one is kept."""

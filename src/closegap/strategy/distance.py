@@ -3,8 +3,9 @@
 Walks push the upper end down to a replayed witness; decision queries at radii in between push the
 lower end up. For a norm the radius tried first is just below the upper end: where the witness is
 the nearest one, that proof closes the bracket at once. For other distances exact solvers, started
-at the witness, push both ends; the starts are near in the l1 norm, or in pixels. Under norms too
-the tree is given its turn before the proofs: it is faster where it closes at all.
+at the witness, push both ends; the starts are near in the l1 norm, or in pixels. Under norms the
+tree and the proofs take turns, more to whose gap shrinks faster; the tree begins, for it is faster
+where it closes at all.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ from closegap.strategy.distance_result import DistanceInterrupted, DistanceResul
 __all__ = ["DistanceInterrupted", "DistanceResult", "minimise_distance"]
 
 _COMPLETE = ("crown", "alpha-crown", "bab", "mip", "input-split")
-#: Under norms, of what is left, for the tree before proofs at radii; it gives up early where it
-#: stays behind what is known.
-_TREE_SHARE = 0.9
 
 
 def minimise_distance(
@@ -46,7 +44,7 @@ def minimise_distance(
         engines: for proofs at a radius.
         attack: for witnesses.
         exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these,
-            after a turn of the tree, and takes them all in turn for the other distances.
+            in turn with the tree, and takes them all in turn for the other distances.
         seed: of every random choice.
 
     Raises:
@@ -77,12 +75,9 @@ def _narrow(search: Bracketing, solvers: Sequence[str], engines: Sequence[str]) 
         search.attacks()
     with search.watch.part("linear bounds"):
         search.halve()
+    search.small()
     for name in solvers:
         with search.watch.part(name):
             search.solve(EXACT[name])
-    if solvers:
-        return
-    with search.watch.part("tree"):
-        search.solve(EXACT["tree"], _TREE_SHARE)
-    with search.watch.part("radii"):
-        search.close(engines)
+    if not solvers:
+        search.race(engines)

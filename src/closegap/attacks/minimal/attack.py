@@ -23,7 +23,7 @@ from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.query import robustness
 
-__all__ = ["MinimalAttack", "NearestInterrupted", "replayed"]
+__all__ = ["MinimalAttack", "NearestInterrupted", "replayed", "room_of"]
 
 JudgeOf: TypeAlias = Callable[[DistanceQuery], OnNearer]
 
@@ -102,7 +102,7 @@ class MinimalAttack:
             return ()
         network = compiled(queries[0].network, torch.float32, str(device))
         answers: list[Nearest] = []
-        room = _room(network, budget)
+        room = room_of(network, budget)
         width = max(1, room // self.restarts)
         try:
             for begin in range(0, len(queries), width):
@@ -169,7 +169,7 @@ def _placed(best: Best, rows: torch.Tensor, late: Best) -> Best:
     )
 
 
-def _room(network: TorchNetwork, budget: Budget) -> int:
+def room_of(network: TorchNetwork, budget: Budget) -> int:
     """How many points go through the network at a time, and how many lanes lie side by side."""
     values = sum(node.size for node in network.network.nodes)
     limit = min(budget.memory, CPU_CHUNK_BYTES) if network.device.type == "cpu" else budget.memory

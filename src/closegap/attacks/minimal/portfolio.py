@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.gradient.options import AttackOptions
-from closegap.attacks.minimal.registry import make_minimal
+from closegap.attacks.minimal.fitting import fitted
 from closegap.attacks.minimal.successive import SuccessivePrograms
 from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
@@ -16,7 +16,7 @@ from closegap.specs.objectives import Objective
 
 __all__ = ["Entry", "Portfolio", "portfolio"]
 
-#: Of the time that is left, what one attack may take.
+#: Of the time that is left, what an attack may take that does not fit into it with all its steps.
 _SHARE = 0.5
 #: Of the time, for all attacks where programs follow: these gain more.
 _BEFORE_PROGRAMS = 0.3
@@ -41,18 +41,49 @@ class Entry:
     restarts: int
 
 
-_SPARSE = (
-    Entry("sparsefool", 1.0, 20, 9),
-    Entry("fmn", 1.0, 300, 4),
-    Entry("deepfool", 1.0, 50, 9),
-)
-#: By norm; 0 counts pixels.
-_BY_NORM: dict[float, tuple[Entry, ...]] = {
-    1.0: _SPARSE,
+#: By norm (0 counts pixels), attacks as they run by themselves, those of few steps first; last one
+#: of thousands of steps, with a tenth of them or less.
+_PUBLISHED: dict[float, tuple[Entry, ...]] = {
+    0.0: (
+        Entry("sparsefool", 0.0, None, 1),
+        Entry("sigma-zero", 0.0, None, 1),
+        Entry("fmn", 0.0, None, 1),
+    ),
+    1.0: (
+        Entry("sparsefool", 1.0, None, 1),
+        Entry("deepfool", 1.0, None, 1),
+        Entry("fab-nearest", 1.0, None, 10),
+        Entry("fmn", 1.0, None, 1),
+        Entry("ead", 1.0, 50, 1),
+    ),
+    2.0: (
+        Entry("deepfool", 2.0, None, 1),
+        Entry("fab-nearest", 2.0, None, 10),
+        Entry("fmn", 2.0, None, 1),
+        Entry("cw", 2.0, 100, 1),
+    ),
+    math.inf: (
+        Entry("deepfool", math.inf, None, 1),
+        Entry("fab-nearest", math.inf, None, 10),
+        Entry("fmn", math.inf, None, 1),
+    ),
+}
+#: By norm, attacks of thousands of steps: binary searches over a weight.
+_LONG: dict[float, tuple[Entry, ...]] = {
+    1.0: (Entry("ead", 1.0, None, 1),),
+    2.0: (Entry("cw", 2.0, None, 1),),
+}
+#: By norm, attacks on each class, and from random changes of the image.
+_SEVERAL: dict[float, tuple[Entry, ...]] = {
     0.0: (
         Entry("sparsefool", 0.0, 20, 9),
         Entry("sigma-zero", 0.0, 300, 12),
         Entry("fmn", 0.0, 300, 4),
+    ),
+    1.0: (
+        Entry("sparsefool", 1.0, 20, 9),
+        Entry("fmn", 1.0, 300, 4),
+        Entry("deepfool", 1.0, 50, 9),
     ),
     2.0: (Entry("deepfool", 2.0, 50, 9), Entry("fmn", 2.0, 300, 4)),
     math.inf: (Entry("deepfool", math.inf, 50, 9), Entry("fmn", math.inf, 300, 4)),
@@ -64,52 +95,97 @@ class Portfolio:
     """Attacks in order, and what goes on from their points.
 
     Attributes:
-        entries: in three sizes, each with half of the time that is left.
+        published: attacks as they run by themselves, which find here what they find elsewhere.
+        long: the same of thousands of steps, all of them or none.
+        several: attacks with many lanes.
         programs: successive linear programs of the distance itself; `None` for norms, whose
             attacks know what they minimise.
     """
 
-    entries: tuple[Entry, ...]
+    published: tuple[Entry, ...]
+    long: tuple[Entry, ...]
+    several: tuple[Entry, ...]
     programs: SuccessivePrograms | None = None
 
-    def starts(self, query: DistanceQuery, budget: Budget, judge: OnNearer) -> tuple[Nearest, ...]:
-        """What each attack found that counts, nearest first by the query's own distance.
+    def first(
+        self, query: DistanceQuery, budget: Budget, judge: OnNearer, limit: Budget
+    ) -> tuple[Nearest, ...]:
+        """What the published attacks found that counts; with fewer steps where time is short.
+
+        Args:
+            query: whose counterexamples.
+            budget: of them together, and the seed.
+            judge: says of a float32 point and its distance whether it counts.
+            limit: where attacks end that took longer than they promised.
+        """
+        return _sorted(_run(entry, query, budget, judge, limit) for entry in self.published)
+
+    def starts(
+        self,
+        query: DistanceQuery,
+        budget: Budget,
+        judge: OnNearer,
+        known: Sequence[Nearest] = (),
+    ) -> tuple[Nearest, ...]:
+        """What attacks with many lanes found, and what was known.
 
         Args:
             query: whose counterexamples.
             budget: deadline and seed.
             judge: says of a float32 point and its distance whether it counts.
+            known: counterexamples.
+
+        Returns:
+            what counts, nearest first by the query's own distance.
         """
-        found: list[Nearest] = []
         share = 1.0 if self.programs is None else _BEFORE_PROGRAMS
-        spend = budget.within(share * budget.remaining)
-        for entry in self._in_order():
-            if spend.expired:
-                break
-            sizes = AttackOptions(entry.steps, entry.restarts)
-            attack = make_minimal(entry.name, sizes, entry.norm)
-            found.append(attack.run(query, spend.within(_SHARE * spend.remaining), judge))
-        if self.programs is not None and not budget.expired:
-            ranked = sorted((n for n in found if n.found), key=lambda n: n.distance)
-            from_ = [n.point for n in ranked[:_FROM] if n.point is not None]
-            found.append(self.programs.run(query, budget, judge, from_))
-        return tuple(sorted((n for n in found if n.found), key=lambda n: n.distance))
+        spend, entries = budget.within(share * budget.remaining), self.several
+        found = _sorted([*known, *[_run(entry, query, spend, judge, spend) for entry in entries]])
+        if self.programs is None or budget.expired:
+            return found
+        from_ = [n.point for n in found[:_FROM] if n.point is not None]
+        return _sorted([*found, self.programs.run(query, budget, judge, from_)])
 
-    def _in_order(self) -> Iterator[Entry]:
-        """Every attack with one lane, then as it runs by itself, then with all lanes.
+    def whole(
+        self, query: DistanceQuery, budget: Budget, judge: OnNearer, limit: Budget
+    ) -> tuple[Nearest, ...]:
+        """What the long attacks found that counts, of those that fit into the time as a whole.
 
-        Steps that the clock cuts short come to little, so the quick runs are first.
+        Args:
+            query: whose counterexamples.
+            budget: of them together, and the seed.
+            judge: says of a float32 point and its distance whether it counts.
+            limit: where attacks end that took longer than they promised.
         """
-        for short in (True, False):
-            for entry in self.entries:
-                yield replace(entry, steps=entry.steps if short else None, restarts=1)
-        yield from self.entries
+        return _sorted(_run(e, query, budget, judge, limit, share=0.0) for e in self.long)
+
+
+def _run(
+    entry: Entry,
+    query: DistanceQuery,
+    budget: Budget,
+    judge: OnNearer,
+    limit: Budget,
+    *,
+    share: float = _SHARE,
+) -> Nearest:
+    """What an attack finds with as many steps as fit."""
+    if budget.expired:
+        return Nearest()
+    sizes = AttackOptions(entry.steps, entry.restarts)
+    attack = fitted(entry.name, sizes, entry.norm, query, budget, share=share)
+    return Nearest() if attack is None else attack.run(query, limit, judge)
+
+
+def _sorted(found: Iterable[Nearest]) -> tuple[Nearest, ...]:
+    return tuple(sorted((n for n in found if n.found), key=lambda n: n.distance))
 
 
 def portfolio(objective: Objective) -> Portfolio:
     """The attacks for a distance: of its own norm; of l1 and programs, where it is none."""
     if objective.integral:
-        return Portfolio(_BY_NORM[0.0])
+        return Portfolio(_PUBLISHED[0.0], (), _SEVERAL[0.0])
     if objective.norm is None:
-        return Portfolio(_SPARSE, SuccessivePrograms())
-    return Portfolio(_BY_NORM[objective.norm])
+        return Portfolio((), (), _SEVERAL[1.0], SuccessivePrograms())
+    norm = objective.norm
+    return Portfolio(_PUBLISHED[norm], _LONG.get(norm, ()), _SEVERAL[norm])

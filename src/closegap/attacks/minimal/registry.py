@@ -11,6 +11,7 @@ from closegap.attacks.minimal.attack import MinimalAttack
 from closegap.attacks.minimal.carlini_wagner import carlini_wagner
 from closegap.attacks.minimal.deepfool import deepfool
 from closegap.attacks.minimal.ead import ead
+from closegap.attacks.minimal.fab_nearest import fab_nearest
 from closegap.attacks.minimal.fmn import fmn
 from closegap.attacks.minimal.method import MinimalMethod
 from closegap.attacks.minimal.sigma_zero import sigma_zero
@@ -30,6 +31,7 @@ MINIMAL: dict[str, tuple[tuple[float, ...], Factory]] = {
     "sparsefool": ((1.0, 0.0), sparsefool),
     "deepfool": ((2.0, math.inf, 1.0), deepfool),
     "cw": ((2.0,), carlini_wagner),
+    "fab-nearest": ((math.inf, 2.0, 1.0), fab_nearest),
 }
 
 

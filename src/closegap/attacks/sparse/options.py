@@ -72,7 +72,7 @@ class SparseOptions:
             left the roots and nodes without an open phase. 0 for programs alone.
         steps: of the ascent, for one node.
         tolerance: a node this close to the best distance is closed.
-        known: a lower end that is proved already. A tree that has not passed it in a third of its
+        known: a lower end that is proved already. A tree that has not passed it in a fifth of its
             time gives up: its bounds are too weak for this network.
     """
 

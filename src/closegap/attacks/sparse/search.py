@@ -15,15 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from closegap.attacks.activation.nearest import OnNearer
 from closegap.attacks.sparse.answer import SparseAnswer
 from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.choice import Choice, Chooser, preferred
 from closegap.attacks.sparse.ground import Ground, make_ground
-from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
+from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.lookout import Lookout
 from closegap.attacks.sparse.nodes import Nodes, narrower
-from closegap.attacks.sparse.options import OURS, Order, SparseOptions
+from closegap.attacks.sparse.options import Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.core.budget import Budget
@@ -32,53 +31,23 @@ from closegap.core.verdict import Reason
 from closegap.search.tree import Tree
 from closegap.specs.distance import DistanceQuery
 
-__all__ = ["SparseTree"]
+__all__ = ["SparseSearch"]
 
 #: Programs of one node at most, each after its units' ranges shrank.
 _LOOPS = 4
 #: Of its time, in which a tree has to pass what is known.
-_PATIENCE = 1 / 3
+_PATIENCE = 0.2
 
 
-class SparseTree:
-    """Brackets the least distance to a counterexample.
+class SparseSearch:
+    """One query's tree, grown in turns.
 
     Args:
         options: the parts.
+        query: on a network of ReLUs and leaky ReLUs.
+        budget: of all turns: deadline, nodes and seed.
+        incumbent: judges points, and is told what is proved.
     """
-
-    def __init__(self, options: SparseOptions = OURS) -> None:
-        self.options = options
-
-    def run(
-        self,
-        query: DistanceQuery,
-        budget: Budget,
-        judge: OnNearer,
-        starts: Sequence[NDArray[np.floating]] = (),
-        prove: OnProved = unheard,
-    ) -> SparseAnswer:
-        """Search until everything is closed or the budget ends.
-
-        Args:
-            query: on a network of ReLUs and leaky ReLUs.
-            budget: deadline, nodes and seed.
-            judge: says of a float32 point whether it is a counterexample.
-            starts: points that may be counterexamples.
-            prove: told of every better lower end.
-
-        Raises:
-            SoundnessError: a proof and a counterexample exclude each other.
-        """
-        search = _Search(self.options, query, budget, Incumbent(query, judge, prove))
-        if not search.clean():
-            search.begin(starts)
-            search.grow()
-        return search.answer()
-
-
-class _Search:
-    """One query's tree."""
 
     def __init__(
         self, options: SparseOptions, query: DistanceQuery, budget: Budget, incumbent: Incumbent
@@ -104,6 +73,7 @@ class _Search:
         floor = query.objective.least(query.center, zero, np.zeros(1), 0 * one, one)
         self._incumbent.prove(max(float(floor[0]), options.known))
         self._patience = budget.within(_PATIENCE * budget.remaining)
+        self.least = float(floor[0])
 
     def clean(self) -> bool:
         """Whether the image itself is a counterexample."""
@@ -133,13 +103,19 @@ class _Search:
                 self._narrow(int(root))
             self._settle()
 
-    def grow(self) -> None:
-        """Visit open nodes until none is left or the budget ends."""
+    def offer(self, point: NDArray[np.floating] | None) -> None:
+        """A counterexample that others found; `None` for none."""
+        if point is not None:
+            self._incumbent.offer(point.reshape(-1))
+
+    def grow(self, turn: Budget | None = None) -> None:
+        """Visit open nodes until none is left, the budget ends, or this turn does."""
+        self._reason, turn = None, turn or self._budget
         while self._nodes is not None:
             node = self._pick()
             if node is None:
                 return
-            if self._budget.expired:
+            if turn.expired:
                 self._reason = Reason.TIME
                 return
             if self._hopeless():
@@ -161,6 +137,16 @@ class _Search:
         """Whether the tree is still behind what is known, after all this time."""
         known = self._options.known
         return self._incumbent.lower <= known > -math.inf and self._patience.expired
+
+    @property
+    def nodes(self) -> int:
+        """Nodes created."""
+        return len(self._tree)
+
+    @property
+    def paused(self) -> bool:
+        """Whether another turn may go on: only this one's time ended."""
+        return self._reason is Reason.TIME and not self._budget.expired
 
     def answer(self) -> SparseAnswer:
         """The bracket as it stands."""
@@ -274,7 +260,8 @@ class _Search:
     def _settle(self) -> None:
         """What the leaves prove together."""
         left = self._tree.least_lower()
-        self._incumbent.prove(min(float(left.min(initial=math.inf)), self._closed))
+        self.least = min(float(left.min(initial=math.inf)), self._closed)
+        self._incumbent.prove(self.least)
 
     def _wave(self) -> None:
         """Bound the open nodes with the least bounds together; close, split, or leave each."""

@@ -1,0 +1,125 @@
+"""Near witnesses of one distance: which attack when, and for how long.
+
+Attacks as they were published come first and have more of short times than all others: what they
+find elsewhere they find here. Walks from cell to cell, and FAB below the best distance, follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
+from closegap.attacks.minimal.below import below
+from closegap.attacks.minimal.portfolio import portfolio
+from closegap.core.budget import Budget
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import norm_objective
+
+__all__ = ["Witnesses"]
+
+#: Of the time, for published attacks, and for those with many lanes. Of short times the published
+#: ones get so many seconds, at most this share: their steps cut short come to little.
+_ATTACK_SHARE, _SECONDS, _MOST = 0.07, 5.0, 0.55
+#: On networks of more units than this exact search cannot hope to end soon: there the others get
+#: this share of as much. On networks of at most `_SMALL` it ends sooner than a published attack.
+_LARGE, _LARGE_MOST, _SMALL = 1500, 0.5, 32
+#: Of the time, for walks, and for FAB below the best distance before them and after them.
+_WALK_SHARE, _BELOW_SHARE = 0.15, 0.05
+#: For other distances than norms, of the time, for attacks and programs, and for walks in l1.
+_PROXY_ATTACKS, _PROXY_WALK = 0.16, 0.04
+#: Of what is left, for a walk from a witness that came up elsewhere.
+_IMPROVE_SHARE = 0.2
+#: Of what is left, for attacks of thousands of steps, if all of these fit.
+_LONG_SHARE = 0.2
+
+
+class Witnesses:
+    """Searches for witnesses of one distance, in parts.
+
+    Args:
+        query: whose.
+        attack: walks.
+        budget: of everything.
+        counts: says of a float32 point and its distance whether it counts; keeps the nearest.
+        best: the nearest so far.
+    """
+
+    def __init__(
+        self,
+        query: DistanceQuery,
+        attack: NearestAttack,
+        budget: Budget,
+        counts: OnNearer,
+        best: Callable[[], Nearest],
+    ) -> None:
+        self._query = query
+        self._attack = attack
+        self._budget = budget
+        self._counts = counts
+        self._best = best
+        self._portfolio = portfolio(query.objective)
+        network = query.network
+        self._units = sum(network.nodes[i].size for i in network.activations)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `search` leaves the published attacks out: the network is small."""
+        return self._units <= _SMALL
+
+    def search(self) -> None:
+        """Attacks, then walks."""
+        query, budget, whole = self._query, self._budget, self._budget.remaining
+        known = () if self.waiting else self.published()
+        proxy = query.objective.norm is None
+        share = (_PROXY_ATTACKS if proxy else _ATTACK_SHARE) * whole
+        if self._units > _LARGE:
+            share = max(share, _LARGE_MOST * _shortest(whole))
+        found = self._portfolio.starts(query, budget.within(share), self._counts, known)
+        walk = budget.within((_PROXY_WALK if proxy else _WALK_SHARE) * whole)
+        if proxy:
+            self._attack.run(replace(query, objective=norm_objective(1)), walk, self._by_proxy)
+            return
+        self._below(_BELOW_SHARE * whole)
+        starts = [nearest.point for nearest in (self._best(), *found) if nearest.point is not None]
+        self._attack.run(query, walk, self._counts, starts)
+        self._below(_BELOW_SHARE * whole)
+
+    def published(self) -> tuple[Nearest, ...]:
+        """What attacks find that run as they were published, as far as they fit."""
+        whole = self._budget.remaining
+        spend = self._budget.within(max(_ATTACK_SHARE * whole, _shortest(whole)))
+        return self._portfolio.first(self._query, spend, self._counts, self._budget)
+
+    def long(self) -> None:
+        """Attacks of thousands of steps, if these fit; from what they find, a walk."""
+        spend = self._budget.within(_LONG_SHARE * self._budget.remaining)
+        before = self._best().distance
+        self._portfolio.whole(self._query, spend, self._counts, self._budget)
+        best = self._best()
+        if best.distance < before and best.point is not None:
+            self.improve(best.point)
+
+    def improve(self, point: NDArray[np.float32]) -> None:
+        """Walk from a counterexample."""
+        if self._query.objective.norm is not None:
+            spend = self._budget.within(_IMPROVE_SHARE * self._budget.remaining)
+            self._attack.improve(self._query, point, spend, self._counts)
+
+    def _below(self, seconds: float) -> None:
+        """Ask FAB for nearer points than the best."""
+        best = self._best()
+        if best.found and best.distance > 0:
+            below(self._query, best.distance, self._budget.within(seconds), self._counts)
+
+    def _by_proxy(self, point: NDArray[np.float32], _: float) -> bool:
+        """Whether a point breaks the property; if so, it may be the nearest in our distance."""
+        return self._counts(point, self._query.distance(point))
+
+
+def _shortest(seconds: float) -> float:
+    """What the published attacks get of so much time at least."""
+    return min(_SECONDS, _MOST * seconds)
