@@ -68,6 +68,13 @@ def test_constraints_wait_where_a_tree_is_young_or_about_to_close() -> None:
     assert not MultiNeuronOptions().due(10_000, 5_000, closing=0.0)
 
 
+def test_rows_are_kept_where_they_save_more_levels_than_they_cost() -> None:
+    bare, held = np.array([-1.0, -3.0]), np.array([-0.5, 0.1])
+    assert strengthening._work(held, 0.5, 1.25) < strengthening._work(bare, 0.5, 1.0)
+    assert strengthening._work(held, 50.0, 2.0) > strengthening._work(bare, 50.0, 1.0)
+    assert strengthening._work(held, 0.0, 9.0) < strengthening._work(bare, 0.0, 1.0)
+
+
 @pytest.mark.parametrize("size", OPTIONS)
 def test_roots_gain_and_never_lose(size: int, rng: np.random.Generator) -> None:
     gains = []

@@ -10,6 +10,7 @@ from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
 from closegap.strategy.session import Session
+from closegap.verify.bab.multineuron import MultiNeuronOptions
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.cutoff import CutoffOptions, CutoffSearch
@@ -30,13 +31,16 @@ class CutoffEngine:
 
     Attributes:
         options: how hard to try one clause.
-        branching: how to search its tree.
+        branching: how to search its tree; without rows over groups of neurons, for under a cutoff
+            that contradicts itself they have no point to hold at.
         share: of the time that is left, for tightening all clauses.
         tree_share: of the time that is left then, for all trees.
     """
 
     options: CutoffOptions = field(default_factory=CutoffOptions)
-    branching: BranchOptions = field(default_factory=BranchOptions)
+    branching: BranchOptions = field(
+        default_factory=lambda: BranchOptions(multineuron=MultiNeuronOptions())
+    )
     share: float = 0.5
     tree_share: float = 0.85
 

@@ -60,7 +60,7 @@ class BranchOptions:
         branching: which unit to split.
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
-        multineuron: constraints on groups of neurons; never by default.
+        multineuron: constraints on groups of neurons, in trees that grow.
 
     Raises:
         OptionError: the batch is empty.
@@ -76,7 +76,7 @@ class BranchOptions:
     branching: BranchingOptions = field(default_factory=BranchingOptions)
     offered: int = 8
     nodes: int | None = None
-    multineuron: MultiNeuronOptions = field(default_factory=MultiNeuronOptions)
+    multineuron: MultiNeuronOptions = field(default_factory=lambda: MultiNeuronOptions(after=256))
 
     def __post_init__(self) -> None:
         if self.batch < 1:

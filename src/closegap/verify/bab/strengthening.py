@@ -24,6 +24,7 @@ from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows, without_rows
 from closegap.verify.bab.problem import SplitProblem
+from closegap.verify.bab.units import is_hinge
 
 __all__ = ["Strengthening", "Trial"]
 
@@ -34,7 +35,7 @@ _AGAIN, _LEAST = 4, 256
 #: What a split gains is the mean over so many of the newest nodes.
 _NEWEST = 256
 #: So much longer a domain with rows is taken to last where answers may not depend on the clock.
-_DEARER = 1.5
+_DEARER = 1.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,9 @@ class Strengthening:
         self._problem = problem
         self._options = options
         self._climb = climb
-        self._due = options.after
+        nodes = problem.exact.network.nodes
+        hinges = any(is_hinge(nodes[layer.activation].op) for layer in problem.layers)
+        self._due = options.after if hinges else None
         self.constraints = DomainConstraints()
         self.closing = 0.0
 
@@ -109,7 +112,7 @@ class Strengthening:
 
     def due(self, nodes: int, open_nodes: int) -> bool:
         """True iff it is time to look for rows."""
-        if self._due is None or not self._problem.units:
+        if self._due is None:
             return False
         return replace(self._options, after=self._due).due(nodes, open_nodes, self.closing)
 
