@@ -172,7 +172,7 @@ class Bracketing:
         while not self._done:
             turn = max(_TURN_SHARE * self._budget.remaining, _LEAST_TURN)
             name = "radii" if tree is None else self._next(tree, rates, turn)
-            if name == "radii" and waiting:
+            if waiting and (tree is None or not self._closing(tree, rates)):
                 waiting = False
                 with self.watch.part("long attacks"):
                     self._witnesses.long()
@@ -204,17 +204,20 @@ class Bracketing:
         lower = tree.least if tree is not None and name == "tree" else self._lower
         return min(self._best.distance, self._farthest) - lower
 
+    def _closing(self, tree: SparseSearch, rates: dict[str, float]) -> bool:
+        """Whether the tree leaves next to nothing open, if it goes on as it began."""
+        if math.isinf(rates["tree"]):
+            return True
+        left = math.exp(-rates["tree"] * self._budget.remaining)
+        return left * self._open(tree, "tree") <= _NEARLY * self._best.distance
+
     def _next(self, tree: SparseSearch, rates: dict[str, float], turn: float) -> str:
         """Whose turn it is."""
-        own = self._open(tree, "tree")
-        if math.isinf(rates["tree"]):
-            return "tree"
-        after = own * math.exp(-rates["tree"] * self._budget.remaining)
-        if after <= _NEARLY * self._best.distance:
+        if self._closing(tree, rates):
             return "tree"
         if math.isnan(rates["radii"]):
             return "radii"
-        by_tree = own * math.exp(-rates["tree"] * turn)
+        by_tree = self._open(tree, "tree") * math.exp(-rates["tree"] * turn)
         by_radii = self._open(tree, "radii") * math.exp(-rates["radii"] * turn)
         return "tree" if by_tree < by_radii else "radii"
 

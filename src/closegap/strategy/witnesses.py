@@ -34,7 +34,7 @@ _PROXY_ATTACKS, _PROXY_WALK = 0.16, 0.04
 #: Of what is left, for a walk from a witness that came up elsewhere.
 _IMPROVE_SHARE = 0.2
 #: Of what is left, for attacks of thousands of steps, if all of these fit.
-_LONG_SHARE = 0.2
+_LONG_SHARE = 0.35
 
 
 class Witnesses:
