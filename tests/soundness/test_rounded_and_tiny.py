@@ -7,6 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from closegap.bounds.boxes import box_chain
+from closegap.bounds.forward import forward_activations
 from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval
 from closegap.bounds.regions import InputSet
@@ -27,6 +29,7 @@ from closegap.strategy.session import Session
 from closegap.strategy.solve import solve
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import onnx_model, random_leaky, random_mlp
+from closegap.verify.mip import MipVerifier
 
 PROVERS = ("crown", "alpha-crown", "bab", "input-split", "mip")
 
@@ -171,6 +174,46 @@ def test_intervals_hold_what_underflow_hides(activation: ops.Op | None) -> None:
     )
     assert end[-1].upper[0, 0] >= 0.999
     assert end[-1].lower[0, 1] == end[-1].upper[0, 1] == 0  # terms that are zero stay so
+
+
+def hidden_kink(tiny: float, large: float) -> Network:
+    """`tiny^2 large |x|`: the kink is where values are below float64's numbers."""
+    steps = [
+        ops.Linear(np.array([[1.0], [0.0]]), np.ones(2)),
+        ops.Linear(tiny * np.eye(2), np.zeros(2)),
+        ops.Linear(tiny * np.array([[1.0, -1.0], [-1.0, 1.0]]), np.zeros(2)),
+        ops.Linear(large * np.eye(2), np.zeros(2)),
+    ]
+    nodes = [Node(ops.Input(), (), (1,))]
+    for step in steps:
+        nodes.append(Node(step, (len(nodes) - 1,), (2,)))
+        nodes.append(Node(ops.Relu(), (len(nodes) - 1,), (2,)))
+    nodes.append(Node(ops.Linear(np.ones((1, 2)), np.zeros(1)), (len(nodes) - 1,), (1,)))
+    return Network(nodes=tuple(nodes), onnx_bytes=b"", digest="kink", batch=1)
+
+
+@pytest.mark.parametrize(("tiny", "large"), [(1e-200, 1e300), (1e-300, 1e300)])
+def test_bounds_of_boxes_hold_what_underflow_hides(tiny: float, large: float) -> None:
+    network = TorchNetwork(hidden_kink(tiny, large), dtype=torch.float64)
+    low, high, free = exact([-1.0]), exact([1.0]), torch.arange(1)
+    most = 0.999 * tiny * large * tiny
+    forward = forward_activations(network, InputSet(low[None], high[None]), free).values[-1]
+    assert float(forward.upper) >= most
+    chain = box_chain(network, low, high, free)
+    assert chain is not None
+    found = chain.bound(low[None], high[None], exact([[-1.0]]), torch.zeros(1, chain.signs).char())
+    assert float(found.constant - found.planes.abs().sum() - found.loss) <= -most
+
+
+def test_composed_programs_refuse_what_underflow_hides() -> None:
+    nodes = [Node(ops.Input(), (), (1,))]
+    for factor in [1e-200, 1e-200, 1e200, 1e200]:
+        nodes.append(Node(ops.Linear(np.array([[factor]]), np.zeros(1)), (len(nodes) - 1,), (1,)))
+    network = Network(nodes=tuple(nodes), onnx_bytes=b"", digest="tiny", batch=1)
+    query = Query(network, cube(1), one_row([-1.0], 0.5))
+    found = MipVerifier().bound_clause(query, {}, 0, Budget.of_seconds(2))
+    assert found.lower <= -0.5
+    assert "below float64's range" in found.detail
 
 
 def test_weights_that_are_not_normal_numbers_are_refused() -> None:

@@ -13,12 +13,13 @@ from closegap.bounds.records import Interval
 from closegap.bounds.regions import least
 from closegap.core.budget import Budget
 from closegap.graph import ops
+from closegap.graph.network import Node
 from closegap.verify.bab.problem import Layer, SplitProblem, split_problem
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.layered import dense as dense_module
 from closegap.verify.layered.dense import DenseRows, dense_rows
 from closegap.verify.layered.rows import PassRows, Rows
-from tiny_networks import convolutional, dense
+from tiny_networks import convolutional, dense, network
 from tiny_networks import query as random_query
 
 CLIMB = AscentOptions(iterations=4, slope_rate=0.5, decay=0.9)
@@ -72,6 +73,40 @@ def test_planes_lie_below_the_units_in_exact_arithmetic(
                 lost = target - below(found, domain, row, point)
                 assert lost >= 0
                 assert width or lost <= 1e-11
+
+
+def test_rows_hold_where_large_weights_meet_what_underflows() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [Node(ops.Input(), (), (2,))]
+    for scale in (1e-200, 1e-200, 1e200, 1.0):
+        weight = ops.Linear(scale * rng.normal(size=(4, nodes[-1].size)), np.zeros(4))
+        nodes.append(Node(weight, (len(nodes) - 1,), (4,)))
+        nodes.append(Node(ops.Relu(), (len(nodes) - 1,), (4,)))
+    query = random_query(rng, network(*nodes[:-1]), radius=2.0)
+    problem = split_problem(query, LinearVerifier(query).activations(Budget()), np.arange(1))
+    assert problem is not None
+    rows, layer = dense_rows(problem, CLIMB), problem.layers[2]
+    assert rows is not None
+    region = problem.exact_region
+    for _ in range(20):
+        share = torch.as_tensor(rng.random(2))
+        point = region.lower[0] + share * (region.upper - region.lower)[0]
+        bounds = {
+            feed: Interval(*torch.as_tensor(around(problem, feed, point))[:, None])
+            for feed in problem.bounds
+        }
+        exact = exact_values(problem, layer.feed, point)
+        targets = [exact[i] for i in layer.indices.tolist()]
+        found = rows.bound(layer, units_of(layer), bounds, Budget())
+        for row, target in enumerate([*targets, *(-t for t in targets)]):
+            assert below(found, 0, row, point) <= target
+
+
+def around(problem: SplitProblem, feed: int, point: torch.Tensor) -> np.ndarray:
+    """Bounds of the value at a point, and of zero."""
+    values = np.array([float(v) for v in exact_values(problem, feed, point)])
+    low, high = np.nextafter(values, -np.inf), np.nextafter(values, np.inf)
+    return np.stack([np.minimum(low, -3 * values), np.maximum(high, -values)])
 
 
 def exact_values(problem: SplitProblem, last: int, point: torch.Tensor) -> list[Fraction]:
@@ -129,8 +164,8 @@ def test_slopes_met_are_those_of_least_area(rng: np.random.Generator) -> None:
 
 
 def test_other_networks_are_left_to_backward_passes(rng: np.random.Generator) -> None:
-    for network in (convolutional(rng), dense(rng, [3, 5, 5, 2], ops.LeakyRelu(0.1))):
-        query = random_query(rng, network)
+    for other in (convolutional(rng), dense(rng, [3, 5, 5, 2], ops.LeakyRelu(0.1))):
+        query = random_query(rng, other)
         bounds = LinearVerifier(query).activations(Budget())
         problem = split_problem(query, bounds, np.arange(query.prop.clauses), worth=0.0)
         assert problem is not None

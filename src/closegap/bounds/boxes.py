@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, Int8
 from torch import Tensor
 
 from closegap.bounds.chain import ChainWeight, affine_steps, make_linear
+from closegap.bounds.regions import underflow
 from closegap.core.numerics import TINY, gamma
 from closegap.runtime.torch_network import TorchNetwork
 
@@ -135,13 +136,17 @@ class BoxChain:
         self._loss: list[Tensor] = []
         extra += _EXTRA_TERMS + 2 * sum(len(steps) for steps in layers)
         sums = len(layers) + 1  # absolute terms of a form, in sizes: each ReLU adds one
-        size, loss = reach, 2 * sums * gamma(extra) * reach
+        sizes = _sizes(layers, reach)
+        # What products that underflow may take from a value, or from the plane of a row.
+        total = sum((float(s.sum()) for s in sizes), float(reach.sum()) + 8)
+        self._vanished = 8 * underflow(torch.float64) * (extra + sum(widths)) * total
+        size, loss, following = reach, 2 * sums * gamma(extra) * reach, iter(sizes)
         for steps in layers:
             for step in steps:
-                size = step.forward_absolute(size) + step.reach
+                size = next(following)
                 matrix, vector = gamma(step.terms + extra), gamma(len(size) + extra)
                 loss = step.forward_absolute(loss) + 2 * sums * matrix * size
-                loss = loss + vector * step.reach
+                loss = loss + vector * step.reach + self._vanished
             self._size.append(2 * size)
             self._loss.append(2 * loss)
             loss = loss + (2 * sums * gamma(extra) + vector) * size
@@ -228,7 +233,7 @@ class BoxChain:
         blame = torch.zeros_like(planes)
         for line, coefficients in zip(reversed(lines), incoming, strict=True):
             blame += torch.einsum("qbn,bfn->qbf", coefficients.abs(), line.share)
-        loss = rows.abs() @ self._loss[-1]
+        loss = rows.abs() @ self._loss[-1] + self._vanished
         return BoxPlanes(planes.transpose(0, 1), constant.T, loss, signs, blame.transpose(0, 1))
 
     def _interval(self, index: int, boxes: _Boxes, form: _Form) -> tuple[Tensor, Tensor]:
@@ -295,6 +300,17 @@ class BoxChain:
                 constant = constant + (negative * line.intercept[box]).sum(2)
                 rows = torch.addcmul(rows * line.lower[box], negative, line.more[box])
         return rows, constant
+
+
+def _sizes(layers: list[list[ChainWeight]], reach: Float[Tensor, "F"]) -> list[Tensor]:
+    """Sums of absolute terms behind each step; zero only where all terms are."""
+    found, size = list[Tensor](), reach
+    for step in (step for steps in layers for step in steps):
+        least = step.terms * underflow(reach.dtype)
+        some = step.forward_absolute(torch.ones_like(size)) + step.reach > 0
+        size = step.forward_absolute(size) + step.reach + least * some
+        found.append(size)
+    return found
 
 
 def _first_form(boxes: _Boxes) -> _Form:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.bounds.records import Interval
-from closegap.bounds.regions import InputSet
+from closegap.bounds.regions import InputSet, underflow
 from closegap.bounds.rules import ActivationRule, AffineRule, rule_of
 from closegap.core.numerics import gamma
 from closegap.graph import ops
@@ -109,7 +109,7 @@ def _affine(
     error = forward_node(node, absolute, [p.error for p in parents])
     sizes = [_size(p, inputs) for p in parents]
     size, terms = rule.magnitude(node, weights, sizes)
-    error = error + _gamma(terms + free, error) * (size + error)
+    error = error + _gamma(terms + free, error) * (size + error) + _vanished(terms, inputs, error)
     interval = rule.interval(node, weights, [p.interval for p in parents])
     return _form(plane, constant, error, inputs, interval)
 
@@ -123,6 +123,12 @@ def _gamma(terms: int, like: Tensor) -> float:
     return 3 * gamma(terms + 8, float(torch.finfo(like.dtype).eps) / 2)
 
 
+def _vanished(terms: int, inputs: _Inputs, like: Tensor) -> Tensor:
+    """What products that underflow take from an entry, so many a coefficient, `[B, 1, ..]`."""
+    each = underflow(like.dtype) * (inputs.reach.sum(dim=1) + 8)
+    return (terms * each).reshape(-1, *[1] * (like.dim() - 1))
+
+
 def _form(
     plane: Tensor, constant: Tensor, error: Tensor, inputs: _Inputs, known: Interval
 ) -> _Form:
@@ -131,6 +137,7 @@ def _form(
     half = torch.einsum("bf...,bf->b...", plane.abs(), inputs.half) + error
     reach = torch.einsum("bf...,bf->b...", plane.abs(), inputs.reach) + constant.abs() + error
     rounding = _gamma(plane.shape[1], error) * reach
+    rounding = rounding + 4 * (plane.shape[1] + 2) * underflow(error.dtype)
     found = Interval(middle - half - rounding, middle + half + rounding)
     return _Form(plane, constant, error, found.intersect(known))
 
@@ -158,7 +165,8 @@ def _activation(
     constant = parent.constant * slope + middle
     error = parent.error * slope.abs() + half
     size = (_size(parent, inputs) + bounds.magnitude) * slope.abs() + middle.abs() + half
-    return _form(plane, constant, error + _gamma(8, error) * size, inputs, known)
+    error = error + _gamma(8, error) * size + _vanished(1, inputs, error)
+    return _form(plane, constant, error, inputs, known)
 
 
 def _extreme(slope: Tensor, bounds: Interval, side: float) -> Tensor:
@@ -170,5 +178,5 @@ def _extreme(slope: Tensor, bounds: Interval, side: float) -> Tensor:
 def _constant_form(parent: _Form, known: Interval) -> _Form:
     middle, half = (known.lower + known.upper) / 2, (known.upper - known.lower) / 2
     plane = middle.new_zeros(len(middle), parent.plane.shape[1], *middle.shape[1:])
-    rounding = _gamma(2, middle) * known.magnitude
+    rounding = _gamma(2, middle) * known.magnitude + 2 * underflow(middle.dtype)
     return _Form(plane, middle, half + rounding, known)

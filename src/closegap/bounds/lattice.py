@@ -24,8 +24,10 @@ from torch import Tensor
 
 from closegap.bounds.boxes import BoxPlanes
 from closegap.bounds.chain import chain_nodes
+from closegap.bounds.regions import underflow
 from closegap.core.numerics import TINY, gamma
 from closegap.graph import ops
+from closegap.graph.fusion import products_are_normal
 from closegap.graph.network import Network
 
 __all__ = ["Lattice", "lattice"]
@@ -100,8 +102,10 @@ class Lattice:
                 terms += int(np.diff(part.matrix.indptr).max(initial=0))
             # A mixture is no larger than the larger plane, and it is raised by no more than that.
             size = 2 * np.maximum(*sizes)
-            loss = np.maximum(*losses) + 8 * gamma(terms) * size
+            vanished = 8 * terms * underflow(torch.float64) * (reach.sum() + 8)
+            loss = np.maximum(*losses) + 8 * gamma(terms) * size + vanished
         self._loss = torch.from_numpy(2 * loss)
+        self._vanished = float(len(signs) * vanished)
 
     @property
     def is_finite(self) -> bool:
@@ -141,7 +145,7 @@ class Lattice:
             for part in torch.arange(len(lower)).split(self._boxes_at_once)
         ]
         planes = torch.cat(parts, dim=2).permute(2, 0, 1)
-        loss = signed.abs() @ self._loss
+        loss = signed.abs() @ self._loss + self._vanished
         blame = torch.zeros_like(planes[..., :-1])
         return BoxPlanes(planes[..., :-1], planes[..., -1], loss, known, blame)
 
@@ -212,7 +216,9 @@ def lattice(
     fixed[free.numpy()] = 0
     levels, kinds = list[_Level](), np.ones(network.input_size)
     for place, (before, after) in enumerate(pairwise(layers)):
-        found = _level(_weights(network, before[-1]), _weights(network, after[0]))
+        found = None
+        if products_are_normal(network.nodes[before[-1]].op, network.nodes[after[0]].op):
+            found = _level(_weights(network, before[-1]), _weights(network, after[0]))
         if found is None:
             return None
         pair = [_turned(part, found[2], kinds) for part in found[:2]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from closegap.core.errors import EncodingError
-from closegap.core.numerics import SIGN_GAP
+from closegap.core.numerics import FLOAT64_UNDERFLOW, SIGN_GAP, TINY
 from closegap.encode.affine import affine_entries, affine_map
 from closegap.encode.builder import ModelBuilder
 from closegap.encode.expression import Expression, multiply, place, product_terms, widen
@@ -30,6 +30,8 @@ __all__ = ["Bounds", "Composer", "EncodeOptions", "PhaseMap", "Purpose", "ancest
 Array: TypeAlias = NDArray[np.float64]
 #: Sound, finite lower and upper bounds `[N]` of every pre-activation node, by node index.
 Bounds: TypeAlias = Mapping[int, tuple[Array, Array]]
+#: What products that underflow may take from a value; far below any tolerance of a solver.
+_MOST_VANISHED = TINY * TINY
 #: By pre-activation node, int8 `[N]`: +1 on, -1 off, 0 free.
 PhaseMap: TypeAlias = Mapping[int, NDArray[np.int8]]
 
@@ -98,12 +100,14 @@ class Composer:
         self.inputs = add_inputs(region, self.builder, self.units, self.inexact)
         identity = self.builder.picked(self.inputs)
         self._values = {0: Expression(identity, np.zeros(len(self.inputs)))}
+        self._vanished = {0: 0.0}
 
     def value(self, target: int) -> Expression:
         """The value of a node, encoding what it needs and was not encoded yet.
 
         Raises:
-            EncodingError: a bound is missing or not finite, a step is too large, or time is up.
+            EncodingError: a bound is missing or not finite, a step is too large, time is up, or
+                products that underflow could matter.
         """
         for index in ancestors(self._network, target):
             if index not in self._values:
@@ -117,6 +121,7 @@ class Composer:
         if not node.is_activation:
             return self._affine(index)
         rule = RULES[type(node.op)]
+        self._vanished[index] = self._vanished[node.inputs[0]] + self._least(1)
         return rule(node.op, self._values[node.inputs[0]], self._site(node.inputs[0]))
 
     def _site(self, node: int) -> Site:
@@ -148,6 +153,7 @@ class Composer:
         parents = [self._network.nodes[p] for p in node.inputs]
         self._check_size(affine_entries(node, parents), index)
         matrices, constant = affine_map(node, parents)
+        self._count_vanished(index, matrices)
         used = self._used_rows(index)
         terms = []
         for weights, parent in zip(matrices, node.inputs, strict=True):
@@ -160,6 +166,26 @@ class Composer:
             total = csr_array(total + widen(term, self.builder.columns))
         self._check_size(total.nnz, index)
         return Expression(total, constant)
+
+    def _count_vanished(self, index: int, matrices: Sequence[csr_array]) -> None:
+        """Bound what products that underflow, here and before, take from the node's values.
+
+        Later weights may be as large as these are small.
+        """
+        node, total = self._network.nodes[index], 0.0
+        for weights, parent in zip(matrices, node.inputs, strict=True):
+            gain = float(abs(weights).sum(axis=1).max(initial=0.0))
+            total += gain * self._vanished[parent] + self._least(weights.shape[1])
+        if not total <= _MOST_VANISHED:
+            raise EncodingError(
+                f"node {index} ('{node.name}'): products of weights are below float64's range"
+            )
+        self._vanished[index] = total
+
+    def _least(self, terms: int) -> float:
+        """What underflow takes from a sum of so many terms in every column."""
+        reach = np.maximum(np.abs(self.builder.lower), np.abs(self.builder.upper))
+        return terms * FLOAT64_UNDERFLOW * (1.0 + float(reach.sum()))
 
     def _used_rows(self, index: int) -> NDArray[np.bool_]:
         """False for neurons that only feed ReLUs which are off: nobody reads them."""

@@ -19,7 +19,7 @@ from closegap.graph import ops
 from closegap.graph.merges import MERGES, Merge, does_nothing, rearranged
 from closegap.graph.network import Network, Node
 
-__all__ = ["fuse_affine", "least_size"]
+__all__ = ["fuse_affine", "least_size", "products_are_normal"]
 
 Array: TypeAlias = NDArray[np.float64]
 #: Merged weights below this would lose digits, or vanish.
@@ -199,7 +199,7 @@ class _Graph:
         if isinstance(parent.op, ops.Shift) and isinstance(node.op, ops.Scale):
             if not isinstance(self._node(parent.inputs[0]).op, ops.Scale):
                 return False
-            if not _products_are_normal(parent.op, node.op):
+            if not products_are_normal(parent.op, node.op):
                 return False
             moved: ops.Op = ops.Shift(parent.op.offset * node.op.factor)
         elif isinstance(node.op, ops.Reshape | ops.Transpose) and self._leads_to_weights(index):
@@ -249,10 +249,10 @@ class _Graph:
 def _merge(parent: Node, node: Node) -> Merge | None:
     """How to merge two nodes; `None` where there is no way, or products could underflow."""
     merge = MERGES.get((type(parent.op), type(node.op)))
-    return merge if merge is not None and _products_are_normal(parent.op, node.op) else None
+    return merge if merge is not None and products_are_normal(parent.op, node.op) else None
 
 
-def _products_are_normal(first: ops.Op, second: ops.Op) -> bool:
+def products_are_normal(first: ops.Op, second: ops.Op) -> bool:
     """Whether products of the ops' numbers are zero or far from float64's least."""
     return least_size(first) * least_size(second) > _LEAST_PRODUCT
 

@@ -245,7 +245,8 @@ def _lost_by_rows(step: _Step, before: Tensor, most: Tensor, layers: int) -> Flo
     terms = max(step.weight.shape) + _CROSSING
     product = step.weight.abs() @ before + step.bias.abs()
     crossing = gamma(terms + _CROSSING * layers) * (2 * most + 2 * step.bias.abs())
-    return 2 * (crossing + 2 * gamma(terms) * product)
+    # An intercept may underflow, and so may this, and coefficients may be large.
+    return 2 * (crossing + 2 * gamma(terms) * product) + 16 * underflow(torch.float64)
 
 
 def dense_rows(problem: SplitProblem, climb: AscentOptions) -> DenseRows | None:
