@@ -164,7 +164,10 @@ def test_slopes_met_are_those_of_least_area(rng: np.random.Generator) -> None:
 
 
 def test_other_networks_are_left_to_backward_passes(rng: np.random.Generator) -> None:
-    for other in (convolutional(rng), dense(rng, [3, 5, 5, 2], ops.LeakyRelu(0.1))):
+    plain = dense(rng, [3, 4, 4], ops.Relu()).nodes
+    square = Node(ops.Reshape(), (3,), (2, 2)), Node(ops.Relu(), (4,), (2, 2))
+    leaky = dense(rng, [3, 5, 5, 2], ops.LeakyRelu(0.1))
+    for other in (convolutional(rng), leaky, network(*plain, *square)):
         query = random_query(rng, other)
         bounds = LinearVerifier(query).activations(Budget())
         problem = split_problem(query, bounds, np.arange(query.prop.clauses), worth=0.0)

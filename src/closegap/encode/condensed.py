@@ -68,12 +68,16 @@ def pruned_network(
         network, bounds, reach: see `reduce_network`.
 
     Returns:
-        `None` where the network is no such chain, or a layer has no other neurons.
+        `None` where the network is no such chain, reshapes what feeds a ReLU, or a layer has no
+        other neurons.
     """
     ends_in_relu = isinstance(network.nodes[-1].op, ops.Relu)
     body = replace(network, nodes=network.nodes[:-1]) if ends_in_relu else network
     layers = chain_nodes(body)
     if layers is None:
+        return None
+    fed = layers if ends_in_relu else layers[:-1]
+    if any(steps[-1] not in bounds for steps in fed):
         return None
     kept = [np.flatnonzero(~(bounds[steps[-1]][1] <= 0)) for steps in layers[:-1]]
     kept.append(np.arange(network.output_size))

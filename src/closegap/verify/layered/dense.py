@@ -252,7 +252,6 @@ def _lost_by_rows(step: _Step, before: Tensor, most: Tensor, layers: int) -> Flo
 def dense_rows(problem: SplitProblem, climb: AscentOptions) -> DenseRows | None:
     """Rows of a problem whose network is a chain of dense layers; `None` where it is another."""
     network = problem.exact.network
-    nodes = network.nodes
     if any(off.any() for off in problem.slack.values()):
         return None
     layers = chain_nodes(_without_last_relu(network))
@@ -260,9 +259,11 @@ def dense_rows(problem: SplitProblem, climb: AscentOptions) -> DenseRows | None:
         return None
     steps: list[_Step] = []
     for (feed,) in layers:
-        if feed + 1 < len(nodes):
+        if feed in problem.bounds:
             weights = problem.exact.weights[feed]
             steps.append(_Step(feed, feed + 1, weights["weight"], weights["bias"]))
+    if len(steps) < len(network.activations):  # reshaped on the way to a ReLU
+        return None
     return DenseRows(problem, steps, climb)
 
 
