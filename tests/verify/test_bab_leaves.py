@@ -97,7 +97,10 @@ def test_agrees_with_the_encoder_on_a_leaf(rng: np.random.Generator) -> None:
     )
     query = replace(case.query, network=problem.exact.network)
     for leaf in range(len(signs)):
-        phases = {layer.feed: signs[leaf, layer.units] for layer in problem.layers}
+        phases = {}
+        for layer in problem.layers:  # stable units are free, and fixed by their bounds
+            phases[layer.feed] = np.zeros(len(flat[layer.feed][0]), dtype=np.int8)
+            phases[layer.feed][layer.indices] = signs[leaf, layer.units]
         encoded = encode(query, flat, clause=0, options=EncodeOptions(relax=True), phases=phases)
         claim = solver.solve(encoded.model, SolveOptions())
         assert claim.status is Status.OPTIMAL
