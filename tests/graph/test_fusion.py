@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from closegap.graph import ops
+from closegap.graph.fusion import least_size
 from closegap.graph.network import Network, Node
 from closegap.graph.transform import fuse_affine, max_to_relu
 from closegap.runtime.torch_network import TorchNetwork
@@ -314,3 +315,9 @@ def test_a_network_whose_first_node_is_no_input_is_refused():
     network = _chain((2,), [(ops.Relu(), (2,))])
     with pytest.raises(ValueError, match="comes before one of its inputs"):
         replace(network, nodes=(network.nodes[0], Node(ops.Relu(), (1,), (2,))))
+
+
+def test_least_sizes_are_of_all_numbers_but_zero() -> None:
+    assert least_size(ops.LeakyRelu(1e-300)) == 1e-300
+    assert least_size(ops.Scale(np.array([0.0, -0.5, 3.0]))) == 0.5
+    assert least_size(ops.Relu()) == 1.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from closegap.bounds.boxes import box_chain
+from closegap.bounds.constraints import CutPart, LinearCuts
 from closegap.bounds.forward import forward_activations
 from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval
@@ -226,3 +229,17 @@ def test_weights_that_are_not_normal_numbers_are_refused() -> None:
     ]
     with pytest.raises(ModelError, match=r"weight of 9\.99\S*e-321.*set it to zero"):
         loads(onnx_model(nodes, {}, (1, 2)))
+
+
+def test_what_underflow_takes_from_cuts_is_allowed_for() -> None:
+    size, weight, held, reach = 2, 1e-200, 1e-200, 1e50
+    part = CutPart(
+        1, (size,), torch.arange(size), torch.full((1, size), weight, dtype=torch.float64)
+    )
+    cuts = LinearCuts((part,), torch.full((1,), weight, dtype=torch.float64))
+    most = torch.full((1, size), reach, dtype=torch.float64)
+    multipliers = torch.full((1, 1, 1), held, dtype=torch.float64)
+    found = cuts.terms(multipliers, [Interval(-most, most)] * 2)
+    assert not found.coefficients[1].any()
+    lost = Fraction(held) * Fraction(weight) * (size * Fraction(reach) + 1)
+    assert Fraction(float(found.rounding)) >= lost

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from closegap.bounds.records import Interval
+from closegap.bounds.regions import underflow
 from closegap.core.numerics import gamma
 
 __all__ = ["ConstraintSet", "CutPart", "LinearCuts", "Terms", "scattered", "unit_of"]
@@ -130,14 +131,17 @@ class LinearCuts:
         coefficients, rounding = {}, held.new_zeros(held.shape[:2])
         allowance = gamma(self.size + 2, unit_of(held.dtype))
         limits = self.limits.reshape(-1, self.size, 1)
+        met = held.new_zeros(held.shape[0], 1)  # what errors of coefficients are multiplied with
         for part in self.parts:
             moved = held @ part.weights
             coefficients[part.node] = scattered(-moved, part.neurons, part.shape)
             if values is not None:
                 reach = values[part.node].magnitude.flatten(1)[:, None, part.neurons]
                 rounding = rounding + ((held @ part.weights.abs()) * reach).sum(2)
+                met = met + reach.sum(2) + len(part.neurons)
         if values is not None:
-            rounding = allowance * (rounding + (held @ limits.abs())[..., 0])
+            vanished = 4 * (self.size + 2) * underflow(held.dtype) * (met + 2)
+            rounding = allowance * (rounding + (held @ limits.abs())[..., 0]) + vanished
         return Terms(coefficients, -(held @ limits)[..., 0], rounding)
 
     def project(self, multipliers: Tensor) -> Tensor:

@@ -259,8 +259,9 @@ def products_are_normal(first: ops.Op, second: ops.Op) -> bool:
 
 def least_size(op: ops.Op) -> float:
     """The least of 1 and the sizes of an op's numbers that are not zero."""
-    arrays = [a for a in vars(op).values() if isinstance(a, np.ndarray) and a.dtype == np.float64]
-    sizes = (np.abs(a).min(where=a != 0, initial=1.0) for a in arrays)
+    values = map(np.asarray, vars(op).values())
+    numbers = [a for a in values if a.dtype == np.float64]
+    sizes = (np.abs(a).min(where=a != 0, initial=1.0) for a in numbers)
     return float(min(sizes, default=1.0))
 
 

@@ -1,7 +1,8 @@
 """Near witnesses of one distance: which attack when, and for how long.
 
-Attacks as they were published come first and have more of short times than all others: what they
-find elsewhere they find here. Walks from cell to cell, and FAB below the best distance, follow.
+Attacks as they were published come first and have more of short times than all others: where
+their steps fit, what they find elsewhere they find here. Walks from cell to cell, and FAB below the
+best distance, follow.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Portfolio:
     """Attacks in order, and what goes on from their points.
 
     Attributes:
-        published: attacks as they run by themselves, which find here what they find elsewhere.
+        published: attacks as they run by themselves, with fewer steps where time is short.
         long: the same of thousands of steps, all of them or none.
         several: attacks with many lanes.
         programs: successive linear programs of the distance itself; `None` for norms, whose

@@ -20,6 +20,7 @@ from torch import Tensor
 from closegap.bounds.constraints import CutPart, LinearCuts, Terms
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.records import Interval
+from closegap.bounds.regions import underflow
 from closegap.core.numerics import gamma
 from closegap.graph.network import Node
 
@@ -62,6 +63,7 @@ class HullCuts:
         allowance = gamma(4 * size + 8)
         lost = allowance * torch.bmm(lifted.abs(), weight[..., None])[..., 0]
         lost = lost + (hulls.tolerance[owner] * weight.sum(dim=1))[:, None]
+        lost = lost + 8 * (size + 1) * underflow(torch.float64)
         least = value - (1 + allowance) * lost
         neurons, place = torch.unique(hulls.members, return_inverse=True)
         parts = []

@@ -70,7 +70,7 @@ class HopSearch:
         if query is self._query:
             arena.add(found)
         else:
-            arena.offer(found.points.reshape(len(found.points), -1).astype(np.float64))
+            arena.offer(found.points.reshape(-1, query.network.input_size).astype(np.float64))
         for start in arena.starts(1):
             arena.walk(start.point)
 
