@@ -16,7 +16,12 @@ from closegap.core.budget import Budget
 from closegap.encode import gathered as gathering
 from closegap.encode.condensed import condensed, pruned_network
 from closegap.encode.gathered import gathered
-from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.encode.reduced import (
+    ReducedNetwork,
+    composed_entries,
+    read_entries,
+    reduce_network,
+)
 from closegap.graph.network import Network, Node
 from closegap.graph.ops import LeakyRelu, Linear, Relu
 from closegap.runtime.torch_network import TorchNetwork
@@ -256,3 +261,15 @@ def test_the_way_with_fewer_products_is_taken(rng: np.random.Generator) -> None:
     assert "Take" in kind({first: steady, second: steady})  # composed: one product with the input
     assert pruned_network(network, {first: dead, second: open_}, np.ones(4)) is None
     assert pruned_network(networks.random_leaky(rng, [3, 4, 3]), {}, np.ones(3)) is None
+
+
+@pytest.mark.parametrize("kind", ["conv", "residual", "dense"])
+def test_entries_read_are_at_least_those_that_are_not_zero(
+    kind: str, rng: np.random.Generator
+) -> None:
+    network = networks.random_conv(rng, side=8) if kind == "conv" else MAKERS[kind](rng)
+    _, bounds, reduced = reduce(network, rng, 0.3)
+    nodes = reduced.network.nodes
+    layers = [nodes[feed].op for feed in reduced.origin]
+    filled = sum(np.count_nonzero(op.weight) for op in layers if isinstance(op, Linear))
+    assert 0 < filled <= read_entries(network, bounds) <= composed_entries(network, bounds)

@@ -11,10 +11,12 @@ import torch
 from closegap.bounds.regions import input_set
 from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
+from closegap.frontend import load
 from closegap.graph import ops
 from closegap.mip.model import Claim, Status
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import robustness
+from closegap.specs.vnnlib import load_vnnlib, queries
 from closegap.strategy.solve import solve
 from closegap.testing.enumeration import clause_margin, interval_bounds, least_clause_margin
 from closegap.testing.networks import random_mlp, random_sigmoid
@@ -232,3 +234,13 @@ def test_time_that_ends_while_a_node_is_given_up_keeps_it_open(rng, monkeypatch)
         monkeypatch.setattr(search, "_stopped", lambda polls=polls: next(polls, True))
         search.run(budget)
         assert search.lower <= 0
+
+
+def test_thousands_of_units_that_read_four_pixels_each(data_path):
+    """Linear bounds leave it open; cuts of the root prove it, as the published verdict says."""
+    folder = data_path("vnncomp/verivital")
+    network = load(folder / "onnx/Convnet_avgpool.onnx.gz")
+    (asked,) = queries(load_vnnlib(folder / "vnnlib/prop_12_0.04.vnnlib.gz"), network)
+    assert solve(asked, engines=("crown",)).verdict is Verdict.UNKNOWN
+    result = solve(asked, engines=("crown", "cut-roots"))
+    assert (result.verdict, result.engine) == (Verdict.VERIFIED, "cuts")

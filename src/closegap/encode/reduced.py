@@ -26,7 +26,7 @@ from closegap.bounds.interval import propagate
 from closegap.bounds.records import Interval, Relaxation, unstable
 from closegap.bounds.regions import InputSet
 from closegap.bounds.tiles import group_by_tile, unit_rows
-from closegap.bounds.windows import Window, products
+from closegap.bounds.windows import Window, plan_windows, products
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.encode.affine import affine_entries
@@ -34,12 +34,22 @@ from closegap.graph import ops
 from closegap.graph.network import Network, Node
 from closegap.runtime.cache import compiled
 
-__all__ = ["ReducedNetwork", "composed_entries", "reduce_network", "reduction_pays"]
+__all__ = [
+    "ReducedNetwork",
+    "composed_entries",
+    "read_entries",
+    "reduce_network",
+    "reduction_fits",
+    "reduction_pays",
+]
 
 #: Dense work may exceed the original's by this much where a dense network is what is needed.
 _WORTH = 8.0
 #: Entries of all composed matrices together.
 _MOST_ENTRIES = 120_000_000
+#: The same where nothing multiplies by them: they are read once.
+_MOST_DENSE = 40_000_000
+_IMAGE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +88,7 @@ def reduce_network(
     bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
     reach: Float[np.ndarray, "D"],
     *,
-    worth: float = _WORTH,
+    worth: float | None = _WORTH,
     budget: Budget | None = None,
 ) -> ReducedNetwork | None:
     """Compose the affine parts between unstable neurons.
@@ -87,7 +97,8 @@ def reduce_network(
         network: with ReLU and leaky ReLU activations only.
         bounds: by feeding node, flat lower and upper bounds that hold on the region.
         reach: the greatest absolute value of each input on the region.
-        worth: how many times the original's products the dense ones may take.
+        worth: how many times the original's products the dense ones may take; `None` where all
+            that counts is that they fit in memory.
         budget: composing is given up when it ends.
 
     Returns:
@@ -97,7 +108,11 @@ def reduce_network(
     nodes = network.nodes
     if any(not isinstance(nodes[i].op, ops.Relu | ops.LeakyRelu) for i in network.activations):
         return None
-    if not reduction_pays(network, bounds, worth):
+    if worth is None:
+        wanted = reduction_fits(network, bounds)
+    else:
+        wanted = reduction_pays(network, bounds, worth)
+    if not wanted:
         return None
     return _Composer(network, bounds, reach, budget or Budget()).run()
 
@@ -119,6 +134,14 @@ def reduction_pays(
     return dense <= worth * original and largest * columns <= _MOST_ENTRIES
 
 
+def reduction_fits(
+    network: Network,
+    bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
+) -> bool:
+    """Whether the matrices, zeros included, fit in memory."""
+    return composed_entries(network, bounds) <= _MOST_DENSE
+
+
 def composed_entries(
     network: Network,
     bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
@@ -130,6 +153,39 @@ def composed_entries(
         dense += open_ * columns
         columns += open_
     return dense + network.output_size * columns
+
+
+def read_entries(
+    network: Network,
+    bounds: Mapping[int, tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]],
+) -> int:
+    """Entries of the composed rows of all unstable neurons that can differ from zero.
+
+    Estimated from a neuron in the middle of each image: what its window holds of the inputs and of
+    the unstable neurons before it.
+    """
+    shares: dict[int, float] = {0: 1.0}
+    total = 0.0
+    for index in network.activations:
+        feed, size = network.nodes[index].inputs[0], network.nodes[index].size
+        open_ = _open_count(bounds[feed])
+        total += open_ * _reads(network, feed, shares)
+        shares[index] = open_ / size
+    return round(total)
+
+
+def _reads(network: Network, start: int, shares: Mapping[int, float]) -> float:
+    """Entries that a row at one neuron has, of nodes of which only shares count."""
+    shape = network.nodes[start].shape
+    plan: Mapping[int, Window] = {}
+    if len(shape) == _IMAGE:
+        plan = plan_windows(network, start, Window(shape[1] // 2, shape[2] // 2, 1, 1))
+    total = 0.0
+    for index, share in shares.items():
+        node, window = network.nodes[index], plan.get(index)
+        area = node.size if window is None else node.shape[0] * window.height * window.width
+        total += share * area
+    return total
 
 
 def _open_count(sides: tuple[np.ndarray, np.ndarray]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from closegap.core.budget import Budget
-from closegap.encode.reduced import reduction_pays
+from closegap.encode.reduced import read_entries, reduction_fits, reduction_pays
 from closegap.graph.ops import Relu
 from closegap.specs.region import Ball
 from closegap.strategy.engines.mip import flat_bounds
@@ -17,8 +17,10 @@ from closegap.verify.cutting.tree import CutSearch, SearchOptions
 
 __all__ = ["CutEngine", "CutRootsEngine", "suits_cuts"]
 
-#: With more unstable neurons the programs are too slow.
+#: With more unstable neurons the programs are too slow,
 _MOST_UNITS = 600
+#: unless each of them reads so little that their rows have at most so many entries together.
+_MOST_READ = 40_000
 #: A tree that closed says "positive" without saying how much.
 _PROVED = float(np.finfo(np.float32).tiny)
 
@@ -114,7 +116,10 @@ def _report(session: Session, clause: int, search: CutSearch) -> None:
 
 
 def suits_cuts(session: Session) -> bool:
-    """True iff this engine can do something: ReLUs only, few of them unstable, and a box."""
+    """True iff this engine can do something: ReLUs only, and a box; few are unstable or read much.
+
+    Programs of neurons that read a few pixels each stay small, however many there are.
+    """
     network = session.query.network
     if session.bounds is None or isinstance(session.query.region, Ball):
         return False
@@ -122,4 +127,6 @@ def suits_cuts(session: Session) -> bool:
         return False
     bounds = flat_bounds(session)
     count = sum(int(((low < 0) & (high > 0)).sum()) for low, high in bounds.values())
-    return count <= _MOST_UNITS and reduction_pays(network, bounds)
+    if count <= _MOST_UNITS and reduction_pays(network, bounds):
+        return True
+    return read_entries(network, bounds) <= _MOST_READ and reduction_fits(network, bounds)

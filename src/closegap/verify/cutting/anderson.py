@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from closegap.core.numerics import gamma
@@ -49,15 +50,16 @@ class AndersonCuts:
 
     def __init__(self, program: CutProgram) -> None:
         self._layout = program.layout
-        units = program.units
-        width = program.layout.inputs + program.layout.units
-        self._weight = units.weight.toarray()
+        units, width = program.units, program.layout.inputs + program.layout.units
+        self._weight = units.weight
+        self._row = np.repeat(np.arange(len(units.bias)), np.diff(units.weight.indptr))
         self._bias = units.bias
-        lower, upper = program.model.lower[:width], program.model.upper[:width]
-        rising = self._weight >= 0
-        self._low = self._weight * np.where(rising, lower, upper)
-        self._high = self._weight * np.where(rising, upper, lower)
-        size = np.maximum(np.abs(self._low), np.abs(self._high)).sum(axis=1) + np.abs(self._bias)
+        entries, column = units.weight.data, units.weight.indices
+        lower, upper = program.model.lower[column], program.model.upper[column]
+        rising = entries >= 0
+        self._low = entries * np.where(rising, lower, upper)
+        self._high = entries * np.where(rising, upper, lower)
+        size = self._sums(np.maximum(np.abs(self._low), np.abs(self._high))) + np.abs(self._bias)
         self._slack = units.slack + 4 * gamma(width + 8) * size
 
     def separate(self, point: Float[np.ndarray, "V"], least: float, most: int) -> Cuts:
@@ -68,22 +70,35 @@ class AndersonCuts:
             least: smaller violations are left.
             most: at most so many cuts, the most violated.
         """
-        layout = self._layout
-        width = self._weight.shape[1]
-        phase = np.clip(point[layout.phase], 0.0, 1.0)[:, None]
-        inside = self._weight * point[:width] - self._low * (1 - phase)
-        outside = self._high * phase
+        layout, weight = self._layout, self._weight
+        phase = np.clip(point[layout.phase], 0.0, 1.0)
+        share = phase[self._row]
+        inside = weight.data * point[weight.indices] - self._low * (1 - share)
+        outside = self._high * share
         chosen = inside < outside
-        side = np.where(chosen, inside, outside).sum(axis=1) + self._bias * phase[:, 0]
+        side = self._sums(np.where(chosen, inside, outside)) + self._bias * phase
         violation = point[layout.positive] - side - self._slack
         ranked = np.argsort(-violation, kind="stable")[:most]
         which = ranked[violation[ranked] > least]
-        subset = chosen[which]
-        floor = np.where(subset, self._low[which], 0.0).sum(axis=1)
-        tops = np.where(subset, 0.0, self._high[which]).sum(axis=1)
-        matrix = np.zeros((len(which), layout.columns))
-        matrix[:, :width] = -np.where(subset, self._weight[which], 0.0)
-        places = np.arange(len(which))
-        matrix[places, layout.positive.start + which] += 1.0
-        matrix[places, layout.phase.start + which] = -(self._bias[which] + tops + floor)
-        return Cuts(csr_array(matrix), self._slack[which] - floor, violation[which])
+        floor = self._sums(np.where(chosen, self._low, 0.0))[which]
+        tops = self._sums(np.where(chosen, 0.0, self._high))[which]
+        read = np.where(chosen, -weight.data, 0.0)
+        read = csr_array((read, weight.indices, weight.indptr), (len(phase), layout.columns))
+        places, ones = np.arange(len(which)), np.ones(len(which))
+        own = csr_array(
+            (
+                np.concatenate([ones, -(self._bias[which] + tops + floor)]),
+                (
+                    np.concatenate([places, places]),
+                    np.concatenate([layout.positive.start + which, layout.phase.start + which]),
+                ),
+            ),
+            shape=(len(which), layout.columns),
+        )
+        matrix = csr_array(read[which] + own)
+        matrix.eliminate_zeros()
+        return Cuts(matrix, self._slack[which] - floor, violation[which])
+
+    def _sums(self, entries: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of the entries of each ReLU."""
+        return np.bincount(self._row, entries, len(self._bias))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.sparse import block_array, csr_array, diags_array
+from scipy.sparse import block_array, csr_array, diags_array, vstack
 
 from closegap.core.numerics import NEGLIGIBLE_SHARE, gamma
 from closegap.encode.expression import place
@@ -137,15 +137,21 @@ def cut_program(
 
 def _stacked(reduced: ReducedNetwork, feeds: list[int], columns: int) -> Rows:
     """The pre-activations of every layer, one below the other."""
-    weights, biases, slacks = [np.zeros((0, columns))], [np.zeros(0)], [np.zeros(0)]
+    blocks, biases, slacks = [csr_array((0, columns))], [np.zeros(0)], [np.zeros(0)]
     for feed in feeds:
         op = reduced.network.nodes[feed].op
         assert isinstance(op, ops.Linear)
-        missing = columns - op.weight.shape[1]
-        weights.append(np.pad(op.weight, ((0, 0), (0, missing))))
+        blocks.append(_widened(csr_array(op.weight), columns))
         biases.append(op.bias)
         slacks.append(reduced.slack[feed])
-    return Rows(csr_array(np.vstack(weights)), np.concatenate(biases), np.concatenate(slacks))
+    return Rows(
+        csr_array(vstack(blocks, format="csr")), np.concatenate(biases), np.concatenate(slacks)
+    )
+
+
+def _widened(matrix: csr_array, columns: int) -> csr_array:
+    """The same entries, with empty columns behind them."""
+    return csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], columns))
 
 
 def _margin(reduced: ReducedNetwork, row: Array, offset: float, columns: int) -> Rows:
@@ -166,21 +172,27 @@ def _margin(reduced: ReducedNetwork, row: Array, offset: float, columns: int) ->
 
 def _thinned(rows: Rows, lower: Array, upper: Array) -> Rows:
     """Without the entries that hardly matter: each stands at its middle, its range is slack."""
-    matrix = rows.weight.toarray()
+    matrix, (count, width) = rows.weight, rows.weight.shape
+    column, row = matrix.indices, np.repeat(np.arange(count), np.diff(matrix.indptr))
+
+    def sums(entries: Array) -> Array:
+        return np.bincount(row, entries, count)
+
     half, middle = (upper - lower) / 2, lower + (upper - lower) / 2
-    sway = np.abs(matrix) * half
-    order = np.argsort(sway, axis=1)
-    ascending = np.take_along_axis(sway, order, axis=1)
-    total = np.cumsum(ascending, axis=1)
-    most = NEGLIGIBLE_SHARE * total[:, -1:] if total.size else total
-    small = np.zeros_like(matrix, dtype=bool)
-    np.put_along_axis(small, order, total <= most, axis=1)
-    dropped = np.where(small, matrix, 0.0)
-    bias = rows.bias + dropped @ middle
+    sway = np.abs(matrix.data) * half[column]
+    order = np.lexsort((sway, row))  # row by row, ascending
+    total = np.cumsum(sway[order])
+    total -= np.concatenate([[0.0], total])[matrix.indptr[row]]
+    small = np.zeros(len(sway), dtype=bool)
+    small[order] = total <= NEGLIGIBLE_SHARE * sums(sway)[row]
+    dropped = np.where(small, matrix.data, 0.0)
+    bias = rows.bias + sums(dropped * middle[column])
     # The middle and half of a range are rounded too, by less than its ends' size.
-    size = np.abs(dropped) @ (np.abs(lower) + np.abs(upper)) + np.abs(rows.bias)
-    lost = np.where(small, sway, 0.0).sum(axis=1) + 2 * gamma(matrix.shape[1] + 8) * size
-    kept = csr_array(np.where(small, 0.0, matrix))
+    ends = (np.abs(lower) + np.abs(upper))[column]
+    size = sums(np.abs(dropped) * ends) + np.abs(rows.bias)
+    lost = sums(np.where(small, sway, 0.0)) + 2 * gamma(width + 8) * size
+    kept = csr_array((np.where(small, 0.0, matrix.data), column, matrix.indptr), matrix.shape)
+    kept.eliminate_zeros()
     return Rows(kept, bias, rows.slack + lost)
 
 

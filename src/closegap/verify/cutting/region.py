@@ -52,14 +52,15 @@ def region_programs(query: Query, region: InputSet, bounds: Bounds) -> RegionPro
         bounds: sound over the region for every pre-activation.
 
     Returns:
-        `None` where the network has other activations than ReLUs, where its reduced form does not
-        pay, or where it splits nothing.
+        `None` where the network has other activations than ReLUs, where its reduced form would not
+        fit in memory, or where it splits nothing.
     """
     network = query.network
     if not all(isinstance(network.nodes[i].op, ops.Relu) for i in network.activations):
         return None
     lower, upper = (np.asarray(side.reshape(-1).numpy()) for side in (region.lower, region.upper))
-    reduced = reduce_network(network, bounds, np.maximum(np.abs(lower), np.abs(upper)))
+    reach = np.maximum(np.abs(lower), np.abs(upper))
+    reduced = reduce_network(network, bounds, reach, worth=None)
     if reduced is None or not reduced.origin:
         return None
     return RegionPrograms(query, reduced, lower, upper)
