@@ -82,8 +82,8 @@ class AndersonCuts:
         which = ranked[violation[ranked] > least]
         floor = self._sums(np.where(chosen, self._low, 0.0))[which]
         tops = self._sums(np.where(chosen, 0.0, self._high))[which]
-        read = np.where(chosen, -weight.data, 0.0)
-        read = csr_array((read, weight.indices, weight.indptr), (len(phase), layout.columns))
+        entries = np.where(chosen, -weight.data, 0.0)
+        read = csr_array((entries, weight.indices, weight.indptr), (len(phase), layout.columns))
         places, ones = np.arange(len(which)), np.ones(len(which))
         own = csr_array(
             (
@@ -101,4 +101,4 @@ class AndersonCuts:
 
     def _sums(self, entries: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of the entries of each ReLU."""
-        return np.bincount(self._row, entries, len(self._bias))
+        return np.asarray(np.bincount(self._row, entries, len(self._bias)), dtype=np.float64)

@@ -176,7 +176,7 @@ def _thinned(rows: Rows, lower: Array, upper: Array) -> Rows:
     column, row = matrix.indices, np.repeat(np.arange(count), np.diff(matrix.indptr))
 
     def sums(entries: Array) -> Array:
-        return np.bincount(row, entries, count)
+        return np.asarray(np.bincount(row, entries, count), dtype=np.float64)
 
     half, middle = (upper - lower) / 2, lower + (upper - lower) / 2
     sway = np.abs(matrix.data) * half[column]
