@@ -34,16 +34,13 @@ from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.frontend import loads
-from closegap.mip import registry
-from closegap.mip.killable import KillableBackend
 from closegap.mip.model import Status
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
 from closegap.testing.enumeration import clause_margin, least_clause_margin
-from closegap.testing.mip_probes import worker_processes
 from closegap.testing.networks import onnx_model, random_leaky, random_mlp
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
-from mip.failing_solvers import Deaf
+from hanging import HangingSolver
 from tiny_networks import pooled, query, residual, samples
 
 QUICK = replace(hop_pgd(AttackOptions(steps=2, restarts=2)), hops=1)
@@ -167,21 +164,16 @@ def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
 def test_a_solver_that_hangs_does_not_keep_the_attack(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    name = f"deaf{threads}"  # the registry keeps one backend a name
-    hanging = KillableBackend(Deaf(), name)
-    monkeypatch.setitem(registry.BACKENDS, name, lambda: hanging)
+    hanging = HangingSolver(monkeypatch, f"deaf{threads}")
     options = BabAttackOptions(
-        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver=name))
+        hopping=QUICK, walks=0, bottom_up=BottomUp(program=SubProgram(solver=f"deaf{threads}"))
     )
-    before = set(worker_processes())
     begun = time.monotonic()
     outcome = BabAttack(options).attack_query(hard(rng), Budget.of_seconds(1.5, threads=threads))
     assert time.monotonic() - begun < 2.5
+    assert hanging.killed
     assert not outcome.finished
-    for solver in (hanging, registry.backend("scip"), registry.backend("highs-process")):
-        assert isinstance(solver, KillableBackend)
-        solver.close()  # those that stood in wait for more work
-    assert set(worker_processes()) <= before
+    assert not hanging.left()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

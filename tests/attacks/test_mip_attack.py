@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +15,10 @@ from closegap.attacks.outcome import AttackInterrupted
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.graph import ops
-from closegap.mip import registry
-from closegap.mip.killable import KillableBackend
 from closegap.specs.query import Query
 from closegap.specs.region import contains
 from closegap.testing.enumeration import least_clause_margin
-from closegap.testing.mip_probes import worker_processes
-from mip.failing_solvers import Deaf
+from hanging import HangingSolver
 from tiny_networks import FAMILIES, dense, query
 
 QUICK = AttackOptions(steps=2, restarts=2)
@@ -59,21 +55,16 @@ def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:
 def test_a_solver_that_hangs_keeps_neither_the_attack_nor_a_process(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where its process finds it
-    hanging = KillableBackend(Deaf(), "deaf-mip")
-    monkeypatch.setitem(registry.BACKENDS, "deaf-mip", lambda: hanging)
+    hanging = HangingSolver(monkeypatch, "deaf-mip")
     asked = moved(query(rng, dense(rng, [3, 5, 5, 2], ops.Relu())), 1e-4)
-    before = set(worker_processes())
     begun = time.monotonic()
     outcome = MipAttack(MipAttackOptions(solver="deaf-mip")).attack_query(
         asked, Budget.of_seconds(1.5)
     )
     assert time.monotonic() - begun < 2.5
+    assert hanging.killed
     assert outcome.margin >= 0 and not outcome.finished
-    for solver in (hanging, registry.backend("scip"), registry.backend("highs-process")):
-        assert isinstance(solver, KillableBackend)
-        solver.close()  # those that stood in wait for more work
-    assert set(worker_processes()) <= before
+    assert not hanging.left()
 
 
 @pytest.mark.parametrize("name", ["mip", "lippa", "region-walk"])
