@@ -1,23 +1,32 @@
-"""Every registered attack passes the shipped suite."""
+"""Every registered attack passes the shipped suite, and none is below the enumerated optimum."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from closegap.attacks.activation.bab_attack.attack import BabAttack, BabAttackOptions
 from closegap.attacks.activation.lippa import LippaAttack, LippaOptions
-from closegap.attacks.activation.query_attack import Attack
+from closegap.attacks.activation.query_attack import Attack, run_attack
 from closegap.attacks.activation.region_walk import RegionWalkAttack, RegionWalkOptions
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.hopping import Hopping, hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
-from closegap.attacks.registry import ENSEMBLES, make_attack
+from closegap.attacks.registry import ENSEMBLES, QUERY_ATTACKS, make_attack
+from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
+from closegap.runtime.cache import compiled, replayer
+from closegap.specs.query import Query, robustness
+from closegap.specs.region import contains
 from closegap.testing.attack_case import AttackCase
+from closegap.testing.enumeration import least_clause_margin
+from closegap.testing.networks import random_mlp, random_sign
 
 
 class Registered(AttackCase):
@@ -26,10 +35,7 @@ class Registered(AttackCase):
     def method(self) -> Attack:
         if self.name == "hop-pgd":
             return Hopping(hops=2, restarts=3, descent=Descent("hop", steps=3, step_size=0.3))
-        small = AttackOptions() if self.name == "fgsm" else AttackOptions(steps=8, restarts=3)
-        if self.name in ENSEMBLES:
-            small = AttackOptions(steps=1, restarts=2)
-        return make_attack(self.name, small)
+        return make_attack(self.name, small(self.name))
 
 
 class TestLippa(AttackCase):
@@ -70,6 +76,59 @@ for _name in [*METHODS, *ENSEMBLES]:
     globals()[_title] = type(
         _title, (Registered,), {"name": _name, "any_property": _name not in NEEDS_LABEL}
     )
+
+
+#: Given the time, these break whatever can be broken.
+COMPLETE = {"bab-attack", "beam", "lns", "milp", "mip"}
+
+
+def small(name: str) -> AttackOptions:
+    if name in ENSEMBLES:
+        return AttackOptions(steps=1, restarts=2)
+    return AttackOptions() if name == "fgsm" else AttackOptions(steps=8, restarts=3)
+
+
+@cache
+def enumerated() -> tuple[Query, ...]:
+    """A network of ReLUs and one of signs, around images whose margins are known.
+
+    Each twice: its margins are moved until the least one is `MOVED`, once on each side of zero.
+    """
+    rng, queries = np.random.default_rng(20261), []
+    for network in (random_mlp(rng, [3, 4, 3, 3]), random_sign(rng, [5, 4, 4, 3])):
+        query = robustness(network, rng.uniform(0.3, 0.7, network.input_shape), 0, 0.25)
+        least = min(least_clause_margin(query, k) for k in range(query.prop.clauses))
+        for goal in (MOVED, -MOVED):
+            offsets = query.prop.offsets + (goal - least)
+            queries.append(replace(query, prop=replace(query.prop, offsets=offsets)))
+    return tuple(queries)
+
+
+#: Of the queries of enumerated networks, the least margin or minus it.
+MOVED = 0.02
+
+
+@pytest.mark.parametrize("name", [*METHODS, *ENSEMBLES, *QUERY_ATTACKS])
+def test_none_is_below_the_optimum_and_complete_ones_break_what_they_can(name: str) -> None:
+    attack, tried = make_attack(name, small(name)), 0
+    seconds = 60.0 if name in COMPLETE else 2.0
+    for query, least in zip(enumerated(), (MOVED, -MOVED) * 2, strict=True):
+        network = compiled(query.network, torch.float32)
+        try:
+            (outcome,) = run_attack(network, [query], attack, Budget.of_seconds(seconds))
+        except OptionError as refusal:
+            assert "binarized networks only" in str(refusal)
+            continue
+        tried += 1
+        assert len(outcome.points)
+        assert all(contains(query.region, point) for point in outcome.points)
+        assert outcome.margin >= least - 1e-4
+        if name in COMPLETE:
+            assert outcome.finished
+            assert (outcome.margin < 0) == (least < 0)
+            witness = replayer(query.network).witness(query, outcome.points[0])
+            assert witness is not None and witness.breaks == (least < 0)
+    assert tried
 
 
 def test_an_unknown_attack_is_named_with_those_there_are() -> None:
