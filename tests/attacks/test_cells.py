@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -124,6 +125,29 @@ def test_lazy_walls_find_what_all_walls_find(rng: np.random.Generator, norm: flo
     assert lazy.value == pytest.approx(full.value, abs=1e-5)
     assert (cell.depths(lazy.point) >= -1e-6).all()
     assert problem.program.distance(lazy.point) <= min(problem.radius, 0.5) + 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-9, 1e9])
+def test_quadratic_programs_know_no_scale(rng: np.random.Generator, scale: float) -> None:
+    """Of the goal's rows, 0 for a cell in which no output moves, and of the walls'."""
+    query = robustness(random_mlp(rng, [4, 8, 6, 3]), rng.random(4), 0, 0.4, norm=2.0, target=1)
+    problem = problem_of(query)
+    cell = problem.units.cell(problem.units.phase(problem.ground.center))
+    (goal,) = problem.goals
+    every = np.arange(problem.units.units)
+    ask = partial(problem.program.least_margin, radius=problem.radius, near=every, budget=Budget())
+    plain = ask(cell, goal)
+    assert plain is not None
+    wall = scale or 1.0
+    walls = replace(cell, rows=wall * cell.rows, constants=wall * cell.constants)
+    other = ask(walls, replace(goal, rows=scale * goal.rows, offsets=scale * goal.offsets))
+    assert other is not None
+    assert other.value == pytest.approx(scale * plain.value, abs=0.02 * scale)
+    assert (cell.depths(other.point) >= -1e-6).all()
+    assert problem.program.distance(other.point) <= problem.radius
+    if scale:
+        assert other.row_duals.sum() == pytest.approx(1.0, abs=1e-4)
+        np.testing.assert_allclose(other.wall_duals, plain.wall_duals, atol=0.02)
 
 
 @pytest.mark.parametrize("norm", NORMS)

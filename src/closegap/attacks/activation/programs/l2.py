@@ -2,7 +2,8 @@
 
 The least distance is one of them. The least margin within a radius is the least of
 `distance^2 / 2 + price * margin` at the price for which the distance is the radius: the distance
-grows with the price, which is found by bisection.
+grows with the price, which is found by bisection. Rows are divided by their lengths, so that
+the solver sees the scale of no layer.
 """
 
 from __future__ import annotations
@@ -48,11 +49,9 @@ class L2Program:
         """See `CellProgram`; the radius is met from below, to one part in a hundred."""
         program = _Quadratic(self.ground, cell, goal)
         walls = LazyWalls(cell, program, near)
-        rows, constants = goal.on(cell)
-        steepest = float(np.linalg.norm(rows, axis=1).max())
         low, high, best = 0.0, math.inf, None
-        price = radius / max(steepest, np.finfo(float).tiny)
-        for _ in range(_STEPS):
+        price = radius
+        for _ in range(_STEPS if program.steepest else 1):
             program.price = price
             found = walls.optimum(budget)
             if found is None:
@@ -61,7 +60,7 @@ class L2Program:
             if reach > radius:
                 high = price
             else:
-                low, best = price, _priced(found, rows, constants, price)
+                low, best = price, program.priced(found)
             if _NEAR_ENOUGH * radius <= reach <= radius:
                 break
             price = math.sqrt(max(low, high / 1e3) * high) if math.isfinite(high) else 4 * price
@@ -80,22 +79,17 @@ class L2Program:
         return CellAnswer(reach, found.point, found.wall_duals, found.row_duals)
 
 
-def _priced(
-    found: CellAnswer,
-    rows: Float[np.ndarray, "Q D"],
-    constants: Float[np.ndarray, "Q"],
-    price: float,
-) -> CellAnswer:
-    """The optimum in units of the margin."""
-    value = float((rows @ found.point + constants).max())
-    return CellAnswer(value, found.point, found.wall_duals / price, found.row_duals / price)
-
-
 class _Quadratic:
     """Columns: the offset from the center, and the margin where it has a price.
 
+    Args:
+        ground: the box, and the center.
+        cell: where.
+        goal: whose margin.
+
     Attributes:
-        price: of the margin; 0 where the margin is a limit.
+        steepest: length of the goal's longest row, the margin's unit here; 0 where none has any.
+        price: of the margin in that unit; 0 where the margin is a limit.
         margin: the limit.
     """
 
@@ -103,23 +97,39 @@ class _Quadratic:
         self.price = 0.0
         self.margin = 0.0
         self._ground = ground
-        rows, constants = goal.on(cell)
-        self._rows = np.hstack([-rows, np.ones((len(rows), 1))])
-        self._least = constants + rows @ ground.center
+        self._goal = goal.on(cell)
+        rows, constants = self._goal
+        self.steepest = float(np.linalg.norm(rows, axis=1).max())
+        self._unit = self.steepest or 1.0
+        self._rows = np.hstack([-rows / self._unit, np.ones((len(rows), 1))])
+        self._least = (constants + rows @ ground.center) / self._unit
         self._walls = np.zeros((0, self._rows.shape[1]))
         self._wall_least = np.zeros(0)
+        self._wall_units = np.zeros(0)
+
+    def priced(self, found: CellAnswer) -> CellAnswer:
+        """The optimum in units of the margin."""
+        rows, constants = self._goal
+        value = float((rows @ found.point + constants).max())
+        share = self._unit / self.price
+        return CellAnswer(value, found.point, found.wall_duals * share, found.row_duals * share)
 
     def add_walls(self, rows: Float[np.ndarray, "W D"], least: Float[np.ndarray, "W"]) -> None:
         """See `WallProgram`."""
-        self._walls = np.vstack([self._walls, np.hstack([rows, np.zeros((len(rows), 1))])])
-        self._wall_least = np.concatenate([self._wall_least, least - rows @ self._ground.center])
+        length = np.linalg.norm(rows, axis=1)
+        units = np.where(length > 0, length, 1.0)
+        walls = np.hstack([rows / units[:, None], np.zeros((len(rows), 1))])
+        gap = (least - rows @ self._ground.center) / units
+        self._walls = np.vstack([self._walls, walls])
+        self._wall_least = np.concatenate([self._wall_least, gap])
+        self._wall_units = np.concatenate([self._wall_units, units])
 
     def optimum(self, budget: Budget) -> LazyOptimum | None:
         """See `WallProgram`."""
         if budget.expired:
             return None
         ground = self._ground
-        free = self.price > 0
+        free, limit = self.price > 0, self.margin / self._unit
         least = np.concatenate([self._least, self._wall_least])
         claim = solve_quadratic(
             QuadraticModel(
@@ -128,8 +138,8 @@ class _Quadratic:
                 matrix=csr_array(np.vstack([self._rows, self._walls])),
                 row_lower=least,
                 row_upper=np.full(len(least), np.inf),
-                lower=np.append(ground.lower - ground.center, -np.inf if free else self.margin),
-                upper=np.append(ground.upper - ground.center, np.inf if free else self.margin),
+                lower=np.append(ground.lower - ground.center, -np.inf if free else limit),
+                upper=np.append(ground.upper - ground.center, np.inf if free else limit),
             ),
             budget.remaining,
         )
@@ -138,4 +148,6 @@ class _Quadratic:
         duals = np.maximum(claim.row_duals, 0.0)
         count = len(self._rows)
         point = ground.center + claim.point[:-1]
-        return LazyOptimum(claim.objective, point, duals[count:], duals[:count])
+        return LazyOptimum(
+            claim.objective, point, duals[count:] / self._wall_units, duals[:count] / self._unit
+        )
