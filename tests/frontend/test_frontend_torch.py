@@ -53,6 +53,34 @@ def test_unsupported_module_is_named():
         closegap.from_torch(module, torch.zeros(1, 3))
 
 
+class _Branching(nn.Module):
+    """Of its two branches one would be lost in a file."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        outputs = self.layer(inputs)
+        return outputs if outputs.sum() > 0 else -outputs
+
+
+def test_a_module_that_branches_on_values_is_refused(monkeypatch):
+    def fail(module, inputs):
+        raise RuntimeError("this exporter branches neither")
+
+    monkeypatch.setattr(torch_export, "_by_graph_capture", fail)
+    with pytest.raises(ModelError, match="it branches on values of tensors"):
+        closegap.from_torch(_Branching(), torch.zeros(1, 3))
+
+
+def test_a_module_that_fails_on_the_example_is_not_exported():
+    module = nn.Linear(3, 2)
+    with pytest.raises(ModelError, match=r"fails on an input of shape \[1, 4\]: mat1 and mat2"):
+        closegap.from_torch(module, torch.zeros(1, 4))
+    assert closegap.from_torch(module, torch.zeros(1, 3, dtype=torch.float64)).input_size == 3
+
+
 def test_the_second_exporter_steps_in(monkeypatch):
     def fail(module, inputs):
         raise RuntimeError("this exporter is gone")
