@@ -110,6 +110,41 @@ def test_misuse_is_refused(rng: np.random.Generator) -> None:
         attacks.PGD(network, eps=-0.1)(images, labels)
 
 
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        (torch.eye(2), r"not float32 of shape \[2, 2\]"),
+        (torch.tensor([[0], [1]]), r"not int64 of shape \[2, 1\]"),
+        (torch.tensor([True, False]), "not bool"),
+        (torch.tensor([0.5, 1.0]), "label 0.5 is not a whole number"),
+        (torch.tensor([0.0, math.nan]), "label nan is not a whole number"),
+        (torch.tensor(0), r"not int64 of shape \[\]"),
+    ],
+)
+@pytest.mark.parametrize("name", ["PGD", "FMN"])
+def test_labels_are_one_whole_number_an_image(
+    rng: np.random.Generator, name: str, labels: torch.Tensor, fault: str
+) -> None:
+    eps = {"eps": 0.1} if name == "PGD" else {}
+    attack = getattr(attacks, name)(random_mlp(rng, [4, 6, 3]), **eps)
+    with pytest.raises(DataError, match=fault):
+        attack(torch.full((2, 4), 0.5), labels)
+
+
+def test_images_of_any_real_kind_become_float32(rng: np.random.Generator) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    images, labels = torch.tensor([[0.0, 1.0, 1.0, 0.0]]), torch.tensor([1.0])
+    for kind in (torch.float64, torch.float16, torch.bfloat16, torch.uint8):
+        found = attacks.PGD(module, eps=0.1, steps=2)(images.to(kind), labels)
+        assert found.dtype == torch.float32
+        assert (found - images).abs().max() <= 0.1
+    network = random_mlp(rng, [4, 6, 3])
+    assert attacks.PGD(network, eps=0.1)(images[:0], labels[:0]).shape == (0, 4)
+    for bad in (torch.tensor(0.5), images * 1j):
+        with pytest.raises(DataError, match="images must be real, with a batch axis"):
+            attacks.PGD(network, eps=0.1)(bad, labels)
+
+
 @pytest.mark.parametrize("norm", ["2", 2, 2.0, "l2", "L2", "2.0"])
 def test_norms_have_many_spellings(norm: str | float) -> None:
     assert norm_value(norm) == 2.0

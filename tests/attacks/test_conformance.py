@@ -157,3 +157,9 @@ def test_fgsm_takes_one_step() -> None:
 def test_options_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="got"):
         AttackOptions(**bad)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    with pytest.raises(OptionError, match="a seed is a whole number"):
+        Budget(seed=seed)

@@ -28,7 +28,7 @@ from closegap.attacks.minimal.lanes import (
 from closegap.attacks.minimal.polish import drawn, restored
 from closegap.attacks.minimal.registry import MINIMAL, make_minimal
 from closegap.core.budget import Budget
-from closegap.core.errors import DataError, OptionError
+from closegap.core.errors import DataError, OptionError, SpecError
 from closegap.graph.network import Network
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.distance import DistanceQuery
@@ -308,6 +308,8 @@ def test_the_calling_convention(rng: np.random.Generator) -> None:
         lost = torch.as_tensor(after) != labels
         assert lost.all()
     assert len(cg.attacks.CW(network)(images[:0], labels[:0])) == 0
+    with pytest.raises(SpecError, match="no class to lose the label to"):
+        DistanceQuery(random_mlp(np.random.default_rng(0), [3, 4, 1]), np.zeros(3, np.float32), 0)
     with pytest.raises(DataError, match="2 images came with 1 labels"):
         cg.attacks.FMN(network)(images, labels[:1])
     with pytest.raises(OptionError, match="norm must be"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from closegap.attacks.activation.query_attack import Attack, run_attack
@@ -26,6 +26,7 @@ __all__ = [
     "Norm",
     "as_network",
     "attack_images",
+    "checked_batch",
     "norm_value",
 ]
 
@@ -86,7 +87,7 @@ class BoundAttack:
     seed: int
 
     def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
+        self, images: Shaped[Tensor, "..."], labels: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "B ..."]:
         """Adversarial images; see `attack_images`."""
         return attack_images(
@@ -109,8 +110,8 @@ def norm_value(norm: Norm) -> float:
 
 def attack_images(
     model: Model,
-    images: Float[Tensor, "B ..."],
-    labels: Int[Tensor, "labels"],
+    images: Shaped[Tensor, "..."],
+    labels: Shaped[Tensor, "..."],
     method: Attack,
     *,
     eps: float,
@@ -122,8 +123,8 @@ def attack_images(
     Args:
         model: a network, or a torch module that is exported now (once a call, so that its
             present weights count; export it yourself with `closegap.from_torch` to save that).
-        images: in [0, 1], on any device; the attack runs there.
-        labels: true classes.
+        images: `[B, ...]` in [0, 1], on any device; attacks by gradients run there.
+        labels: `[B]`, the true classes.
         method: the attack.
         eps: radius, in units of pixels in [0, 1].
         norm: 1, 2 or inf.
@@ -133,16 +134,15 @@ def attack_images(
         float32 images of the same shape, each the one of least margin found in its ball.
 
     Raises:
-        DataError: images and labels do not fit each other.
+        DataError: images and labels do not fit each other, or are not what they should be.
         OptionError, SpecError: radius, norm, labels or shapes do not fit the network.
     """
-    if len(images) != len(labels):
-        raise DataError(f"{len(images)} images came with {len(labels)} labels")
-    network = as_network(model, images[:1])
-    arrays = images.detach().cpu().numpy()
+    batch, classes = checked_batch(images, labels)
+    network = as_network(model, batch[:1])
+    arrays = batch.numpy()
     queries = [
-        robustness(network, image, int(label), float(eps), norm=norm_value(norm))
-        for image, label in zip(arrays, labels.tolist(), strict=True)
+        robustness(network, image, label, float(eps), norm=norm_value(norm))
+        for image, label in zip(arrays, classes, strict=True)
     ]
     device = images.device
     outcomes = run_attack(TorchNetwork(network, device=device), queries, method, Budget(seed=seed))
@@ -151,14 +151,47 @@ def attack_images(
         for image, outcome in zip(arrays, outcomes, strict=True)
     ]
     if not found:
-        return images.detach().float().clone()
+        return torch.zeros_like(batch, dtype=torch.float32, device=device)
     return torch.stack([torch.as_tensor(f, dtype=torch.float32) for f in found]).to(device)
 
 
+def checked_batch(
+    images: Shaped[Tensor, "..."], labels: Shaped[Tensor, "..."]
+) -> tuple[Float[Tensor, "B ..."], list[int]]:
+    """Images on the CPU, in float32 if they are not in float64, and the class of each.
+
+    Raises:
+        DataError: there is no batch axis, images are complex, or labels are not one whole number
+            an image.
+    """
+    labels = torch.as_tensor(labels)
+    if not images.ndim or images.is_complex():
+        kind = "complex numbers" if images.is_complex() else "no batch axis"
+        raise DataError(f"images must be real, with a batch axis in front; these have {kind}")
+    if labels.ndim == 1 and len(labels) != len(images):
+        raise DataError(f"{len(images)} images came with {len(labels)} labels")
+    if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_complex():
+        kind = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
+        raise DataError(f"labels must be one class number an image, not {kind}")
+    whole = labels.isfinite() & (labels == labels.round())
+    if not whole.all():
+        raise DataError(f"label {labels[~whole][0].item()} is not a whole number")
+    batch = images.detach().cpu()
+    return (batch if batch.dtype == torch.float64 else batch.float()), labels.long().tolist()
+
+
 def as_network(model: Model, example: Float[Tensor, "B ..."]) -> Network:
-    """The network, or the torch module exported with this example."""
+    """The network, or the torch module exported with this example.
+
+    Raises:
+        OptionError: it is neither.
+        ModelError, UnsupportedOpError: see `closegap.from_torch`.
+    """
     if isinstance(model, Network):
         return model
+    if not isinstance(model, torch.nn.Module):
+        kind = type(model).__name__
+        raise OptionError(f"an attack needs a closegap network or a torch module, got {kind}")
     from closegap.frontend import from_torch  # heavy, and needed for modules only
 
     return from_torch(model, example)

@@ -130,6 +130,8 @@ class CandidatePool:
         if not len(points):
             return 0
         given = self._patterns(points) if patterns is None else patterns
+        if len(given) != len(points):
+            raise ValueError(f"{len(points)} points came with {len(given)} patterns")
         words = pack(given)
         with self._lock:
             self._check_length(given.shape[1])

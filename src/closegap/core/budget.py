@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from numbers import Integral
+
+from closegap.core.errors import OptionError
 
 __all__ = ["DEFAULT_MEMORY_BYTES", "Budget"]
 
@@ -22,6 +25,9 @@ class Budget:
         memory: bytes of working tensors an engine may hold at a time.
         seed: of every random choice.
         threads: native threads one solver or tensor library may use.
+
+    Raises:
+        OptionError: the seed is not a whole number of at most 63 bits.
     """
 
     deadline: float = math.inf
@@ -29,6 +35,10 @@ class Budget:
     memory: int = DEFAULT_MEMORY_BYTES
     seed: int = 0
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.seed, Integral) and 0 <= self.seed < 2**63):
+            raise OptionError(f"a seed is a whole number from 0 to 2^63 - 1, got {self.seed}")
 
     @classmethod
     def of_seconds(

@@ -22,6 +22,7 @@ from closegap.core.errors import MissingDependencyError, OptionError, SolverErro
 from closegap.core.numerics import SMALL_COEFFICIENT
 from closegap.mip._highs_watch import HighsWatch
 from closegap.mip.model import (
+    SEEDS,
     Array,
     Capabilities,
     Claim,
@@ -337,7 +338,7 @@ def _run(native: Any) -> str:
 def _common(options: SolveOptions) -> dict[str, object]:
     return {
         "threads": options.threads,
-        "random_seed": options.seed,
+        "random_seed": options.seed % SEEDS,
         "primal_feasibility_tolerance": options.feasibility,
         "dual_feasibility_tolerance": options.feasibility,
     }

@@ -17,6 +17,7 @@ from closegap.core.numerics import MIP_FEASIBILITY
 
 __all__ = [
     "POLL_SECONDS",
+    "SEEDS",
     "Capabilities",
     "Claim",
     "Cone",
@@ -33,6 +34,9 @@ Array: TypeAlias = NDArray[np.float64]
 
 #: How often a running solve asks whether to stop.
 POLL_SECONDS = 0.05
+
+#: Solvers know so many seeds; larger numbers begin again at 0.
+SEEDS = 2**31
 
 
 @dataclass(frozen=True, eq=False)

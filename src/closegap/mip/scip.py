@@ -20,6 +20,7 @@ from closegap.core.errors import MissingDependencyError, OptionError
 from closegap.core.numerics import SMALL_COEFFICIENT
 from closegap.mip.model import (
     POLL_SECONDS,
+    SEEDS,
     Array,
     Capabilities,
     Claim,
@@ -306,7 +307,7 @@ def _parameters(options: SolveOptions) -> dict[str, object]:
         "numerics/dualfeastol": options.feasibility,
         "misc/catchctrlc": False,
         "lp/threads": options.threads,
-        "randomization/randomseedshift": options.seed,
+        "randomization/randomseedshift": options.seed % SEEDS,
     }
     if options.node_limit is not None:
         values["limits/totalnodes"] = options.node_limit

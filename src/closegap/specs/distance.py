@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from closegap.core.errors import OptionError
+from closegap.core.errors import OptionError, SpecError
 from closegap.graph.network import Network
 from closegap.specs.objectives import LinfDistance, Objective, norm_objective
 from closegap.specs.query import Query, robustness
@@ -27,6 +27,9 @@ class DistanceQuery:
         label: the true class.
         objective: the distance.
         target: the one class that counts as a loss; `None` for every other.
+
+    Raises:
+        SpecError: the network has one output, so that no other class can win.
     """
 
     network: Network
@@ -34,6 +37,10 @@ class DistanceQuery:
     label: int
     objective: Objective = field(default_factory=LinfDistance)
     target: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.network.output_size < 2:
+            raise SpecError("the network has one output: there is no class to lose the label to")
 
     @classmethod
     def of_norm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from closegap.core.errors import OptionError
 
@@ -28,6 +29,10 @@ class AttackOptions:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("steps", "restarts"):
+            count = getattr(self, name)
+            if count is not None and not isinstance(count, Integral):
+                raise OptionError(f"{name} must be a whole number, got {count!r}")
         if self.steps is not None and self.steps < 1:
             raise OptionError(f"an attack needs at least 1 step, got {self.steps}")
         if self.restarts is not None and self.restarts < 1:

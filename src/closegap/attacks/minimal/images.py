@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from closegap.attacks.gradient.options import AttackOptions
-from closegap.attacks.images import Model, as_network
+from closegap.attacks.images import Model, as_network, checked_batch
 from closegap.attacks.minimal.attack import MinimalAttack
 from closegap.attacks.minimal.registry import make_minimal
 from closegap.core.budget import Budget
-from closegap.core.errors import DataError, OptionError
+from closegap.core.errors import OptionError
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import make_objective
 
@@ -85,32 +85,31 @@ class BoundMinimalAttack:
     seed: int
 
     def __call__(
-        self, images: Float[Tensor, "B ..."], labels: Int[Tensor, "labels"]
+        self, images: Shaped[Tensor, "..."], labels: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "B ..."]:
         """The nearest counterexamples found, each replayed on the ONNX file.
 
         Args:
-            images: in [0, 1], on any device; the attack runs there.
-            labels: true classes.
+            images: `[B, ...]` in [0, 1], on any device; the attack runs there.
+            labels: `[B]`, the true classes.
 
         Returns:
             float32 images of the same shape; the clean image where nothing was found.
 
         Raises:
-            DataError: images and labels do not fit each other.
+            DataError: images and labels do not fit each other, or are not what they should be.
             OptionError, SpecError: labels or shapes do not fit the network.
         """
-        if len(images) != len(labels):
-            raise DataError(f"{len(images)} images came with {len(labels)} labels")
-        clean = images.detach().cpu().float()
+        batch, classes = checked_batch(images, labels)
+        clean = batch.float()
         if not len(clean):
-            return images.detach().float().clone()
-        network = as_network(self.net, images[:1])
+            return torch.zeros_like(clean, device=images.device)
+        network = as_network(self.net, clean[:1])
         name = _OBJECTIVES[self.attack.method.norm]
         queries = [
-            DistanceQuery(network, image, int(label), make_objective(name, image))
+            DistanceQuery(network, image, label, make_objective(name, image))
             for image, label in zip(
-                clean.numpy().reshape(-1, *network.input_shape), labels.tolist(), strict=True
+                clean.numpy().reshape(-1, *network.input_shape), classes, strict=True
             )
         ]
         nearest = self.attack.run_all(queries, Budget(seed=self.seed), device=images.device)

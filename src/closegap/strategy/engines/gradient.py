@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -65,7 +65,7 @@ class StrongAttack:
         round_ = 0
         while not (session.decided or spend.expired):
             stages = thorough_stages(session.query)
-            seeded = Budget(spend.deadline, spend.nodes, spend.memory, round_, spend.threads)
+            seeded = replace(spend, seed=spend.seed + round_)
             outcome = run_stages(network, session.query, stages, seeded)
             session.offer(outcome.points, "strong-pgd")
             round_ += len(stages)
