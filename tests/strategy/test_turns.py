@@ -9,6 +9,7 @@ from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
 from closegap.specs.query import robustness
 from closegap.strategy.engines import ENGINES
+from closegap.strategy.engines.refine import RefineEngine
 from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
 from closegap.strategy.solve import DEFAULT_ENGINES
@@ -93,6 +94,37 @@ def test_on_dense_layers_two_trees_take_turns(hard):
     assert next(turns(names, session, Budget()))[1] * 63 == pytest.approx(1 / 5)
     session.outlook["bab"] = None
     assert next(turns(names, session, Budget()))[1] * 63 == pytest.approx(1 / 2)
+
+
+def test_neurons_are_refined_between_the_rounds_of_two_trees(hard):
+    pairs = list(turns(("refine", "layered", "bab"), hard[0], Budget()))
+    trees = ["layered", "bab"]
+    assert [n for n, _ in pairs] == [*trees, "refine", *trees, "refine", *trees * 4, "bab"]
+    left = np.cumprod([1.0] + [1 - share for _, share in pairs[:-1]])
+    assert left[-1] == pytest.approx(0, abs=1e-9)
+    assert left[2] - left[3] == pytest.approx(8 / 111)
+    assert left[5] - left[6] == pytest.approx(40 / 111)
+
+
+def test_trees_begin_again_with_refined_bounds(hard):
+    session = Session(hard[0].query)
+    RefineEngine().run(session, Budget(nodes=300))
+    assert session.bounds is None  # it refines what is known, and nothing is
+    known, least = session.linear.activations(Budget()), session.clause_lower.min()
+    session.learn_bounds(known)
+    session.held["layered"], session.outlook["layered"] = "a tree", 1.0
+    RefineEngine().run(session, Budget(nodes=300))
+    refined = session.bounds
+    assert refined is not known
+    assert session.counts["refined"] > 0
+    assert not session.held
+    assert not session.outlook
+    assert session.clause_lower.min() >= least
+    session.held["layered"] = "a tree"
+    RefineEngine(least=1.1).run(session, Budget(nodes=300))
+    assert session.held
+    for feed, found in session.bounds.activations.items():
+        assert (found.upper <= refined.activations[feed].upper).all()
 
 
 def test_an_outlook_is_right_where_growth_is_even():

@@ -41,6 +41,7 @@ DEFAULT_ENGINES: tuple[str, ...] = (
     "strong-pgd",
     "region-walk",
     "near-attack",
+    "refine",
     "layered",
     "cut-roots",
     "cutoff",

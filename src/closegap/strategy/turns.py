@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from closegap.core.budget import Budget
 from closegap.graph.ops import Conv, Relu
@@ -19,11 +19,15 @@ _PAIR = ("bab", "cuts")
 #: Time for both of them, round by round.
 _ROUNDS = (2.0, 4.0, 8.0, 16.0)
 #: Slow to tighten; where cuts work it waits for the last round, and gets so much time then.
-_LATE, _LATE_ROUND, _LATE_TIME = "cutoff", 3, 4.0
+_LATE, _LATE_ROUNDS = "cutoff", {3: 4.0}
 #: Two trees on dense networks, one that bounds every layer again, one that visits many more nodes.
 #: Which closes first shows early: the first of their rounds are short.
 _LAYERS = ("layered", "bab")
 _SHORT_ROUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: Before the second and the third of their rounds bounds of neurons are refined, for so much time;
+#: the trees begin again with these. A little of it does for most networks; where it does not, one
+#: long sweep over the layers gains more than several short ones.
+_REFINE, _REFINED = "refine", {1: 8.0, 2: 40.0}
 #: Convolutional networks take long to tighten, and a tree closes in seconds what is nearly proved:
 #: it begins there, with this share of the time, and goes on after.
 _FIRST, _FIRST_SHARE = "bab", 0.3
@@ -39,7 +43,7 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
 
     On dense networks with more than one layer of hinges two trees take turns: one that bounds every
     layer again in every domain, and one that does not. Who is expected to close first, from how it
-    grew so far, gets more of a round.
+    grew so far, gets more of a round. Between rounds bounds of single neurons are refined.
 
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
     as long as the one before, so neither costs the other more than half of the time. Who closed
@@ -57,10 +61,14 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
     late = _LATE in names
     again = [(_AGAIN, 1.0)] * (_AGAIN in names)
     for name in names:
-        if not layered and name in _LAYERS and set(_LAYERS) <= set(names):
-            layered = True
-            if suits_layers(session, budget):
-                yield from _race(_Race(_LAYERS, _SHORT_ROUNDS, _sooner), again, session)
+        if not layered and name in (*_LAYERS, _REFINE) and set(_LAYERS) <= set(names):
+            suited = suits_layers(session, budget)
+            if name == _REFINE and suited:  # its turns are between those of the trees
+                continue
+            layered = name != _REFINE
+            if layered and suited:
+                refined = {_REFINE: _REFINED} if _REFINE in names else {}
+                yield from _race(_Race(_LAYERS, _SHORT_ROUNDS, _sooner, refined), again, session)
                 continue
         paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and suits_cuts(session)
         if not paired:
@@ -72,7 +80,8 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
             yield name, 1.0
         elif not raced:
             raced = True
-            yield from _race(_Race(_PAIR, _ROUNDS, _faster, late), again, session)
+            tightened = {_LATE: _LATE_ROUNDS} if late else {}
+            yield from _race(_Race(_PAIR, _ROUNDS, _faster, tightened), again, session)
 
 
 def _of_images(session: Session) -> bool:
@@ -89,24 +98,25 @@ class _Race:
         pair: their names.
         rounds: time for both of them in each.
         first: what the first of the pair gets of a round, by how both did so far.
-        late: an engine that is slow to tighten comes before the last of the rounds.
+        between: time for other engines, by name and by the round before which they come.
     """
 
     pair: tuple[str, str]
     rounds: tuple[float, ...]
     first: Callable[[tuple[str, str], Session], float]
-    late: bool = False
+    between: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 def _race(
     race: _Race, again: Sequence[tuple[str, float]], session: Session
 ) -> Iterator[tuple[str, float]]:
-    left = sum(race.rounds) + race.late * _LATE_TIME
+    left = sum(race.rounds) + sum(sum(times.values()) for times in race.between.values())
     for place, time in enumerate(race.rounds):
         yield from again
-        if race.late and place == _LATE_ROUND:
-            yield _LATE, _LATE_TIME / left
-            left -= _LATE_TIME
+        for name, times in race.between.items():
+            if place in times:
+                yield name, times[place] / left
+                left -= times[place]
         first = race.first(race.pair, session)
         for name, share in zip(race.pair, (first, 1 - first), strict=True):
             yield name, min(1.0, share * time / left)

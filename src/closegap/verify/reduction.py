@@ -19,14 +19,15 @@ from closegap.bounds.optimise import AscentOptions, MixedPrecision
 from closegap.bounds.records import ActivationBounds, Interval
 from closegap.bounds.regions import input_set
 from closegap.core.budget import Budget
-from closegap.encode.condensed import condensed
+from closegap.encode.condensed import condensed, pruned_network
+from closegap.encode.reduced import ReducedNetwork
 from closegap.graph import ops
 from closegap.runtime.cache import compiled
 from closegap.specs.query import Query
 from closegap.specs.region import Ball, Box, Region, bounding_box
 from closegap.verify.incomplete import LinearVerifier
 
-__all__ = ["ReducedQuery", "climb_activations", "reduced_query"]
+__all__ = ["ReducedQuery", "climb_activations", "pruned_query", "reduced_query"]
 
 #: Dense products may take so many times the products of a network: convolutions are slower ones.
 _WORTH_CONVOLUTIONS = 8.0
@@ -91,8 +92,18 @@ def reduced_query(
     region = input_set(exact, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
     reduced = condensed(network, known.flat(), reach, worth=worth, budget=budget)
-    if reduced is None or not reduced.origin:
-        return None
+    return None if reduced is None or not reduced.origin else _about(query, reduced)
+
+
+def pruned_query(query: Query, known: NetworkBounds) -> ReducedQuery | None:
+    """A chain of dense ReLU layers without the neurons that are never positive, else `None`."""
+    region = input_set(compiled(query.network, torch.float64), query.region)
+    reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
+    pruned = pruned_network(query.network, known.flat(), reach)
+    return None if pruned is None else _about(query, pruned)
+
+
+def _about(query: Query, reduced: ReducedNetwork) -> ReducedQuery:
     asked = Query(reduced.network, _flat(query.region), query.prop, query.name)
     small = compiled(reduced.network, torch.float64)
     bounds = reduced.intervals()

@@ -17,6 +17,7 @@ from closegap.strategy.engines.layered import LayeredEngine
 from closegap.strategy.engines.linear import AlphaCrown, Crown
 from closegap.strategy.engines.mip import MipEngine
 from closegap.strategy.engines.near_attack import NearAttackEngine
+from closegap.strategy.engines.refine import RefineEngine
 from closegap.strategy.engines.region import LippaEngine, RegionWalkEngine
 
 __all__ = ["ENGINES", "Engine"]
@@ -34,6 +35,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "bab-attack": BabAttackEngine,
     "near-attack": NearAttackEngine,
     "attack": AttackEngine,
+    "refine": RefineEngine,
     "layered": LayeredEngine,
     "cutoff": CutoffEngine,
     "bab": BranchEngine,

@@ -10,7 +10,7 @@ from closegap.strategy.session import Session
 from closegap.verify.incomplete import AlphaOptions
 from closegap.verify.reduction import climb_activations
 
-__all__ = ["AlphaCrown", "Crown"]
+__all__ = ["AlphaCrown", "Crown", "prove_open_rows"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Crown:
         """See `Engine`."""
         bounds = session.linear.activations(budget, session.bounds)
         session.learn_bounds(bounds)
-        _rows(session, budget, None, "crown")
+        prove_open_rows(session, budget, None, "crown")
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,20 @@ class AlphaCrown:
         """See `Engine`."""
         if session.bounds is None:
             session.learn_bounds(session.linear.activations(budget))
-        _rows(session, budget, self.options.final, "alpha-crown")
+        prove_open_rows(session, budget, self.options.final, "alpha-crown")
         for _ in range(self.options.rounds):
             if session.decided or budget.expired or session.bounds is None:
                 return
             spend = budget.within(self.inner_share * budget.remaining)
             inner = climb_activations(session.linear, session.bounds, spend, self.options.inner)
             session.learn_bounds(inner)
-            _rows(session, budget, self.options.final, "alpha-crown")
+            prove_open_rows(session, budget, self.options.final, "alpha-crown")
 
 
-def _rows(session: Session, budget: Budget, options: AscentOptions | None, engine: str) -> None:
+def prove_open_rows(
+    session: Session, budget: Budget, options: AscentOptions | None, engine: str
+) -> None:
+    """Bound the rows of open clauses with the bounds that are known; offer where they are least."""
     bounds, which = session.bounds, session.open_rows
     # One pass of a large network takes seconds, and bounds that time cut short prove little.
     if bounds is None or not len(which) or budget.expired:

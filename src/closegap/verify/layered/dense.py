@@ -30,12 +30,12 @@ from closegap.graph.network import Network
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.layered.rows import Rows
 
-__all__ = ["DenseRows", "dense_rows"]
+__all__ = ["CROSSING", "DenseRows", "dense_rows", "lost_by_rows"]
 
 #: Entries of the rows of one layer that are taken at a time.
 _CACHED_ENTRIES = 150_000
 #: Roundings of a crossing: a chord, its intercept, two products and a sum, each counted twice.
-_CROSSING = 24
+CROSSING = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class DenseRows:
         inputs = torch.maximum(low.abs(), high.abs())
         self._most = [problem.values[step.feed].magnitude[0].flatten() for step in steps]
         self._size = [
-            _lost_by_rows(step, before, most, len(steps))
+            lost_by_rows(step.weight, step.bias, before, most, len(steps))
             for step, before, most in zip(steps, [inputs, *self._most], self._most, strict=False)
         ]
         total = sum((float(most.sum()) for most in self._most), float(inputs.sum()) + 4.0)
@@ -149,7 +149,7 @@ class DenseRows:
         step = self._steps[number]
         rows = torch.cat([step.weight[places], -step.weight[places]])[None]
         constant = torch.cat([step.bias[places], -step.bias[places]])[None]
-        rounding = gamma(_CROSSING * len(self._steps)) * constant.abs() + self._vanished
+        rounding = gamma(CROSSING * len(self._steps)) * constant.abs() + self._vanished
         for place in range(number - 1, -1, -1):
             line, before, size = lines[place], self._steps[place], self._size[place]
             slope = slopes[place].double().clamp_(line.least, line.most)
@@ -233,18 +233,24 @@ class DenseRows:
 _FIELDS = ("least", "most", "start", "chord", "intercept")
 
 
-def _lost_by_rows(step: _Step, before: Tensor, most: Tensor, layers: int) -> Float[Tensor, "N"]:
+def lost_by_rows(
+    weight: Float[Tensor, "N M"],
+    bias: Float[Tensor, "N"],
+    before: Float[Tensor, "M"],
+    most: Float[Tensor, "N"],
+    layers: int,
+) -> Float[Tensor, "N"]:
     """`size` with `|A| . size` what a row A on the outputs of a ReLU loses on its way behind it.
 
     Args:
-        step: the layer that feeds the ReLU.
+        weight, bias: of the layer that feeds the ReLU, float64.
         before: greatest absolute values of what the layer reads.
         most: of what it feeds.
         layers: how many there are: constants are summed over all of them.
     """
-    terms = max(step.weight.shape) + _CROSSING
-    product = step.weight.abs() @ before + step.bias.abs()
-    crossing = gamma(terms + _CROSSING * layers) * (2 * most + 2 * step.bias.abs())
+    terms = max(weight.shape) + CROSSING
+    product = weight.abs() @ before + bias.abs()
+    crossing = gamma(terms + CROSSING * layers) * (2 * most + 2 * bias.abs())
     # An intercept may underflow, and so may this, and coefficients may be large.
     return 2 * (crossing + 2 * gamma(terms) * product) + 16 * underflow(torch.float64)
 

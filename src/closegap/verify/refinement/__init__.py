@@ -1,0 +1,1 @@
+"""Branch and bound on the bounds of single neurons."""
