@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from closegap.frontend import load
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import L1Distance, ObjectiveOptions, make_objective
+from closegap.specs.objectives import ObjectiveOptions, make_objective
 from closegap.strategy.distance import minimise_distance
 from common import data_root
 
@@ -101,15 +101,7 @@ Method = Callable[[DistanceQuery, float], Answer]
 
 
 def _tree(options: SparseOptions, query: DistanceQuery, seconds: float) -> Answer:
-    budget = Budget.of_seconds(seconds)
-    starts = []
-    if options.attack is not None and query.objective.norm is None:  # it minimises norms only
-        near = replace(query, objective=L1Distance())
-        spend = budget.within(options.attack_share * seconds)
-        point = options.attack.run(near, spend, replayed(near)).point
-        starts = [] if point is None else [point]
-        options = replace(options, attack=None)
-    found = SparseTree(options).run(query, budget, replayed(query), starts)
+    found = SparseTree(options).run(query, Budget.of_seconds(seconds), replayed(query))
     return Answer(found.lower, found.upper, found.nodes, found.witness)
 
 

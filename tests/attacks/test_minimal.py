@@ -27,6 +27,7 @@ from closegap.attacks.minimal.lanes import (
 )
 from closegap.attacks.minimal.polish import drawn, restored
 from closegap.attacks.minimal.registry import MINIMAL, make_minimal
+from closegap.attacks.minimal.weighting import Weighting
 from closegap.core.budget import Budget
 from closegap.core.errors import DataError, OptionError, SpecError
 from closegap.graph.network import Network
@@ -51,7 +52,7 @@ def asked(
 
 def small(name: str, norm: float, restarts: int = 4, share: float = 1.0) -> MinimalAttack:
     """With few steps, and where a weight is sought, few of them near the right one."""
-    steps = {"ead": 10, "cw": 30, "sparsefool": 5, "deepfool": 10}.get(name, 40)
+    steps = {"ead": 20, "cw": 30, "sparsefool": 5, "deepfool": 10}.get(name, 40)
     sizes = AttackOptions(steps=math.ceil(share * steps), restarts=restarts)
     attack = make_minimal(name, sizes, norm)
     if isinstance(attack.method, EADSearch | CarliniWagnerSearch):
@@ -314,3 +315,29 @@ def test_the_calling_convention(rng: np.random.Generator) -> None:
         cg.attacks.FMN(network)(images, labels[:1])
     with pytest.raises(OptionError, match="norm must be"):
         cg.attacks.FMN(network, norm="magic")
+
+
+def test_weights_side_by_side_hold_those_of_a_binary_search(rng: np.random.Generator) -> None:
+    """Of lanes whose weights are enough at random: here and there, everywhere, nowhere."""
+    chances = torch.tensor([0.0, 0.1, 0.3, 0.5, 0.9, 1.0]).repeat_interleave(20)
+    numbers = torch.arange(len(chances))
+
+    def enough(weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        draws = (weights.log2() * 64).round().double() * 12.9898 + rows[:, None] * 78.233
+        return (draws.sin() * 43758.5453 % 1) < chances[rows][:, None]
+
+    searches, tried, rounds = 9, [], 0
+    found: Weighting | None = Weighting.of(1e-3, torch.zeros(len(chances)).double(), searches)
+    while found is not None:
+        last = found.seen(enough(found.weights, numbers).flatten())
+        tried.append(last.weights)
+        rounds, found = rounds + 1, last.next()
+    assert rounds <= Weighting.rounds(searches) < searches
+    every = torch.cat(tried, dim=1)
+    for lane in numbers:
+        weight, low, high = 1e-3, 0.0, math.inf
+        for _ in range(searches):
+            assert (every[lane] / weight - 1).abs().min() < 1e-6
+            hit = bool(enough(torch.tensor([[weight]]).double(), lane[None]))
+            low, high = (low, weight) if hit else (weight, high)
+            weight = (low + high) / 2 if high < math.inf else 10 * weight

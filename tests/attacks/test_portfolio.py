@@ -42,8 +42,8 @@ def test_starts_count_and_none_is_nearer_than_the_optimum(
     while not np.isfinite(exact):
         query = asked(network, rng.random(4).astype(np.float32), name)
         exact = least_distance(query)
-    attacks, judge = replace(portfolio(query.objective), published=(), long=()), replayed(query)
-    assert not attacks.first(query, Budget(), judge, Budget())
+    attacks, judge = replace(portfolio(query.objective), published=()), replayed(query)
+    assert attacks.first(query, Budget(), judge, Budget()) == ((), ())
     found = attacks.starts(query, Budget(), judge)
     distances = [nearest.distance for nearest in found]
     assert distances == sorted(distances)
@@ -92,7 +92,7 @@ def test_attacks_get_the_steps_that_fit(
     assert 300 <= steps(800, "fmn", AttackOptions()) <= 400
     assert steps(2000, "fmn", AttackOptions(500)) == 500
     assert steps(30, "fmn", AttackOptions()) == 0
-    assert 9 * 300 <= steps(12000, "ead", AttackOptions()) <= 9 * 340
+    assert 4 * 300 <= steps(12000 // 2, "ead", AttackOptions()) <= 4 * 400
 
 
 def test_programs_come_nearer_and_never_leave_a_broken_point(rng: np.random.Generator) -> None:

@@ -36,8 +36,9 @@ from closegap.verify.distance_floor import FloorOptions, distance_floor
 __all__ = ["EXACT", "Bracketing", "ExactAnswer", "ExactSolver"]
 
 _CHEAP = ("crown", "alpha-crown")
-#: On small networks, of what is left, for a tree before the published attacks.
-_SMALL_SHARE = 0.3
+#: On small networks, of what is left, for a tree before all attacks; of short times up to twice as
+#: much, for so many seconds.
+_EARLY_SHARE, _EARLY_SECONDS = 0.15, 2.0
 #: Of what is left, for the tree, and for a turn of the tree or of proofs at radii; in seconds, the
 #: least turn. A tree that would leave less open than this share of the distance goes on.
 _TREE_SHARE, _TURN_SHARE, _LEAST_TURN, _NEARLY = 0.9, 0.35, 1.0, 0.02
@@ -120,6 +121,8 @@ class Bracketing:
         self._best = Nearest()
         self._history: list[tuple[float, float, float]] = []
         self._counts_of: dict[str, int] = {}
+        self._tree: SparseSearch | None = None
+        self._felled = False
         self.watch = Stopwatch()
 
     def clean(self) -> bool:
@@ -129,7 +132,8 @@ class Bracketing:
 
     def attacks(self) -> None:
         """Search for near witnesses for a share of the time."""
-        self._witnesses.search()
+        if not self._done:
+            self._witnesses.search()
 
     def halve(self) -> None:
         """Raise the lower end by linear bounds."""
@@ -150,14 +154,24 @@ class Bracketing:
             if not self._try(middle, _CHEAP, _HALVING_SHARE * self._budget.remaining):
                 high = middle
 
-    def small(self) -> None:
-        """On small networks, a turn of the tree and then the published attacks."""
-        if self._witnesses.waiting:
-            with self.watch.part("tree"):
-                self.solve(EXACT["tree"], _SMALL_SHARE)
-            if not self._done:
-                with self.watch.part("starts"):
-                    self._witnesses.published()
+    def early(self) -> None:
+        """On small networks, a turn of the tree before all attacks: it may close at once."""
+        if self._done or not self._witnesses.late:
+            return
+        self._tree = self._planted()
+        least = min(_EARLY_SECONDS, 2 * _EARLY_SHARE * self._budget.remaining)
+        self._turn(max(_EARLY_SHARE * self._budget.remaining, least))
+
+    def _turn(self, seconds: float) -> None:
+        """Of the tree, which is felled where it ended."""
+        if self._tree is None:
+            return
+        with self.watch.part("tree"):
+            self._tree.offer(self._best.point)
+            self._tree.grow(self._budget.within(seconds))
+        self._counts_of["nodes"] = self._tree.nodes
+        if not self._tree.paused:
+            self._tree, self._felled = None, True
 
     def race(self, engines: Sequence[str]) -> None:
         """The tree and proofs at radii in turn, more and more of it to who pays.
@@ -166,27 +180,25 @@ class Bracketing:
         same share a second; who would leave less open has the next turn. A tree that is about to
         close is not disturbed.
         """
-        tree = None if self._done else self._planted()
+        if self._tree is None and not (self._done or self._felled):
+            self._tree = self._planted()
         waiting = True
-        rates = {"tree": math.inf, "radii": 0.0 if tree is None else math.nan}
+        rates = {"tree": math.inf, "radii": 0.0 if self._tree is None else math.nan}
         while not self._done:
-            turn = max(_TURN_SHARE * self._budget.remaining, _LEAST_TURN)
+            tree, turn = self._tree, max(_TURN_SHARE * self._budget.remaining, _LEAST_TURN)
             name = "radii" if tree is None else self._next(tree, rates, turn)
             if waiting and (tree is None or not self._closing(tree, rates)):
                 waiting = False
                 with self.watch.part("long attacks"):
                     self._witnesses.long()
             open_, begun = self._open(tree, name), time.monotonic()
-            with self.watch.part(name):
-                if name == "tree" and tree is not None:
-                    tree.offer(self._best.point)
-                    tree.grow(self._budget.within(turn))
-                    self._counts_of["nodes"] = tree.nodes
-                    tree = tree if tree.paused else None
-                else:
+            if name == "tree":
+                self._turn(turn)
+            else:
+                with self.watch.part(name):
                     self.close(engines, self._budget if tree is None else self._budget.within(turn))
             spent = max(time.monotonic() - begun, TINY)
-            shrunk = self._open(tree, name) / max(open_, TINY)
+            shrunk = self._open(self._tree, name) / max(open_, TINY)
             rates[name] = -math.log(max(shrunk, TINY)) / spent
 
     def _planted(self) -> SparseSearch:
@@ -243,13 +255,17 @@ class Bracketing:
                     high = radius
             effort *= 2
 
-    def solve(self, make: Callable[[float], ExactSolver], share: float = 1.0) -> None:
-        """Let an exact solver push both ends for a share of the time, from the best point."""
+    def solve(self, name: str) -> None:
+        """Let an exact solver push both ends, from the best point; a tree that began goes on."""
         if self._done:
             return
-        spend = self._budget.within(share * self._budget.remaining)
+        if name == "tree" and (self._tree is not None or self._felled):
+            self._turn(self._budget.remaining)
+            return
         starts = () if self._best.point is None else (self._best.point,)
-        answer = make(self._lower).run(self._query, spend, self._counts, starts, self._prove)
+        solver = EXACT[name](self._lower)
+        with self.watch.part(name):
+            answer = solver.run(self._query, self._budget, self._counts, starts, self._prove)
         self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
         self._prove(answer.lower)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
 from closegap.attacks.minimal.below import below
-from closegap.attacks.minimal.portfolio import portfolio
+from closegap.attacks.minimal.portfolio import Entry, portfolio
 from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import norm_objective
@@ -26,8 +26,8 @@ __all__ = ["Witnesses"]
 #: ones get so many seconds, at most this share: their steps cut short come to little.
 _ATTACK_SHARE, _SECONDS, _MOST = 0.07, 5.0, 0.55
 #: On networks of more units than this exact search cannot hope to end soon: there the others get
-#: this share of as much. On networks of at most `_SMALL` it ends sooner than a published attack.
-_LARGE, _LARGE_MOST, _SMALL = 1500, 0.5, 32
+#: this share of as much. On networks of at most `_FEW` it may end sooner than the attacks.
+_LARGE, _LARGE_MOST, _FEW = 1500, 0.5, 300
 #: Of the time, for walks, and for FAB below the best distance before them and after them.
 _WALK_SHARE, _BELOW_SHARE = 0.15, 0.05
 #: For other distances than norms, of the time, for attacks and programs, and for walks in l1.
@@ -63,18 +63,19 @@ class Witnesses:
         self._counts = counts
         self._best = best
         self._portfolio = portfolio(query.objective)
+        self._cut: tuple[Entry, ...] = ()
         network = query.network
         self._units = sum(network.nodes[i].size for i in network.activations)
 
     @property
-    def waiting(self) -> bool:
-        """Whether `search` leaves the published attacks out: the network is small."""
-        return self._units <= _SMALL
+    def late(self) -> bool:
+        """Whether a tree may end before attacks do: the network is small."""
+        return self._units <= _FEW
 
     def search(self) -> None:
         """Attacks, then walks."""
         query, budget, whole = self._query, self._budget, self._budget.remaining
-        known = () if self.waiting else self.published()
+        known = self.published()
         proxy = query.objective.norm is None
         share = (_PROXY_ATTACKS if proxy else _ATTACK_SHARE) * whole
         if self._units > _LARGE:
@@ -93,13 +94,14 @@ class Witnesses:
         """What attacks find that run as they were published, as far as they fit."""
         whole = self._budget.remaining
         spend = self._budget.within(max(_ATTACK_SHARE * whole, _shortest(whole)))
-        return self._portfolio.first(self._query, spend, self._counts, self._budget)
+        found, self._cut = self._portfolio.first(self._query, spend, self._counts, self._budget)
+        return found
 
     def long(self) -> None:
-        """Attacks of thousands of steps, if these fit; from what they find, a walk."""
+        """Published attacks that had fewer steps, if all of these fit now; then a walk."""
         spend = self._budget.within(_LONG_SHARE * self._budget.remaining)
         before = self._best().distance
-        self._portfolio.whole(self._query, spend, self._counts, self._budget)
+        self._portfolio.whole(self._cut, self._query, spend, self._counts)
         best = self._best()
         if best.distance < before and best.point is not None:
             self.improve(best.point)

@@ -1,4 +1,7 @@
-"""EAD: elastic-net attacks by iterative shrinkage and thresholding (Chen et al., 2018)."""
+"""EAD: elastic-net attacks by iterative shrinkage and thresholding (Chen et al., 2018).
+
+Several of its weights are searched with side by side (see `weighting`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from closegap.attacks.gradient.options import AttackOptions
-from closegap.attacks.minimal.lanes import Best, Lanes, Seen, evaluate, margins
+from closegap.attacks.minimal.lanes import Best, Lanes, Seen, evaluate, margins, several
 from closegap.attacks.minimal.weighting import Weighting
 
 __all__ = ["EADSearch", "EADState", "ead"]
@@ -20,14 +23,16 @@ class EADState:
     """Where the lanes are.
 
     Attributes:
+        wide: the lanes, once for each weight.
         points: candidates, to be evaluated next.
         ahead: the points with momentum, where the gradient is taken.
         weighting: of the attack's loss.
         taken: steps so far.
     """
 
-    points: Float[Tensor, "L D"]
-    ahead: Float[Tensor, "L D"]
+    wide: Lanes
+    points: Float[Tensor, "K D"]
+    ahead: Float[Tensor, "K D"]
     weighting: Weighting
     taken: int
 
@@ -59,35 +64,38 @@ class EADSearch:
 
     @property
     def steps(self) -> int:
-        """Of all values of c."""
-        return self.rounds * self.searches
+        """Of all values of c that are not side by side, at most."""
+        return self.rounds * Weighting.rounds(self.searches)
 
     def init(self, lanes: Lanes, random: torch.Generator) -> EADState:
         """The starts."""
-        weighting = Weighting.of(self.first_weight, lanes.slack)
-        return EADState(lanes.starts, lanes.starts, weighting, 0)
+        weighting = Weighting.of(self.first_weight, lanes.slack, self.searches)
+        wide = several(lanes, weighting.several)
+        return EADState(wide, wide.starts, wide.starts, weighting, 0)
 
     def look(self, lanes: Lanes, state: EADState) -> Seen:
         """Margins at the points, the gradient ahead of them."""
-        ahead = evaluate(lanes, state.ahead)
-        return Seen(state.points, margins(lanes, state.points), ahead.losses, ahead.gradient)
+        ahead = evaluate(state.wide, state.ahead)
+        return Seen(state.points, margins(state.wide, state.points), ahead.losses, ahead.gradient)
 
-    def step(self, lanes: Lanes, state: EADState, seen: Seen, best: Best) -> EADState:
-        """One step of FISTA, or the next c."""
-        weighting = state.weighting.seen(seen.margins < -lanes.slack)
+    def step(self, lanes: Lanes, state: EADState, seen: Seen, best: Best) -> EADState | None:
+        """One step of FISTA, or the next values of c."""
+        wide = state.wide
+        weighting = state.weighting.seen(seen.margins < -wide.slack)
         taken = state.taken + 1
         if taken % self.rounds == 0:
-            return EADState(lanes.starts, lanes.starts, weighting.next(), taken)
+            later = weighting.next()
+            return None if later is None else EADState(wide, wide.starts, wide.starts, later, taken)
         place = state.taken % self.rounds
         length = self.step_size * (1 - place / self.rounds) ** 0.5
-        active = seen.losses > -2 * lanes.slack
-        push = torch.where(active, weighting.weight, 0.0)[:, None] * seen.gradient
-        slope = push + 2 * (state.ahead - lanes.images)
-        offset = state.ahead - length * slope - lanes.images
+        active = seen.losses > -2 * wide.slack
+        push = torch.where(active, weighting.weights.flatten(), 0.0)[:, None] * seen.gradient
+        slope = push + 2 * (state.ahead - wide.images)
+        offset = state.ahead - length * slope - wide.images
         shrunk = torch.nn.functional.softshrink(offset, self.beta)
-        points = (lanes.images + shrunk).clamp(0.0, 1.0)
+        points = (wide.images + shrunk).clamp(0.0, 1.0)
         ahead = points + place / (place + 3) * (points - state.points)
-        return EADState(points, ahead, weighting, taken)
+        return EADState(wide, points, ahead, weighting, taken)
 
 
 def ead(options: AttackOptions, norm: float) -> EADSearch:

@@ -55,19 +55,19 @@ def fitted(
     whole = make_minimal(name, sizes, norm)
     if whole.method.steps <= _SHORT:
         return whole
-    probe = make_minimal(name, replace(sizes, steps=_PROBED), norm)
-    pace = max(_seconds(probe, query, budget), TINY)
-    if pace * whole.method.steps / probe.method.steps <= budget.remaining:
+    least = make_minimal(name, replace(sizes, steps=1), norm).method.steps
+    pace = max(_pace(whole, query, budget), TINY)
+    if pace * whole.method.steps <= budget.remaining:
         return whole
-    steps = math.floor(share * budget.remaining / pace * _PROBED)
+    steps = math.floor(share * budget.remaining / (pace * least))
     return None if steps < _LEAST else make_minimal(name, replace(sizes, steps=steps), norm)
 
 
-def _seconds(attack: MinimalAttack, query: DistanceQuery, budget: Budget) -> float:
-    """What one descent takes."""
+def _pace(attack: MinimalAttack, query: DistanceQuery, budget: Budget) -> float:
+    """Seconds a step, by the first few."""
     network = compiled(query.network, torch.float32)
     lanes = build_lanes(network, [query], attack.restarts, room_of(network, budget))
     random = torch.Generator().manual_seed(budget.seed)
     begun = time.monotonic()
-    descend(attack.method, lanes, budget, random)
-    return time.monotonic() - begun
+    descend(attack.method, lanes, budget, random, most=_PROBED)
+    return (time.monotonic() - begun) / _PROBED

@@ -30,6 +30,7 @@ __all__ = [
     "pixel_peaks",
     "pixel_sums",
     "planes",
+    "several",
     "sizes",
 ]
 
@@ -75,16 +76,16 @@ class Seen:
     """The network at candidates, and the gradient that the next step follows.
 
     Attributes:
-        points: candidates.
+        points: candidates; M of each lane, lane by lane, where a method looks at several.
         margins: `f_label - f_k` at the candidates, the least over the classes that count.
         losses: the same over the classes that the lane wants, where the gradient was taken.
         gradient: of the losses.
     """
 
-    points: Float[Tensor, "L D"]
-    margins: Float[Tensor, "L"]
-    losses: Float[Tensor, "L"]
-    gradient: Float[Tensor, "L D"]
+    points: Float[Tensor, "K D"]
+    margins: Float[Tensor, "K"]
+    losses: Float[Tensor, "K"]
+    gradient: Float[Tensor, "K D"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +176,13 @@ def lanes_of(lanes: Lanes, keep: Int[Tensor, "kept"]) -> Lanes:
         wanted=lanes.wanted[keep],
         slack=lanes.slack[keep],
         query=lanes.query[keep],
+    )
+
+
+def several(lanes: Lanes, times: int) -> Lanes:
+    """Every lane so many times, one beside the other."""
+    return lanes_of(
+        lanes, torch.arange(len(lanes.query), device=lanes.query.device).repeat_interleave(times)
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from closegap.attacks.minimal.lanes import Best, Lanes, Seen, sizes
 from closegap.core.budget import Budget
@@ -67,9 +67,21 @@ class DescentInterrupted(KeyboardInterrupt):
 
 
 def descend(
-    method: MinimalMethod[S], lanes: Lanes, budget: Budget, random: torch.Generator
+    method: MinimalMethod[S],
+    lanes: Lanes,
+    budget: Budget,
+    random: torch.Generator,
+    *,
+    most: int | None = None,
 ) -> Best:
     """Run all lanes side by side; the nearest broken point each of them saw.
+
+    Args:
+        method: how they move.
+        lanes: the searches.
+        budget: deadline.
+        random: of what is chosen at random.
+        most: steps after which a trial ends; `None` for all of them.
 
     Raises:
         DescentInterrupted: in place of a `KeyboardInterrupt`.
@@ -78,16 +90,25 @@ def descend(
     best = Best.none(lanes)
     try:
         state: S | None = method.init(lanes, random)
-        for _ in range(method.steps):
+        for _ in range(method.steps if most is None else most):
             if state is None or budget.expired or not bool((best.distances > 0).any()):
                 break
             seen = method.look(lanes, state)
-            best = _with(lanes, best, seen.points, seen.margins, method.norm)
+            best = _with(lanes, best, seen, method.norm)
             state = method.step(lanes, state, seen, best)
     except KeyboardInterrupt as stop:
         raise DescentInterrupted(best) from stop
     return best
 
 
-def _with(lanes: Lanes, best: Best, points: Tensor, seen: Tensor, norm: float) -> Best:
-    return best.updated(points, sizes(lanes, points - lanes.images, norm), seen < -lanes.slack)
+def _with(lanes: Lanes, best: Best, seen: Seen, norm: float) -> Best:
+    """With the nearest of each lane's candidates that are broken."""
+    count = len(lanes.query)
+    points = seen.points.reshape(count, -1, seen.points.shape[1])
+    offset = (points - lanes.images[:, None]).flatten(0, 1)
+    far = sizes(lanes, offset, norm).reshape(count, -1)
+    broken = seen.margins.reshape(count, -1) < -lanes.slack[:, None]
+    far = torch.where(broken, far, math.inf)
+    least, place = far.min(dim=1)
+    which = torch.arange(count, device=place.device)
+    return best.updated(points[which, place], least, least.isfinite())

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from closegap.attacks.activation.nearest import Nearest, OnNearer
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.attack import MinimalAttack
 from closegap.attacks.minimal.fitting import fitted
+from closegap.attacks.minimal.registry import make_minimal
 from closegap.attacks.minimal.successive import SuccessivePrograms
 from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
@@ -41,8 +43,7 @@ class Entry:
     restarts: int
 
 
-#: By norm (0 counts pixels), attacks as they run by themselves, those of few steps first; last one
-#: of thousands of steps, with a tenth of them or less.
+#: By norm (0 counts pixels), attacks as they run by themselves, those of few steps first.
 _PUBLISHED: dict[float, tuple[Entry, ...]] = {
     0.0: (
         Entry("sparsefool", 0.0, None, 1),
@@ -54,24 +55,19 @@ _PUBLISHED: dict[float, tuple[Entry, ...]] = {
         Entry("deepfool", 1.0, None, 1),
         Entry("fab-nearest", 1.0, None, 10),
         Entry("fmn", 1.0, None, 1),
-        Entry("ead", 1.0, 50, 1),
+        Entry("ead", 1.0, None, 1),
     ),
     2.0: (
         Entry("deepfool", 2.0, None, 1),
         Entry("fab-nearest", 2.0, None, 10),
         Entry("fmn", 2.0, None, 1),
-        Entry("cw", 2.0, 100, 1),
+        Entry("cw", 2.0, None, 1),
     ),
     math.inf: (
         Entry("deepfool", math.inf, None, 1),
         Entry("fab-nearest", math.inf, None, 10),
         Entry("fmn", math.inf, None, 1),
     ),
-}
-#: By norm, attacks of thousands of steps: binary searches over a weight.
-_LONG: dict[float, tuple[Entry, ...]] = {
-    1.0: (Entry("ead", 1.0, None, 1),),
-    2.0: (Entry("cw", 2.0, None, 1),),
 }
 #: By norm, attacks on each class, and from random changes of the image.
 _SEVERAL: dict[float, tuple[Entry, ...]] = {
@@ -96,21 +92,21 @@ class Portfolio:
 
     Attributes:
         published: attacks as they run by themselves, with fewer steps where time is short.
-        long: the same of thousands of steps, all of them or none.
         several: attacks with many lanes.
         programs: successive linear programs of the distance itself; `None` for norms, whose
             attacks know what they minimise.
     """
 
     published: tuple[Entry, ...]
-    long: tuple[Entry, ...]
     several: tuple[Entry, ...]
     programs: SuccessivePrograms | None = None
 
     def first(
         self, query: DistanceQuery, budget: Budget, judge: OnNearer, limit: Budget
-    ) -> tuple[Nearest, ...]:
+    ) -> tuple[tuple[Nearest, ...], tuple[Entry, ...]]:
         """What the published attacks found that counts; with fewer steps where time is short.
+
+        And those that had fewer steps, or none.
 
         Args:
             query: whose counterexamples.
@@ -118,7 +114,14 @@ class Portfolio:
             judge: says of a float32 point and its distance whether it counts.
             limit: where attacks end that took longer than they promised.
         """
-        return _sorted(_run(entry, query, budget, judge, limit) for entry in self.published)
+        found, cut = [], []
+        for entry in self.published:
+            attack = _attack(entry, query, budget, _SHARE)
+            if attack is None or attack.method.steps < _steps(entry):
+                cut.append(entry)
+            if attack is not None:
+                found.append(attack.run(query, limit, judge))
+        return _sorted(found), tuple(cut)
 
     def starts(
         self,
@@ -140,24 +143,40 @@ class Portfolio:
         """
         share = 1.0 if self.programs is None else _BEFORE_PROGRAMS
         spend, entries = budget.within(share * budget.remaining), self.several
-        found = _sorted([*known, *[_run(entry, query, spend, judge, spend) for entry in entries]])
+        each = [_run(entry, query, spend, judge, _SHARE) for entry in entries]
+        found = _sorted([*known, *each])
         if self.programs is None or budget.expired:
             return found
         from_ = [n.point for n in found[:_FROM] if n.point is not None]
         return _sorted([*found, self.programs.run(query, budget, judge, from_)])
 
     def whole(
-        self, query: DistanceQuery, budget: Budget, judge: OnNearer, limit: Budget
+        self, entries: Sequence[Entry], query: DistanceQuery, budget: Budget, judge: OnNearer
     ) -> tuple[Nearest, ...]:
-        """What the long attacks found that counts, of those that fit into the time as a whole.
+        """What attacks found that counts, of those that fit into the time with all their steps.
 
         Args:
+            entries: which.
             query: whose counterexamples.
             budget: of them together, and the seed.
             judge: says of a float32 point and its distance whether it counts.
-            limit: where attacks end that took longer than they promised.
         """
-        return _sorted(_run(e, query, budget, judge, limit, share=0.0) for e in self.long)
+        return _sorted(_run(entry, query, budget, judge, 0.0) for entry in entries)
+
+
+def _attack(
+    entry: Entry, query: DistanceQuery, budget: Budget, share: float
+) -> MinimalAttack | None:
+    """With as many steps as fit; `None` where these are too few."""
+    if budget.expired:
+        return None
+    sizes = AttackOptions(entry.steps, entry.restarts)
+    return fitted(entry.name, sizes, entry.norm, query, budget, share=share)
+
+
+def _steps(entry: Entry) -> int:
+    sizes = AttackOptions(entry.steps, entry.restarts)
+    return make_minimal(entry.name, sizes, entry.norm).method.steps
 
 
 def _run(
@@ -165,16 +184,11 @@ def _run(
     query: DistanceQuery,
     budget: Budget,
     judge: OnNearer,
-    limit: Budget,
-    *,
-    share: float = _SHARE,
+    share: float,
 ) -> Nearest:
-    """What an attack finds with as many steps as fit."""
-    if budget.expired:
-        return Nearest()
-    sizes = AttackOptions(entry.steps, entry.restarts)
-    attack = fitted(entry.name, sizes, entry.norm, query, budget, share=share)
-    return Nearest() if attack is None else attack.run(query, limit, judge)
+    """What an attack finds with as many steps as fit, for a share of the time where not all do."""
+    attack = _attack(entry, query, budget, share)
+    return Nearest() if attack is None else attack.run(query, budget, judge)
 
 
 def _sorted(found: Iterable[Nearest]) -> tuple[Nearest, ...]:
@@ -184,8 +198,8 @@ def _sorted(found: Iterable[Nearest]) -> tuple[Nearest, ...]:
 def portfolio(objective: Objective) -> Portfolio:
     """The attacks for a distance: of its own norm; of l1 and programs, where it is none."""
     if objective.integral:
-        return Portfolio(_PUBLISHED[0.0], (), _SEVERAL[0.0])
+        return Portfolio(_PUBLISHED[0.0], _SEVERAL[0.0])
     if objective.norm is None:
-        return Portfolio((), (), _SEVERAL[1.0], SuccessivePrograms())
+        return Portfolio((), _SEVERAL[1.0], SuccessivePrograms())
     norm = objective.norm
-    return Portfolio(_PUBLISHED[norm], _LONG.get(norm, ()), _SEVERAL[norm])
+    return Portfolio(_PUBLISHED[norm], _SEVERAL[norm])

@@ -62,14 +62,16 @@ class SparseOptions:
         shrunk: see `cutoff`.
         propagate: bound nodes by linear propagation before any program.
         reduced_costs: fix phases whose opposite the same multipliers exclude.
-        sweeps: over a node's units at most, before and after each program.
+        sweeps: over a node's units at most, before and after each program; over a ground's where
+            total variation counts.
         tighten: sweep with the planes that programs prove, too.
-        attack: finds a counterexample to start with, where none is given; `None` for none.
-        attack_share: of the time for it.
+        quick: look for a counterexample to start with, where none is given.
+        attack: looks for near counterexamples once the tree has grown long; `None` for none.
+        attack_share: of the time for either.
         tried: units whose children are bounded before one is chosen (`GAINS`).
         reliable: a unit whose gains were seen so often on both sides is not tried again.
         batch: how many nodes are bounded together, by ascent on slopes, and split; programs are
-            left the roots and nodes without an open phase. 0 for programs alone.
+            left the nodes without an open phase. 0 for programs alone.
         steps: of the ascent, for one node.
         tolerance: a node this close to the best distance is closed.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
@@ -86,8 +88,9 @@ class SparseOptions:
     reduced_costs: bool = True
     sweeps: int = 4
     tighten: bool = True
+    quick: bool = True
     attack: NearestAttack | None = field(default_factory=NearestAttack)
-    attack_share: float = 0.2
+    attack_share: float = 0.1
     tried: int = 6
     reliable: int = 4
     batch: int = 64
@@ -111,5 +114,6 @@ PAPER = SparseOptions(
     reduced_costs=False,
     tighten=False,
     batch=0,
+    quick=False,
     attack=None,
 )

@@ -25,6 +25,7 @@ from closegap.attacks.sparse.nodes import Nodes, narrower
 from closegap.attacks.sparse.options import Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.relaxation import Solved
+from closegap.attacks.sparse.starts import Starts
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
@@ -66,6 +67,7 @@ class SparseSearch:
         self._next: int | None = None
         self._programs = 0
         self._closed = math.inf
+        self._starts = Starts(options, query, budget, incumbent)
         self._lookout = Lookout(options, query, self._incumbent, budget)
         self._reason: Reason | None = None
         size = query.image.size
@@ -83,13 +85,8 @@ class SparseSearch:
         """Judge the starts, look for one where there is none, and plant the roots."""
         for point in starts:
             self._incumbent.offer(point.reshape(-1))
-        attack, budget = self._options.attack, self._budget
-        if attack is not None and not self._incumbent.best.found and not budget.expired:
-            with self._watch.part("attack"):
-                spend = budget.within(self._options.attack_share * budget.remaining)
-                found = attack.run(self._query, spend, self._incumbent.counts)
-                if found.point is not None:
-                    self._incumbent.offer(found.point)
+        with self._watch.part("attack"):
+            self._starts.quick()
         if self._renew():
             assert self._nodes is not None
             ground = self._ground()
@@ -98,8 +95,7 @@ class SparseSearch:
             with self._watch.part("sweeps"):
                 whole = self._nodes.settled(self._options.sweeps)
             self._ranges = {int(root): whole for root in roots}
-            self._left = set(roots.tolist())
-            for root in roots:
+            for root in roots if not self._options.batch else ():
                 self._narrow(int(root))
             self._settle()
 
@@ -118,6 +114,9 @@ class SparseSearch:
             if turn.expired:
                 self._reason = Reason.TIME
                 return
+            if self._starts.due(len(self._tree)):
+                with self._watch.part("attack"):
+                    self._starts.near()
             if self._hopeless():
                 self._reason = Reason.INCOMPLETE
                 return

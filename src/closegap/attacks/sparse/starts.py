@@ -1,0 +1,101 @@
+"""Counterexamples from elsewhere, for the tree: a quick one at first, nearer ones if it grows long.
+
+A tree of few units closes sooner than an attack gives up; one of many is the shorter, the nearer
+the counterexample that it starts with. Where the distance is no norm the attack minimises l1, and
+successive programs go on from what it finds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.registry import make_minimal
+from closegap.attacks.minimal.successive import SuccessivePrograms
+from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.options import SparseOptions
+from closegap.core.budget import Budget
+from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import norm_objective
+
+__all__ = ["Starts"]
+
+#: An attack that knows all norms, with few steps, a lane for any class and one for each of a few.
+_QUICK = "fmn", AttackOptions(steps=100, restarts=4)
+#: Nodes, or the share of the time, after which a tree has grown long.
+_NODES, _SHARE = 8192, 0.1
+
+
+class Starts:
+    """Attacks for one tree.
+
+    Args:
+        options: which attack, and for how much of the time.
+        query: whose counterexamples.
+        budget: of the tree.
+        incumbent: is offered what they find.
+    """
+
+    def __init__(
+        self, options: SparseOptions, query: DistanceQuery, budget: Budget, incumbent: Incumbent
+    ) -> None:
+        self._options = options
+        self._query = query
+        self._budget = budget
+        self._incumbent = incumbent
+        self._patience = budget.within(_SHARE * budget.remaining)
+        self._waiting = options.attack is not None
+
+    def quick(self) -> None:
+        """A few gradient steps, where nothing is known."""
+        query, budget, incumbent = self._query, self._budget, self._incumbent
+        if not self._options.quick or incumbent.best.found or budget.expired:
+            return
+        norm = 0.0 if query.objective.integral else query.objective.norm
+        attack = make_minimal(*_QUICK, 1.0 if norm is None else norm)
+        spend = budget.within(self._options.attack_share * budget.remaining)
+        self._offer(attack.run(query, spend, incumbent.counts).point)
+        if norm is None:
+            self._programs()
+
+    def due(self, nodes: int) -> bool:
+        """Whether a tree of so many nodes has grown long, for the first time."""
+        return self._waiting and (nodes >= _NODES or self._patience.expired)
+
+    def near(self) -> None:
+        """Everything, once."""
+        self._waiting = False
+        attack, query, budget = self._options.attack, self._query, self._budget
+        if attack is None or budget.expired:
+            return
+        spend = budget.within(self._options.attack_share * budget.remaining)
+        best = self._incumbent.best.point
+        starts = () if best is None else (best,)
+        if query.objective.norm is not None:
+            self._offer(attack.run(query, spend, self._incumbent.counts, starts).point)
+            return
+        proxy = replace(query, objective=norm_objective(1))
+        self._offer(attack.run(proxy, spend, self._breaks, starts).point)
+        self._programs()
+
+    def _programs(self) -> None:
+        """From the best, successive programs of a distance that is no norm."""
+        best, budget = self._incumbent.best.point, self._budget
+        if best is not None:
+            spend = budget.within(self._options.attack_share * budget.remaining)
+            programs = SuccessivePrograms(classes=0)
+            self._offer(programs.run(self._query, spend, self._incumbent.counts, (best,)).point)
+
+    def _offer(self, point: NDArray[np.floating] | None) -> None:
+        if point is not None:
+            self._incumbent.offer(point.reshape(-1))
+
+    def _breaks(self, point: NDArray[np.float32], _: float) -> bool:
+        """Whether a point breaks the property; if so, it may be the nearest in our distance."""
+        broken = self._incumbent.counts(point, self._query.distance(point))
+        if broken:
+            self._offer(point)
+        return broken
