@@ -139,7 +139,7 @@ class Forest:
     def _bounded(self, rows: Int[Tensor, "M"], leaves: Leaves, iterations: int) -> RowBounds:
         found = self._passes.bound(self._weight[rows], self._bias[rows], leaves, iterations)
         values = self._passes.values(found.points)
-        attained = (values * self._weight[rows]).sum(dim=1) + self._bias[rows]
+        attained = (values.double() * self._weight[rows]).sum(dim=1) + self._bias[rows]
         self._attained.scatter_reduce_(0, rows, attained, "amin")
         self._made += torch.bincount(rows, minlength=len(self._made))
         return found
