@@ -60,12 +60,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 @pytest.mark.usefixtures("importable")
 def test_a_deaf_solver_is_killed_and_its_findings_kept(
-    make: Callable[..., KillableBackend], rng: np.random.Generator
+    make: Callable[..., KillableBackend],
+    rng: np.random.Generator,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     deaf = make(Deaf())
-    deaf.warm_up()
     model = random_binary(rng, rows=2, binaries=2, reals=2)
     for status in (Status.TIME, Status.INTERRUPTED):
+        deaf.warm_up()
+        assert deaf._crew.idle[0]._inbox.poll(60.0)  # its process listens, however long that took
         begun = time.monotonic()
         options = {
             Status.TIME: SolveOptions(time_limit=1.5),
@@ -78,6 +81,7 @@ def test_a_deaf_solver_is_killed_and_its_findings_kept(
         assert (claim.point == np.arange(4)).all()
         assert (claim.objective, claim.bound) == (5.0, -7.0)
         assert "killed" in claim.detail
+    assert capfd.readouterr() == ("", "")  # what it printed is nobody's
 
 
 @pytest.mark.usefixtures("importable")

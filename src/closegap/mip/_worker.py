@@ -1,9 +1,10 @@
 """The process a killable backend runs in: `python -P -m closegap.mip._worker`.
 
 Reads requests from standard input and writes answers to standard output, both as the messages of
-`multiprocessing.connection`. Whatever native code prints goes to standard error. The process ends
-when its parent does: by end of file on its input, or, should another process hold that pipe open,
-by the change of its parent's number.
+`multiprocessing.connection`. Whatever native code prints is thrown away, for solvers warn of what
+they then do without; where `CLOSEGAP_DEBUG` is 1 it goes to standard error. The process ends when
+its parent does: by end of file on its input, or, should another process hold that pipe open, by
+the change of its parent's number.
 
     parent -> worker   ("solve", path, model, options)   ("stop",)
     worker -> parent   ("ready",)  ("point", point, objective)  ("bound", bound)
@@ -31,7 +32,10 @@ def main() -> None:
     """Serve requests until the parent goes away."""
     inbox = Connection(os.dup(0), writable=False)
     outbox = Connection(os.dup(1), readable=False)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    if os.environ.get("CLOSEGAP_DEBUG") != "1":
+        os.dup2(nowhere, 2)
     os.dup2(2, 1)
     requests: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     stop = threading.Event()
