@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from closegap.attacks.activation.bab_attack.attack import BaBAttack
     from closegap.attacks.activation.lippa import LiPPA
+    from closegap.attacks.activation.mip_attack import MIPAttack
     from closegap.attacks.activation.region_walk import RegionWalk
     from closegap.attacks.gradient.apgd import APGDCE, APGDDLR, APGDT
     from closegap.attacks.gradient.autoattack import AutoAttack, AutoAttackPlus
@@ -54,6 +55,7 @@ __all__ = [
     "DeepFool",
     "HopPGD",
     "LiPPA",
+    "MIPAttack",
     "MultiTargetedPGD",
     "RegionWalk",
     "SigmaZero",
@@ -83,6 +85,7 @@ _HOME = {
     "HopPGD": "gradient.hopping",
     "LiPPA": "activation.lippa",
     "MIFGSM": "gradient.momentum",
+    "MIPAttack": "activation.mip_attack",
     "MultiTargetedPGD": "gradient.multi_targeted",
     "ODSPGD": "gradient.output_diversified",
     "PGD": "gradient.pgd",

@@ -17,6 +17,7 @@ from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.loop import run as run_method
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.images import ImageAttack
 from closegap.attacks.outcome import AttackOutcome
 from closegap.attacks.projection import to_float32_inside
 from closegap.bounds.optimise import AscentOptions
@@ -35,7 +36,7 @@ from closegap.verify.clause_search import (
 )
 from closegap.verify.incomplete import AlphaOptions, LinearVerifier
 
-__all__ = ["MipAttack", "MipAttackOptions", "mip_attack"]
+__all__ = ["MIPAttack", "MipAttack", "MipAttackOptions", "mip_attack"]
 
 #: Without an accepted input, a search that ended so was not brought to its end.
 _CUT_OFF = frozenset({Status.TIME, Status.NODES, Status.INTERRUPTED, Status.FAILED})
@@ -262,3 +263,7 @@ def mip_attack(options: AttackOptions) -> MipAttack:
         restarts=options.restarts or sizes.warm.restarts,
     )
     return MipAttack(replace(sizes, warm=warm))
+
+
+#: `MIPAttack(net, eps=0.1)(images, labels)`: adversarial images.
+MIPAttack = ImageAttack(mip_attack)
