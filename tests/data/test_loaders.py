@@ -299,7 +299,8 @@ class TestArchive:
         }
         for name, data in broken.items():
             (tmp_path / name).write_bytes(data)
-            with pytest.raises(DataError, match=name):
+            kind = ".*not an .npz file" if name in ("text.npz", "empty.npz") else ""
+            with pytest.raises(DataError, match=name + kind):
                 load_data(tmp_path / name)
         np.save(tmp_path / "one.npy", np.zeros(3))
         with pytest.raises(DataError, match="holds one array"):

@@ -18,6 +18,9 @@ __all__ = ["load_archive"]
 
 _INDEX_KEYS = ("indices", "index")
 
+#: How files of several arrays and of one begin; numpy takes any other for a pickle.
+_BEGINNINGS = (b"PK", b"\x93NUMPY")
+
 
 def load_archive(path: Path, name: str = "", class_names: tuple[str, ...] = ()) -> DataSet:
     """Read an `.npz` with `images` and `labels`.
@@ -54,7 +57,10 @@ def load_archive(path: Path, name: str = "", class_names: tuple[str, ...] = ()) 
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
-    stream = io.BytesIO(read_file(path, DataError))
+    content = read_file(path, DataError)
+    if not content.startswith(_BEGINNINGS):
+        raise DataError(f"{path}: not an .npz file; images and labels are needed")
+    stream = io.BytesIO(content)
     try:
         # Pickled arrays are refused: loading one would run code from the file.
         archive = np.load(stream, allow_pickle=False)
