@@ -17,13 +17,16 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.records import Interval
 from closegap.bounds.regions import underflow
 from closegap.core.numerics import gamma
+from closegap.graph.network import Node
 
 __all__ = ["ConstraintSet", "CutPart", "LinearCuts", "Terms", "scattered", "unit_of"]
 
@@ -124,6 +127,57 @@ class LinearCuts:
     def size(self) -> int:
         """How many rows there are."""
         return self.limits.shape[-1]
+
+    def part(self, rows: Int[Tensor, "M"]) -> LinearCuts:
+        """Some of the rows."""
+        parts = tuple(replace(p, weights=p.weights[rows]) for p in self.parts)
+        return replace(self, parts=parts, limits=self.limits[..., rows])
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What makes the same rows again."""
+        found: dict[str, NDArray[np.generic]] = {
+            "limits": np.asarray(self.limits.numpy()),
+            "nodes": np.array([part.node for part in self.parts], dtype=np.int64),
+        }
+        for place, part in enumerate(self.parts):
+            found[f"neurons_{place}"] = np.asarray(part.neurons.numpy())
+            found[f"weights_{place}"] = np.asarray(part.weights.numpy())
+        return found
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, NDArray[np.generic]], nodes: Sequence[Node]
+    ) -> LinearCuts:
+        """The rows whose `arrays()` these are.
+
+        Args:
+            arrays: by name; as they are, they are believed.
+            nodes: of the network.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: they do not fit together, or the network.
+        """
+        limits, parts = torch.tensor(arrays["limits"]), []
+        fits = limits.dtype == torch.float64 and limits.dim() == 1
+        for place, node in enumerate(arrays["nodes"].astype(np.int64).tolist()):
+            neurons, weights = (
+                torch.tensor(arrays[f"{n}_{place}"]) for n in ("neurons", "weights")
+            )
+            fits = (
+                fits
+                and 0 <= node < len(nodes)
+                and neurons.dtype == torch.int64
+                and weights.dtype == torch.float64
+                and weights.shape == (len(limits), len(neurons))
+                and bool(((neurons >= 0) & (neurons < nodes[node].size)).all())
+            )
+            if not fits:
+                break
+            parts.append(CutPart(node, nodes[node].shape, neurons, weights))
+        if not fits:
+            raise ValueError("linear cuts are damaged, or of another network")
+        return cls(tuple(parts), limits)
 
     def terms(self, multipliers: Tensor, values: Sequence[Interval] | None) -> Terms:
         """See `ConstraintSet`: `-gamma . weights . value >= -gamma . limits`."""

@@ -62,6 +62,9 @@ class BranchEngine:
         fixed: Arrays = {"clauses": known.clauses, "near": known.near, **pack_bounds(known.bounds)}
         if not known.tally.counts:
             session.count(resumed=known.search.size)
+        given = session.held.get("rows", [])
+        assert isinstance(given, list)
+        search.give([rows for rows in given if rows.clause in session.open_clauses])
         share = 1.0 if _has_hinges_only(known.query.network) else self.smooth_share
         spend = budget.within(share * budget.remaining)
         outcome = known.outlook.timed(lambda: search.run(spend, keeper(session, "bab", fixed)))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from closegap.bounds.chain import chain_nodes
 from closegap.core.budget import Budget
 from closegap.encode.reduced import read_entries, reduction_fits, reduction_pays
 from closegap.graph.ops import Relu
 from closegap.specs.region import Ball
 from closegap.strategy.engines.mip import flat_bounds
 from closegap.strategy.session import Session
+from closegap.verify.bab.given import GivenRows
 from closegap.verify.cutting.region import region_programs
+from closegap.verify.cutting.rows import on_network
 from closegap.verify.cutting.tree import CutSearch, SearchOptions
 
 __all__ = ["CutEngine", "CutRootsEngine", "suits_cuts"]
 
-#: With more unstable neurons the programs are too slow,
-_MOST_UNITS = 600
-#: unless each of them reads so little that their rows have at most so many entries together.
-_MOST_READ = 40_000
+#: With more unstable neurons the programs of a tree are too slow, unless each of them reads so
+#: little that their rows have at most so many entries together.
+_MOST_UNITS, _FEW_READ = 600, 40_000
+#: Programs of roots alone may be larger: their duals become rows for other trees.
+_MOST_READ = 800_000
 #: A tree that closed says "positive" without saying how much.
 _PROVED = float(np.finfo(np.float32).tiny)
 
@@ -39,7 +44,8 @@ class CutRootsEngine:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        _searches(session, self.options, budget.within(self.share * budget.remaining))
+        until = budget.within(self.share * budget.remaining)
+        _searches(session, self.options, until, _suits_roots)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class CutEngine:
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
         until = budget.within(self.root_share * budget.remaining)
-        searches = _searches(session, self.options, until)
+        searches = _searches(session, self.options, until, suits_cuts)
         before = sum(search.nodes for search in searches.values())
         waiting = sorted(searches, key=lambda clause: -searches[clause].lower)
         while waiting and not (budget.expired or session.decided):
@@ -71,11 +77,13 @@ class CutEngine:
             session.open_share["cuts"] = sum(shares) / len(shares)
 
 
-def _searches(session: Session, options: SearchOptions, until: Budget) -> dict[int, CutSearch]:
+def _searches(
+    session: Session, options: SearchOptions, until: Budget, suits: Callable[[Session], bool]
+) -> dict[int, CutSearch]:
     """The searches of the open clauses; roots are cut where no earlier turn did."""
     if session.bounds is None:
         session.learn_bounds(session.linear.activations(until))
-    if not len(session.open_clauses) or not suits_cuts(session):
+    if not len(session.open_clauses) or not suits(session):
         return {}
     held = session.held.setdefault("cuts", {})
     assert isinstance(held, dict)
@@ -92,6 +100,8 @@ def _roots(
     programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
     shape = session.query.network.input_shape
     searches: dict[int, CutSearch] = {}
+    given = session.held.setdefault("rows", [])
+    assert isinstance(given, list)
     for place, clause in enumerate(clauses):
         if programs is None or session.decided or until.expired:
             break
@@ -108,6 +118,9 @@ def _roots(
         session.count(cut_nodes=search.nodes)
         _report(session, clause, search)
         searches[clause] = search
+        if search.rows is not None:
+            cuts = on_network(search.rows, program, programs.reduced, session.query.network)
+            given.append(GivenRows(clause, cuts))
     return searches
 
 
@@ -116,17 +129,32 @@ def _report(session: Session, clause: int, search: CutSearch) -> None:
 
 
 def suits_cuts(session: Session) -> bool:
-    """True iff this engine can do something: ReLUs only, and a box; few are unstable or read much.
+    """True iff the tree can do something: ReLUs only, and a box; few are unstable or read much.
 
     Programs of neurons that read a few pixels each stay small, however many there are.
     """
-    network = session.query.network
-    if session.bounds is None or isinstance(session.query.region, Ball):
+    if not _has_programs(session):
         return False
-    if not all(isinstance(network.nodes[i].op, Relu) for i in network.activations):
-        return False
-    bounds = flat_bounds(session)
+    network, bounds = session.query.network, flat_bounds(session)
     count = sum(int(((low < 0) & (high > 0)).sum()) for low, high in bounds.values())
     if count <= _MOST_UNITS and reduction_pays(network, bounds):
         return True
+    return read_entries(network, bounds) <= _FEW_READ and reduction_fits(network, bounds)
+
+
+def _suits_roots(session: Session) -> bool:
+    """True iff one program of each clause is worth its time."""
+    if suits_cuts(session):
+        return True
+    network = session.query.network
+    if not _has_programs(session) or chain_nodes(network) is not None:
+        return False
+    bounds = flat_bounds(session)
     return read_entries(network, bounds) <= _MOST_READ and reduction_fits(network, bounds)
+
+
+def _has_programs(session: Session) -> bool:
+    network = session.query.network
+    if session.bounds is None or isinstance(session.query.region, Ball):
+        return False
+    return all(isinstance(network.nodes[i].op, Relu) for i in network.activations)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
+from closegap.bounds.constraints import LinearCuts
 from closegap.bounds.multineuron.build import make_hulls, separating_cuts
 from closegap.bounds.multineuron.cover import correlated_pairs, sparse_cover
 from closegap.bounds.multineuron.cuts import HullCuts
@@ -36,7 +37,7 @@ from closegap.verify.bab.units import is_hinge
 #: A tree with fewer open nodes, relative to `after`, may close soon whatever its last children did.
 _NARROW = 1 / 8
 
-__all__ = ["JointRows", "MultiNeuronOptions", "joint_rows", "without_rows"]
+__all__ = ["JointRows", "MultiNeuronOptions", "joint_rows", "widened", "without_rows"]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,9 @@ def joint_rows(
         if not fresh:
             break
         more = sum(cuts.size for cuts in fresh)
-        batch = replace(batch, payload=_widened(batch, problem.rows.shape[1], held, more))
+        each = problem.rows.shape[1]
+        fresh_weights = np.zeros((len(batch.root), more), np.float32)
+        batch = replace(batch, payload=widened(batch, each, held, fresh_weights))
         held = DomainConstraints.of(*held.exact, *fresh)
         result = DomainBounder(problem, options.climb, held).bound(batch, budget)
         batch = replace(batch, payload=result.payload)
@@ -174,13 +177,21 @@ def without_rows(problem: SplitProblem, batch: DomainBatch, former: int) -> Join
     return JointRows(DomainConstraints(), replace(batch, payload=bare), np.arange(0), former)
 
 
-def _widened(
-    batch: DomainBatch, rows: int, held: DomainConstraints, more: int
+def widened(
+    batch: DomainBatch, rows: int, held: DomainConstraints, weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Starts with zeros for new constraints behind those that are held."""
+    """Starts that know more constraints behind those that are held.
+
+    Args:
+        batch: with starts that know what is held.
+        rows: of a clause (Q).
+        held: see above.
+        weights: multipliers of the new ones, in every row, `[B, more]`.
+    """
     assert batch.payload is not None
-    bare, weights = _parted(batch.payload, rows, held.width)
-    return _whole(bare, np.pad(weights, ((0, 0), (0, 0), (0, more))))
+    bare, known = _parted(batch.payload, rows, held.width)
+    more = np.repeat(weights[:, None], rows, axis=1)
+    return _whole(bare, np.concatenate([known, more], axis=2))
 
 
 def _parted(
@@ -203,15 +214,20 @@ def _compacted(
     bare, weights = _parted(batch.payload, problem.rows.shape[1], held.width)
     leaned = torch.as_tensor((weights > 0).any(axis=(0, 1)))
     by_layer: dict[int, list[tuple[HullCuts, Tensor]]] = {}
+    sets: list[HullCuts | LinearCuts] = []
+    order: list[Tensor] = []
     first = 0
     for cuts in held.exact:
-        assert isinstance(cuts, HullCuts)
+        assert isinstance(cuts, HullCuts | LinearCuts)
         kept = leaned[first : first + cuts.size].nonzero()[:, 0]
-        if len(kept):
+        if len(kept) and isinstance(cuts, HullCuts):
             by_layer.setdefault(cuts.hulls.activation, []).append((cuts.part(kept), first + kept))
+        elif len(kept):
+            sets.append(cuts.part(kept))
+            order.append(first + kept)
         first += cuts.size
-    sets = [HullCuts.joined([cuts for cuts, _ in parts]) for parts in by_layer.values()]
-    order = [place for parts in by_layer.values() for _, place in parts]
+    sets += [HullCuts.joined([cuts for cuts, _ in parts]) for parts in by_layer.values()]
+    order += [place for parts in by_layer.values() for _, place in parts]
     columns = np.asarray(torch.cat([torch.zeros(0, dtype=torch.int64), *order]).numpy())
     batch = replace(batch, payload=_whole(bare, weights[:, :, columns]))
     return JointRows(DomainConstraints.of(*sets), batch, columns, former)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +93,8 @@ class SplitProblem:
         offsets: float64 `[roots, Q]`.
         clauses: the clause of each root.
         input_shape: of the original network.
+        places: by input or activation of the original network, the node that has its values here,
+            and where each of them is, -1 for those it has not, -2 for those that are always zero.
     """
 
     exact: TorchNetwork
@@ -107,6 +110,7 @@ class SplitProblem:
     offsets: Float[Tensor, "roots Q"]
     clauses: NDArray[np.int64]
     input_shape: tuple[int, ...]
+    places: Mapping[int, tuple[int, Int[Tensor, "N"]]]
 
 
 def split_problem(
@@ -157,6 +161,7 @@ def split_problem(
         offsets=torch.as_tensor(offsets),
         clauses=clauses,
         input_shape=source.input_shape,
+        places=_places(source, network, known, {} if reduced is None else reduced.origin),
     )
 
 
@@ -190,6 +195,26 @@ def _layers(network: Network, bounds: dict[int, Interval]) -> tuple[Layer, ...]:
             layers.append(Layer(feed, index, first, indices, bias, isinstance(op, ops.Sign)))
             first += len(indices)
     return tuple(layers)
+
+
+def _places(
+    source: Network,
+    network: Network,
+    known: NetworkBounds,
+    origin: Mapping[int, tuple[int, Int[np.ndarray, "N"]]],
+) -> dict[int, tuple[int, Tensor]]:
+    """See `SplitProblem`; `origin` is empty where nothing was condensed."""
+    found = {0: (0, torch.arange(source.input_size))}
+    if not origin:
+        every = {i: (i, torch.arange(source.nodes[i].size)) for i in source.activations}
+        return {**found, **every}
+    behind = {source.nodes[i].inputs[0]: i for i in source.activations}
+    for index in network.activations:
+        feed, there = origin[network.nodes[index].inputs[0]]
+        place = torch.where(known.activations[feed].upper[0].flatten() <= 0, -2, -1)
+        place[torch.as_tensor(there)] = torch.arange(len(there))
+        found[behind[feed]] = (index, place)
+    return found
 
 
 def _bias(network: Network, index: int) -> NDArray[np.float64]:

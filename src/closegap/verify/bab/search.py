@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,6 +24,7 @@ from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
 from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
+from closegap.verify.bab.given import GivenRows
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions
 from closegap.verify.bab.outcome import BranchOutcome, Offer
@@ -181,6 +182,10 @@ class BranchAndBound:
             seconds=dict(self._watch.seconds),
         )
 
+    def give(self, rows: Sequence[GivenRows]) -> None:
+        """Rows that others found; the tree goes on with them if a trial says that they pay."""
+        self._rows.give(rows)
+
     def settle(self, clauses: Int[np.ndarray, "K"]) -> None:
         """Close what is open of clauses that were proved elsewhere."""
         nodes = self._tree.open_nodes()
@@ -211,7 +216,7 @@ class BranchAndBound:
         if not len(nodes) or not self._rows.due(len(self._tree), len(nodes)):
             return
         spend = _WORTHWHILE * (self._options.multineuron.after or 0) * self._pace.each
-        if budget.nodes is None and budget.remaining < spend:
+        if not self._rows.waiting and budget.nodes is None and budget.remaining < spend:
             return
         sample = self._rows.sample(self._tree, nodes)
         warm, found = self._warm_starts.look(sample)

@@ -8,13 +8,14 @@ subdomains; times the seconds of one that is the work left, and the tree goes on
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from closegap.bounds.constraints import ConstraintSet, LinearCuts
 from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
@@ -22,6 +23,7 @@ from closegap.core.numerics import TINY
 from closegap.search.tree import Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.given import GivenRows, with_given
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows, without_rows
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.units import is_hinge
@@ -34,6 +36,8 @@ _SAMPLE = 16
 _AGAIN, _LEAST = 4, 256
 #: What a split gains is the mean over so many of the newest nodes.
 _NEWEST = 256
+#: Before any split it is taken to gain this share of what is missing.
+_GUESSED = 0.1
 #: So much longer a domain with rows is taken to last where answers may not depend on the clock.
 _DEARER = 1.25
 
@@ -75,8 +79,21 @@ class Strengthening:
         nodes = problem.exact.network.nodes
         hinges = any(is_hinge(nodes[layer.activation].op) for layer in problem.layers)
         self._due = options.after if hinges else None
+        self._known: set[int] = set()
+        self._waiting: tuple[GivenRows, ...] = ()
         self.constraints = DomainConstraints()
         self.closing = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Rows that others found are to be tried."""
+        return bool(self._waiting)
+
+    def give(self, rows: Sequence[GivenRows]) -> None:
+        """Rows that others found, of clauses of which none were given before."""
+        fresh = tuple(given for given in rows if given.clause not in self._known)
+        self._waiting += fresh
+        self._known.update(given.clause for given in fresh)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -85,9 +102,10 @@ class Strengthening:
             "rows_due": np.array([-1 if self._due is None else self._due]),
             "rows_closing": np.array([self.closing]),
             "rows_sets": np.array([len(self.constraints.exact)]),
+            "rows_known": np.array([sorted(self._known)], dtype=np.int64),
         }
         for place, cuts in enumerate(self.constraints.exact):
-            assert isinstance(cuts, HullCuts)
+            assert isinstance(cuts, HullCuts | LinearCuts)
             found.update({f"rows_{place}_{name}": a for name, a in cuts.arrays().items()})
         return found
 
@@ -98,20 +116,24 @@ class Strengthening:
             ValueError: they are damaged, or of another network.
         """
         nodes = self._problem.exact.network.nodes
-        sets = []
+        sets: list[ConstraintSet] = []
         try:
             due, self.closing = int(arrays["rows_due"][0]), float(arrays["rows_closing"][0])
             for place in range(int(arrays["rows_sets"][0])):
                 start = f"rows_{place}_"
                 part = {n[len(start) :]: a for n, a in arrays.items() if n.startswith(start)}
-                sets.append(HullCuts.of_arrays(part, nodes))
+                kind = LinearCuts if "limits" in part else HullCuts
+                sets.append(kind.of_arrays(part, nodes))
+            self._known = set(arrays["rows_known"].reshape(-1).tolist())
         except (KeyError, IndexError) as error:
             raise ValueError(f"the tree's rows are damaged: {error}") from None
         self._due = None if due < 0 else due
         self.constraints = DomainConstraints.of(*sets)
 
     def due(self, nodes: int, open_nodes: int) -> bool:
-        """True iff it is time to look for rows."""
+        """True iff it is time to look for rows, or some are given."""
+        if self._waiting:
+            return True
         if self._due is None:
             return False
         return replace(self._options, after=self._due).due(nodes, open_nodes, self.closing)
@@ -126,7 +148,7 @@ class Strengthening:
     def tried(
         self, batch: DomainBatch, tree: Tree, bounder: DomainBounder, budget: Budget
     ) -> Trial:
-        """Look for rows that help these domains, and compare.
+        """Look for rows that help these domains, or take those that are given, and compare.
 
         Args:
             batch: a sample, with starts that know the present rows.
@@ -134,12 +156,11 @@ class Strengthening:
             bounder: of the tree's domains.
             budget: what it cuts short is looser. Under a node limit the clock does not count.
         """
-        self._due = max(_AGAIN * len(tree), _LEAST)
-        found = joint_rows(self._problem, batch, self.constraints, self._options, budget)
         present = self.constraints.width
-        ways = [without_rows(self._problem, batch, present), found]
+        ways = [without_rows(self._problem, batch, present)]
         if present:
             ways.append(JointRows(self.constraints, batch, np.arange(present), present))
+        ways += self._found(batch, len(tree), budget)
         lowers, work = [], []
         for way in ways:
             started = time.thread_time()
@@ -149,13 +170,25 @@ class Strengthening:
             seconds = time.thread_time() - started
             if budget.nodes is not None:
                 seconds = _DEARER if way.constraints.width else 1.0
-            work.append(_work(lowers[-1], tree.recent_gain(_NEWEST), seconds))
+            gain = tree.recent_gain(_NEWEST)
+            if gain <= 0:
+                gain = _GUESSED * float(np.maximum(-lowers[0], 0).mean())
+            work.append(_work(lowers[-1], gain, seconds))
         lower, best = np.max(lowers, axis=0), int(np.argmin(work))
         chosen = ways[best]
         if chosen.constraints is self.constraints or chosen.constraints.width == present == 0:
             return Trial(lower)
         self.constraints = chosen.constraints
         return Trial(lower, chosen, float((lowers[best] > 0).mean()))
+
+    def _found(self, batch: DomainBatch, nodes: int, budget: Budget) -> list[JointRows]:
+        """The present rows and more of them."""
+        if self._waiting:
+            given, self._waiting = self._waiting, ()
+            rows = with_given(self._problem, batch, self.constraints, given)
+            return [] if rows is None else [rows]
+        self._due = max(_AGAIN * nodes, _LEAST)
+        return [joint_rows(self._problem, batch, self.constraints, self._options, budget)]
 
 
 def _work(lower: Float[np.ndarray, "M"], gain: float, seconds: float) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
@@ -33,11 +33,13 @@ class Cuts:
     Attributes:
         matrix: `[M, V]`.
         upper: `[M]`, raised by what rounding may have moved.
+        owner: the ReLU of each, `[M]`.
         violation: `[M]`, at the point they were made for.
     """
 
     matrix: csr_array
     upper: Float[np.ndarray, "M"]
+    owner: Int[np.ndarray, "M"]
     violation: Float[np.ndarray, "M"]
 
 
@@ -97,7 +99,7 @@ class AndersonCuts:
         )
         matrix = csr_array(read[which] + own)
         matrix.eliminate_zeros()
-        return Cuts(matrix, self._slack[which] - floor, violation[which])
+        return Cuts(matrix, self._slack[which] - floor, which, violation[which])
 
     def _sums(self, entries: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of the entries of each ReLU."""

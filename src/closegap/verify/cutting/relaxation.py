@@ -16,7 +16,8 @@ from closegap.mip.certify import certified_lower_bound, certifies_infeasibility
 from closegap.mip.model import Claim, LinearSession, Model, SolveOptions, Status
 from closegap.mip.registry import choose
 from closegap.verify.cutting.anderson import AndersonCuts
-from closegap.verify.cutting.program import CutProgram
+from closegap.verify.cutting.program import CutProgram, Rows
+from closegap.verify.cutting.rows import phaseless_rows
 
 __all__ = ["CutOptions", "Fixings", "Relaxation", "Solved"]
 
@@ -87,6 +88,7 @@ class Relaxation:
         self._base = program.model
         self._matrix = program.model.matrix
         self._upper = np.zeros(0)
+        self._owner = np.zeros(0, dtype=np.int64)
         self._idle = np.zeros(0, dtype=np.int64)
         self._fixed = Fixings.none()
         self._session = self._open()
@@ -131,6 +133,7 @@ class Relaxation:
             self._session.add_rows(found.matrix, np.full(len(found.upper), -np.inf), found.upper)
             self._matrix = csr_array(vstack([self._matrix, found.matrix], format="csr"))
             self._upper = np.concatenate([self._upper, found.upper])
+            self._owner = np.concatenate([self._owner, found.owner])
             self._idle = np.concatenate([self._idle, np.zeros(len(found.upper), dtype=np.int64)])
         return len(found.upper)
 
@@ -141,10 +144,21 @@ class Relaxation:
             return
         rows = np.concatenate([np.ones(self._base.rows, dtype=bool), keep])
         self._matrix = csr_array(self._matrix[rows])
-        self._upper, self._idle = self._upper[keep], self._idle[keep]
+        self._upper, self._owner = self._upper[keep], self._owner[keep]
+        self._idle = self._idle[keep]
         self._session = self._open()
         fixed, self._fixed = self._fixed, Fixings.none()
         self._fix(fixed)
+
+    def rows(self, solved: Solved) -> Rows | None:
+        """What the duals of the last solve say of each ReLU (`phaseless_rows`)."""
+        if solved.duals is None or not math.isfinite(solved.lower):
+            return None
+        base = self.program.model.rows
+        count = len(solved.duals) - base  # cuts that came after it carry no dual
+        cuts = csr_array(self._matrix[base : base + count])
+        owner, upper = self._owner[:count], self._upper[:count]
+        return phaseless_rows(self.program, cuts, upper, owner, solved.duals)
 
     def implied(self, solved: Solved) -> Fixings:
         """Phases whose opposite the same duals prove to have a positive margin.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from closegap.core.budget import Budget
 from closegap.core.numerics import CUT_VIOLATION
-from closegap.verify.cutting.program import CutProgram
+from closegap.verify.cutting.program import CutProgram, Rows
 from closegap.verify.cutting.relaxation import CutOptions, Fixings, Relaxation, Solved
 
 __all__ = ["CutSearch", "SearchOptions"]
@@ -86,6 +86,11 @@ class CutSearch:
         options: how to search.
         offer: judges the inputs of solutions.
         stopped: polled between programs.
+
+    Attributes:
+        nodes: programs that were nodes.
+        program: see the arguments.
+        rows: what the root's duals say of each ReLU; `None` where they say nothing.
     """
 
     def __init__(
@@ -95,7 +100,7 @@ class CutSearch:
         offer: Offer,
         stopped: Callable[[], bool],
     ) -> None:
-        self._program = program
+        self.program = program
         self._options = options
         self._offer = offer
         self._stopped = stopped
@@ -107,6 +112,7 @@ class CutSearch:
         self._stuck = math.inf
         self._broken = False
         self.nodes = 0
+        self.rows: Rows | None = None
 
     @property
     def lower(self) -> float:
@@ -129,7 +135,7 @@ class CutSearch:
         options, seen = self._options.cut, [-math.inf]
         self._open = [_Node(-math.inf, 0, Fixings.none())]
         solved = self._relaxation.solve(Fixings.none(), budget)
-        best = solved.lower
+        rooted, best = solved, solved.lower
         for _ in range(options.rounds):
             seen.append(best)
             if best > 0 or solved.point is None or self._expired(budget) or self._stalled(seen):
@@ -137,7 +143,8 @@ class CutSearch:
             if not self._relaxation.cut(solved.point):
                 break
             solved = self._relaxation.solve(Fixings.none(), budget, options.seconds)
-            best = max(best, solved.lower)
+            rooted, best = rooted if solved.duals is None else solved, max(best, solved.lower)
+        self.rows = None if best > 0 else self._relaxation.rows(rooted)
         self._enter(best, solved)
 
     def _enter(self, best: float, solved: Solved) -> None:
@@ -242,7 +249,7 @@ class CutSearch:
     def _guess(self, solved: Solved) -> Float[np.ndarray, "U"]:
         """How much each unit's phase matters: what its row is worth times how far it is off."""
         assert solved.point is not None and solved.duals is not None
-        layout = self._program.layout
+        layout = self.program.layout
         both = np.minimum(solved.point[layout.positive], solved.point[layout.negative])
         return np.asarray(both * (CUT_VIOLATION + np.abs(solved.duals[: layout.units])))
 
@@ -258,7 +265,7 @@ class CutSearch:
 
     def _tell(self, solved: Solved) -> None:
         if solved.point is not None:
-            self._broken = self._offer(self._program.input_of(solved.point)) or self._broken
+            self._broken = self._offer(self.program.input_of(solved.point)) or self._broken
 
     def _expired(self, budget: Budget) -> bool:
         return budget.expired or self._stopped()

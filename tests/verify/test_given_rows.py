@@ -1,0 +1,128 @@
+"""Rows made of the duals of programs with cuts: true, and worth what the programs are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from closegap.bounds.constraints import LinearCuts
+from closegap.bounds.regions import input_set
+from closegap.core.budget import Budget
+from closegap.graph import ops
+from closegap.runtime.torch_network import TorchNetwork
+from closegap.testing.enumeration import least_clause_margin
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.given import GivenRows, with_given
+from closegap.verify.bab.problem import split_problem
+from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.cutting.region import region_programs
+from closegap.verify.cutting.relaxation import Fixings, Relaxation
+from closegap.verify.cutting.rows import on_network, phaseless_rows
+from closegap.verify.incomplete import LinearVerifier
+from tiny_networks import convolutional, dense, query, residual, samples
+
+FAMILIES = {
+    "dense": lambda rng: dense(rng, [3, 6, 5, 3], ops.Relu()),
+    "residual": residual,
+    "convolutional": convolutional,
+}
+NONE = DomainConstraints()
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def asked(request, rng):
+    """A query, its bounds, its programs, and the root program after some rounds of cuts."""
+    for _ in range(20):
+        q = query(rng, FAMILIES[request.param](rng))
+        bounds = LinearVerifier(q).activations(Budget())
+        region = input_set(TorchNetwork(q.network, dtype=torch.float64), q.region)
+        programs = region_programs(q, region, bounds.flat())
+        if programs is None:
+            continue
+        relaxation, budget = Relaxation(programs.program(0)), Budget.of_seconds(20)
+        solved = relaxation.solve(Fixings.none(), budget)
+        for _ in range(6):
+            if not relaxation.cut(solved.point):
+                break
+            solved = relaxation.solve(Fixings.none(), budget)
+        if relaxation.rows(solved) is not None:
+            return q, bounds, programs, relaxation, solved
+    raise AssertionError("no program needs cuts")
+
+
+def cuts_of(q, programs, relaxation, solved):
+    return on_network(relaxation.rows(solved), relaxation.program, programs.reduced, q.network)
+
+
+def excess(q, cuts, points):
+    """By how much sampled inputs break the rows, `[N, rows]`; the network's own forward pass."""
+    values = TorchNetwork(q.network, dtype=torch.float64).values(torch.as_tensor(points).double())
+    left = sum(values[p.node].flatten(1)[:, p.neurons] @ p.weights.T for p in cuts.parts)
+    return left - cuts.limits
+
+
+def test_every_input_obeys_the_rows(asked, rng):
+    q, _, programs, relaxation, solved = asked
+    cuts = cuts_of(q, programs, relaxation, solved)
+    assert float(excess(q, cuts, samples(rng, q, 3000)).max()) <= 0
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_any_duals_make_rows_that_hold(asked, rng, size):
+    q, _, programs, relaxation, solved = asked
+    model = relaxation.program.model
+    duals = rng.normal(size=len(solved.duals)) * size
+    cuts = relaxation._matrix[model.rows :], relaxation._upper, relaxation._owner
+    rows = phaseless_rows(relaxation.program, *cuts, duals)
+    assert rows is not None
+    found = on_network(rows, relaxation.program, programs.reduced, q.network)
+    assert float(excess(q, found, samples(rng, q, 3000)).max()) <= 0
+
+
+def test_a_bound_with_the_rows_is_nearly_the_programs_own(asked):
+    q, bounds, programs, relaxation, solved = asked
+    cuts = cuts_of(q, programs, relaxation, solved)
+    problem, budget = split_problem(q, bounds, np.array([0])), Budget.of_seconds(20)
+    none = np.zeros((1, 0), np.int64)
+    batch = DomainBatch(np.array([0]), none, none)
+    bare = DomainBounder(problem, BranchOptions().root).bound(batch, budget)
+    started = DomainBatch(batch.root, none, none, bare.payload)
+    given = with_given(problem, started, NONE, [GivenRows(0, cuts)])
+    found = DomainBounder(problem, BranchOptions().root, given.constraints).bound(
+        given.batch, budget
+    )
+    gap = solved.lower - float(bare.lower[0])
+    assert float(found.lower[0]) <= least_clause_margin(q, 0)
+    assert float(found.lower[0]) >= float(bare.lower[0]) - 1e-6
+    assert gap < 1e-3 or float(found.lower[0]) > float(bare.lower[0]) + gap / 2
+
+
+@pytest.mark.parametrize("distance", [1e-3, -1e-3])
+def test_a_tree_that_is_given_rows_decides_as_enumeration_does(asked, distance):
+    q, bounds, programs, relaxation, solved = asked
+    cuts = cuts_of(q, programs, relaxation, solved)
+    problem = split_problem(q, bounds, np.array([0]))
+    shift = distance - least_clause_margin(q, 0)
+    problem.offsets.add_(shift)
+    broken = []
+    search = BranchAndBound(problem, BranchOptions(), lambda points: broken.append(points) or False)
+    search.give([GivenRows(0, cuts), GivenRows(0, cuts)])
+    outcome = search.run(Budget.of_seconds(20))
+    assert outcome.accounting.balanced
+    assert (float(outcome.lower[0]) > 0) == (distance > 0)
+
+
+def test_rows_survive_a_snapshot_and_damage_is_refused(asked):
+    q, _, programs, relaxation, solved = asked
+    cuts = cuts_of(q, programs, relaxation, solved)
+    again = LinearCuts.of_arrays(cuts.arrays(), q.network.nodes)
+    assert torch.equal(again.limits, cuts.limits)
+    for part, same in zip(cuts.parts, again.parts, strict=True):
+        assert (part.node, part.shape) == (same.node, same.shape)
+        assert torch.equal(part.weights, same.weights)
+        assert torch.equal(part.neurons, same.neurons)
+    spoiled = cuts.arrays() | {"neurons_0": np.array([10**6] * len(cuts.parts[0].neurons))}
+    with pytest.raises(ValueError, match="damaged"):
+        LinearCuts.of_arrays(spoiled, q.network.nodes)
