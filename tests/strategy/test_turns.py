@@ -99,11 +99,11 @@ def test_on_dense_layers_two_trees_take_turns(hard):
 def test_neurons_are_refined_between_the_rounds_of_two_trees(hard):
     pairs = list(turns(("refine", "layered", "bab"), hard[0], Budget()))
     trees = ["layered", "bab"]
-    assert [n for n, _ in pairs] == [*trees, "refine", *trees, "refine", *trees * 4, "bab"]
+    assert [n for n, _ in pairs] == [*trees, "refine", *trees * 2, "refine", *trees * 3, "bab"]
     left = np.cumprod([1.0] + [1 - share for _, share in pairs[:-1]])
     assert left[-1] == pytest.approx(0, abs=1e-9)
     assert left[2] - left[3] == pytest.approx(8 / 111)
-    assert left[5] - left[6] == pytest.approx(40 / 111)
+    assert left[7] - left[8] == pytest.approx(40 / 111)
 
 
 def test_trees_begin_again_with_refined_bounds(hard):

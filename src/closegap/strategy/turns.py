@@ -24,10 +24,10 @@ _LATE, _LATE_ROUNDS = "cutoff", {3: 4.0}
 #: Which closes first shows early: the first of their rounds are short.
 _LAYERS = ("layered", "bab")
 _SHORT_ROUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-#: Before the second and the third of their rounds bounds of neurons are refined, for so much time;
-#: the trees begin again with these. A little of it does for most networks; where it does not, one
-#: long sweep over the layers gains more than several short ones.
-_REFINE, _REFINED = "refine", {1: 8.0, 2: 40.0}
+#: Before two of their rounds bounds of neurons are refined, for so much time; the trees begin again
+#: with these. A little of it does for most networks; where it does not, one long sweep over the
+#: layers gains more than several short ones.
+_REFINE, _REFINED = "refine", {1: 8.0, 3: 40.0}
 #: Convolutional networks take long to tighten, and a tree closes in seconds what is nearly proved:
 #: it begins there, with this share of the time, and goes on after.
 _FIRST, _FIRST_SHARE = "bab", 0.3
