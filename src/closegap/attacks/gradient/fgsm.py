@@ -1,4 +1,8 @@
-"""FGSM: one full step along the sign of the gradient (Goodfellow et al., 2015)."""
+"""FGSM: one full step along the sign of the gradient (Goodfellow et al., 2015).
+
+The gradient is that of the least margin; as published it is that of the cross-entropy, which has
+the same sign where there are two classes.
+"""
 
 from __future__ import annotations
 

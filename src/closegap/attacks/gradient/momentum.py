@@ -1,4 +1,7 @@
-"""MI-FGSM: sign steps along an accumulated gradient (Dong et al., 2018)."""
+"""MI-FGSM: sign steps along an accumulated gradient (Dong et al., 2018).
+
+The gradient is that of the least margin; as published it is that of the cross-entropy.
+"""
 
 from __future__ import annotations
 
