@@ -27,8 +27,10 @@ from closegap.attacks.activation.bab_attack.tree import TreeOptions, sampling_od
 from closegap.attacks.activation.cells import UnitLayer, UnitNetwork
 from closegap.attacks.activation.harvest import Harvest
 from closegap.attacks.activation.region import region_problem
+from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.hopping import hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.gradient.starts import CenterStart
 from closegap.attacks.outcome import AttackInterrupted
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
@@ -38,7 +40,7 @@ from closegap.mip.model import Status
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
 from closegap.testing.enumeration import clause_margin, least_clause_margin
-from closegap.testing.networks import onnx_model, random_leaky, random_mlp
+from closegap.testing.networks import onnx_model, random_leaky, random_mlp, random_sigmoid
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
 from hanging import HangingSolver
 from tiny_networks import pooled, query, residual, samples
@@ -150,6 +152,20 @@ def test_an_empty_part_costs_no_solver(rng: np.random.Generator) -> None:
         SubProgram(solver="nothing").search(arena, Fixing(0, phase, np.inf), none)
         is Status.INFEASIBLE
     )
+
+
+def test_what_is_known_is_not_lost(rng: np.random.Generator) -> None:
+    """Also where nothing but gradient runs is for such a network."""
+    asked = query(rng, random_sigmoid(rng, [3, 5, 2]))
+    points = samples(rng, asked, 300).astype(np.float32)
+    margins = clause_margin(asked, 0, points)
+    higher = replace(asked.prop, offsets=asked.prop.offsets - margins.min() + 1.0)
+    weak = Descent("weak", start=CenterStart(), steps=1, step_size=1e-3)
+    attack = BabAttack(BabAttackOptions(hopping=replace(QUICK, hops=1, descent=weak)))
+    outcome = attack.attack_query(
+        replace(asked, prop=higher), Budget(), starts=[points[margins.argmin()]]
+    )
+    assert outcome.margin <= 1.0 + 1e-5
 
 
 def test_the_same_seed_finds_the_same_points(rng: np.random.Generator) -> None:

@@ -144,14 +144,18 @@ class BabAttack:
         """
 
         def search(harvest: Harvest) -> None:
+            known = [point.reshape(-1).astype(np.float64) for point in starts]
+            margins = [harvest.take(point) for point in known]
+            if harvest.done:
+                return
             first = hopped(self.options.hopping, query, budget)
             harvest.add(first)
             problem = None if harvest.done else region_problem(query, budget, bounds)
             if problem is not None and problem.units.units:
                 arena = Arena(problem, harvest, budget, self.options.capacity, self.options.polish)
                 arena.add(first)
-                for point in starts:
-                    arena.offer(point.reshape(1, -1).astype(np.float64))
+                if known:
+                    arena.pool.add(np.stack(known).astype(np.float32), margins, engine=self.name)
                 _search(self.options, arena, proofs or Proofs(tuple(range(query.prop.clauses))))
 
         return harvested(query, self.name, budget, search, judge)
