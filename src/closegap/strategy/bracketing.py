@@ -46,9 +46,10 @@ _TREE_SHARE, _TURN_SHARE, _LEAST_TURN, _NEARLY = 0.9, 0.35, 1.0, 0.02
 #: In a turn more of it; but while the lower end is below this share of the upper one, only so much
 #: of the try's time.
 _TURN_FIRST, _WIDE, _WIDE_TRY = 0.5, 0.75, 0.25
-#: Then so many tries between the ends, for this share of its time each.
 _FIRST_SHARE = 0.125
-_MIDDLES, _MIDDLE_SHARE = 3, 0.5
+#: Then so many tries between the ends, for this share of its time each. A try goes so far from the
+#: lower end, as a share of what is open, at most; half as far after one that said nothing.
+_MIDDLES, _MIDDLE_SHARE, _FARTHEST_STEP = 3, 0.5, 0.5
 #: Of what is left, for the planes of linear bounds.
 _FLOOR_SHARE = 0.2
 #: Under norms, planes with plain slopes alone: halvings with better ones follow.
@@ -123,6 +124,7 @@ class Bracketing:
         self._counts_of: dict[str, int] = {}
         self._tree: SparseSearch | None = None
         self._felled = False
+        self._step = _FARTHEST_STEP
         self.watch = Stopwatch()
 
     def clean(self) -> bool:
@@ -245,14 +247,13 @@ class Bracketing:
             wide = self._lower < _WIDE * self._best.distance
             first = min(_WIDE_TRY * effort if wide else effort, turn.remaining)
             self._try(min(below, self._farthest), engines, first)
-            high = self._farthest  # the least radius that stayed open
             for _ in range(_MIDDLES):
-                high = min(high, self._best.distance)
+                high = min(self._farthest, self._best.distance)
                 if self._done or turn.expired or high - self._lower <= self._tolerance:
                     break
-                radius = (self._lower + high) / 2
-                if not self._try(radius, engines, _MIDDLE_SHARE * effort):
-                    high = radius
+                radius = self._lower + self._step * (high - self._lower)
+                moved = self._try(radius, engines, _MIDDLE_SHARE * effort)
+                self._step = min(2 * self._step, _FARTHEST_STEP) if moved else self._step / 2
             effort *= 2
 
     def solve(self, name: str) -> None:

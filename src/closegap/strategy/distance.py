@@ -22,7 +22,7 @@ from closegap.strategy.distance_result import DistanceInterrupted, DistanceResul
 
 __all__ = ["DistanceInterrupted", "DistanceResult", "minimise_distance"]
 
-_COMPLETE = ("crown", "alpha-crown", "bab", "mip", "input-split")
+_COMPLETE = ("crown", "alpha-crown", "layered", "bab", "mip", "input-split")
 
 
 def minimise_distance(

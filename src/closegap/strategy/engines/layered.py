@@ -93,7 +93,8 @@ def _held(session: Session, budget: Budget) -> _Held | None:
 
 def _prepared(session: Session, budget: Budget) -> _Held | None:
     query, clauses = session.query, np.sort(session.open_clauses)
-    if not len(clauses) or isinstance(query.region, Ball) or not _is_dense(query.network):
+    round_ = isinstance(query.region, Ball) and query.region.norm != 2
+    if not len(clauses) or round_ or not _is_dense(query.network):
         return None
     bounds = session.bounds
     if bounds is None:

@@ -72,7 +72,7 @@ class LayerChain:
     """Bounds the units of one problem again, layer by layer.
 
     Args:
-        problem: network, region (a box), units, bounds of the root.
+        problem: network, region (a box, or a Euclidean ball in one), units, bounds of the root.
         steps: gradient steps on the multipliers of half-spaces, for every row.
         climb: on the slopes of every row; one iteration leaves the slopes of least area.
     """
@@ -126,7 +126,9 @@ class LayerChain:
         if cuts.count:
             rows = linear.coefficients.flatten(2).expand(len(cuts.offsets), -1, -1)
             box = region.lower[0].flatten(), region.upper[0].flatten()
-            found = least_under(cuts, rows, *box, self._steps)
+            center = region.center
+            ball = None if center is None else (center[0].flatten(), region.radius)
+            found = least_under(cuts, rows, *box, self._steps, ball)
             value, rounding = found.value, found.rounding
         else:
             value, rounding = least(region, linear.coefficients)

@@ -28,6 +28,7 @@ from closegap.core.numerics import gamma
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.verify.bab.problem import Layer, SplitProblem
+from closegap.verify.layered.ball import BallReach
 from closegap.verify.layered.rows import Rows
 
 __all__ = ["CROSSING", "DenseRows", "dense_rows", "lost_by_rows"]
@@ -95,6 +96,11 @@ class DenseRows:
         region = problem.exact_region
         low, high = region.lower[0].flatten(), region.upper[0].flatten()
         self._middle, self._half = ((low + high) / 2).float(), ((high - low) / 2).float()
+        self._ball: BallReach | None = None
+        if region.center is not None:
+            center = region.center[0].flatten()
+            self._ball = BallReach(center, region.radius, (low, high), torch.float32)
+            self._middle = center.float()
         self._climb = climb
         self._steps = steps
         self._rough = [step.to(torch.float32) for step in steps]
@@ -206,7 +212,9 @@ class DenseRows:
             rows = torch.addcmul((rows - negative) * slope, negative, line.chord)
             constant = constant + rows @ before.bias
             rows = rows @ before.weight
-        value = constant + rows @ self._middle - rows.abs() @ self._half
+        ball = self._ball
+        fall = rows.abs() @ self._half if ball is None else ball.length(rows)
+        value = constant + rows @ self._middle - fall
         return value, rows, met[::-1]
 
     def _moved(
@@ -218,7 +226,10 @@ class DenseRows:
         rate: float,
     ) -> list[Tensor]:
         """Slopes one step up each row's bound: gradients from the input where it is least."""
-        values = torch.addcmul(self._middle, planes.sign(), self._half, value=-1)
+        if self._ball is None:
+            values = torch.addcmul(self._middle, planes.sign(), self._half, value=-1)
+        else:
+            values = self._middle - self._ball.toward(planes)
         moved = []
         for place, (rows, slope, line) in enumerate(zip(met, slopes, lines, strict=True)):
             step = self._rough[place]

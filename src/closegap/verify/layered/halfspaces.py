@@ -1,4 +1,4 @@
-"""Least values of linear functions over a box cut by half-spaces, many at a time.
+"""Least values of linear functions over a box, or a ball in it, cut by half-spaces, many at a time.
 
 A split of a unit leaves a half-space of the input (exact in the first layer). With multipliers
 `beta >= 0` every half-space `g . x + d <= 0` may be added to a function that is to be minimised;
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from closegap.core.numerics import FLOAT32_UNIT, FLOAT64_UNIT, TINY, gamma
+from closegap.verify.layered.ball import BallReach
 
 __all__ = ["HalfSpaces", "Least", "least_under"]
 
@@ -84,11 +85,12 @@ def least_under(
     lower: Float[Tensor, "D"],
     upper: Float[Tensor, "D"],
     steps: int,
+    ball: tuple[Float[Tensor, "D"], float] | None = None,
 ) -> Least:
-    """Lower bounds of `rows . x` over the box cut by the half-spaces.
+    """Lower bounds of `rows . x` over the box, or the ball in it, cut by the half-spaces.
 
-    What the half-widths add is summed in single precision, with the allowance for that; what the
-    middle of the box adds, in double precision.
+    What the half-widths or the radius add is summed in single precision, with the allowance for
+    that; what the middle adds, in double precision.
 
     Args:
         spaces: the cuts.
@@ -96,17 +98,22 @@ def least_under(
         lower: of the box.
         upper: of the box.
         steps: evaluations of multipliers; the first is of zeros, and is always made.
+        ball: center and radius, Euclidean; `None` for the box alone.
     """
-    box = _Box(spaces, rows, lower, upper)
+    box: _Box | _Ball
+    if ball is None:
+        box = _Box(spaces, rows, lower, upper)
+    else:
+        box = _Ball(spaces, rows, (lower, upper), ball)
     beta, value = _climb(box, steps)
     chosen = beta.double()
-    reach = torch.maximum(lower.abs(), upper.abs())
+    reach = torch.maximum(torch.maximum(lower.abs(), upper.abs()), box.middle.abs())
     wide = rows.abs() @ reach
     wide = wide + _weighted(chosen, spaces.normals.abs() @ reach + spaces.offsets.abs())
-    near = _length(box.rows).double() + _weighted(chosen, _length(box.normals).double())
+    near = box.size(box.rows).double() + _weighted(chosen, box.size(box.normals).double())
     terms = rows.shape[2] + spaces.count + 16
     rounding = 4 * gamma(terms) * wide + 2 * gamma(terms, box.unit) * near
-    lost = TINY * (1 + chosen.sum(2)) * (rows.shape[2] + reach.sum())
+    lost = TINY * (1 + chosen.sum(2)) * (rows.shape[2] + reach.sum()) + box.vanished
     return Least(rows @ box.middle + value, rounding + lost, beta)
 
 
@@ -117,6 +124,26 @@ def _length(rows: Tensor) -> Tensor:
 
 def _weighted(beta: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("bqk,bk->bq", beta, values)
+
+
+class _Ball:
+    """Rows and cuts around the center of a ball in a box; see `BallReach`."""
+
+    def __init__(
+        self,
+        spaces: HalfSpaces,
+        rows: Tensor,
+        box: tuple[Tensor, Tensor],
+        ball: tuple[Tensor, float],
+    ) -> None:
+        exact = _products_are_exact()
+        dtype = torch.float32 if exact else torch.float64
+        self.unit = FLOAT32_UNIT if exact else FLOAT64_UNIT
+        reach = BallReach(*ball, box, dtype)
+        self.middle, self.vanished = reach.center, reach.vanished
+        self.rows, self.normals = rows.to(dtype), spaces.normals.to(dtype)
+        self.offsets = spaces.offsets + spaces.normals @ self.middle
+        self.length, self.size, self.toward = reach.length, reach.size, reach.toward
 
 
 class _Box:
@@ -135,6 +162,19 @@ class _Box:
         self.rows = rows.to(dtype) * half
         self.normals = spaces.normals.to(dtype) * half
         self.offsets = spaces.offsets + spaces.normals @ self.middle
+        self.vanished = 0.0
+
+    def length(self, rows: Tensor) -> Tensor:
+        """How far each row falls from the middle."""
+        return _length(rows)
+
+    def size(self, rows: Tensor) -> Tensor:
+        """A norm of rows that no row falls farther than."""
+        return _length(rows)
+
+    def toward(self, rows: Tensor) -> Tensor:
+        """The gradient of `length`, in place of the rows."""
+        return rows.sign_()
 
 
 def _products_are_exact() -> bool:
@@ -145,15 +185,15 @@ def _products_are_exact() -> bool:
         return False
 
 
-def _climb(box: _Box, steps: int) -> tuple[Tensor, Tensor]:
+def _climb(box: _Box | _Ball, steps: int) -> tuple[Tensor, Tensor]:
     """Multipliers by projected Adam; those of the best value seen, each row's own, and the values.
 
     The values leave the rows' products with the middle of the box out.
     """
     offsets, normals = box.offsets.to(box.rows.dtype), box.normals
     across = normals.transpose(1, 2)
-    size = _length(normals).clamp(min=TINY)
-    scale = _length(box.rows)[..., None] / size[:, None]
+    size = box.size(normals).clamp(min=TINY)
+    scale = box.size(box.rows)[..., None] / size[:, None]
     shape = (*box.rows.shape[:2], offsets.shape[1])
     beta = box.rows.new_zeros(shape)
     best, kept = box.rows.new_full(shape[:2], -torch.inf, dtype=torch.float64), beta
@@ -163,13 +203,13 @@ def _climb(box: _Box, steps: int) -> tuple[Tensor, Tensor]:
     for count in range(1, last + 1):
         torch.baddbmm(box.rows, beta, normals, out=moved)
         value = torch.matmul(beta.double(), box.offsets[..., None])[..., 0]
-        value = value - _length(moved)
+        value = value - box.length(moved)
         better = value > best
         best = torch.where(better, value, best)
         kept = torch.where(better[..., None], beta, kept)
         if count == last:
             break
-        slope = torch.baddbmm(offsets[:, None], moved.sign_(), across, alpha=-1) / size[:, None]
+        slope = torch.baddbmm(offsets[:, None], box.toward(moved), across, alpha=-1) / size[:, None]
         mean.lerp_(slope, 1 - _MOMENTUM)
         square.lerp_(slope * slope, 1 - _VARIANCE)
         move = mean / (1 - _MOMENTUM**count) / (square / (1 - _VARIANCE**count)).sqrt().add(TINY)
