@@ -31,6 +31,7 @@ _OPTIMUM = ("pgd", "alpha-crown", "region-walk", "bab")
 _CHAINS: dict[str, tuple[str, ...]] = {
     "bab": ("crown", "bab"),
     "input-split": ("input-split", "bab"),
+    "refine": ("crown", "refine", "bab"),
     "layered": ("crown", "layered", "bab"),
     "cutoff": ("crown", "cutoff", "bab"),
     "cuts": ("crown", "cuts", "bab"),
