@@ -17,6 +17,7 @@ from closegap.bounds.records import Interval
 from closegap.bounds.regions import InputSet, input_set
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
+from closegap.encode.affine import affine_entries
 from closegap.encode.condensed import condensed
 from closegap.graph import ops
 from closegap.graph.network import Network
@@ -30,6 +31,9 @@ __all__ = ["Layer", "SplitProblem", "split_problem"]
 
 #: Dense products may exceed the original's by this much before domains are bounded slower.
 _WORTH = 2.0
+#: Of convolutions: a neuron that stays costs as much as so many dense products, in all that is done
+#: entry by entry.
+_NEURON = 400.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +122,7 @@ def split_problem(
     known: NetworkBounds,
     clauses: NDArray[np.int64],
     *,
-    worth: float = _WORTH,
+    worth: float | None = None,
     budget: Budget | None = None,
 ) -> SplitProblem | None:
     """Prepare the open clauses of a query; the clauses are the roots.
@@ -126,7 +130,7 @@ def split_problem(
     Args:
         query, clauses: what to decide.
         known: float64 bounds of every activation's input.
-        worth, budget: see `condensed`.
+        worth, budget: see `condensed`; by default as much as makes domains faster.
 
     Returns:
         `None` where the network has activations that cannot be split yet.
@@ -137,7 +141,7 @@ def split_problem(
     original = TorchNetwork(source, dtype=torch.float64)
     region = input_set(original, query.region)
     reach = np.asarray(Interval(region.lower, region.upper).magnitude.numpy()).reshape(-1)
-    reduced = condensed(source, known.flat(), reach, worth=worth, budget=budget)
+    reduced = condensed(source, known.flat(), reach, worth=_worth(source, worth), budget=budget)
     network, bounds, slack = source, dict(known.activations), dict[int, Tensor]()
     if reduced is not None:
         region = _flattened(region)
@@ -163,6 +167,18 @@ def split_problem(
         input_shape=source.input_shape,
         places=_places(source, network, known, {} if reduced is None else reduced.origin),
     )
+
+
+def _worth(network: Network, asked: float | None) -> float:
+    """How many times the network's products dense ones may take: as asked, if anything was."""
+    if asked is not None:
+        return asked
+    if not any(isinstance(node.op, ops.Conv | ops.ConvTranspose) for node in network.nodes):
+        return _WORTH
+    affine = [node for node in network.nodes[1:] if not node.is_activation]
+    products = sum(affine_entries(n, [network.nodes[p] for p in n.inputs]) for n in affine)
+    neurons = sum(network.nodes[i].size for i in network.activations)
+    return _WORTH + _NEURON * neurons / max(1, products)
 
 
 def _flattened(region: InputSet) -> InputSet:
