@@ -29,8 +29,10 @@ _SHORT_ROUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 #: layers gains more than several short ones.
 _REFINE, _REFINED = "refine", {1: 8.0, 3: 40.0}
 #: Convolutional networks take long to tighten, and a tree closes in seconds what is nearly proved:
-#: it begins there, with this share of the time, and goes on after.
+#: it begins there, with this share of the time, and goes on after. So many more turns of this share
+#: follow where it is expected to close in so much of what is left then.
 _FIRST, _FIRST_SHARE = "bab", 0.3
+_MORE, _MORE_SHARE, _SOON = 2, 0.4, 0.5
 #: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
 #: at once.
 _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
@@ -48,9 +50,9 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
     as long as the one before, so neither costs the other more than half of the time. Who closed
     more of its trees in its time so far gets more of a round. On other convolutional
-    networks of ReLUs branch and bound has a first turn before bounds are tightened under a cutoff.
-    The attack that waits for near margins is asked again before each of their rounds, and before
-    every other verifier.
+    networks of ReLUs branch and bound begins before bounds are tightened under a cutoff, and has
+    more turns there while it is expected to close soon. The attack that waits for near margins is
+    asked again before each of their rounds, and before every other verifier.
 
     Args:
         names: of engines; an engine after the pair runs when the pair's turns are over.
@@ -76,12 +78,24 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
             if name in _VERIFIERS:
                 yield from again
             if name == _LATE and _FIRST in names and _of_images(session):
-                yield _FIRST, _FIRST_SHARE
+                yield from _first(session, budget)
             yield name, 1.0
         elif not raced:
             raced = True
             tightened = {_LATE: _LATE_ROUNDS} if late else {}
             yield from _race(_Race(_PAIR, _ROUNDS, _faster, tightened), again, session)
+
+
+def _first(session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
+    """The tree's turns before bounds are tightened; more without any time where it would not close.
+
+    There are always as many, so that a run that was cut off goes on in the right one.
+    """
+    yield _FIRST, _FIRST_SHARE
+    for _ in range(_MORE):
+        seconds = session.outlook.get(_FIRST)
+        soon = seconds is not None and seconds <= _SOON * budget.remaining
+        yield _FIRST, _MORE_SHARE if soon else 0.0
 
 
 def _of_images(session: Session) -> bool:
