@@ -88,7 +88,8 @@ def _searches(
     held = session.held.setdefault("cuts", {})
     assert isinstance(held, dict)
     missing = [int(clause) for clause in session.open_clauses if int(clause) not in held]
-    if missing:
+    if missing:  # those that are nearly proved first
+        missing.sort(key=lambda clause: -float(session.clause_lower[clause]))
         held.update(_roots(session, missing, options, until))
     return {c: held[c] for c in map(int, session.open_clauses) if c in held}
 
@@ -114,10 +115,12 @@ def _roots(
             lambda point: session.offer(point.reshape(1, *shape), "cuts"),
             lambda: session.decided,
         )
-        search.root(until.within(until.remaining / (len(clauses) - place)))
+        solved = search.root(until.within(until.remaining / (len(clauses) - place)))
         session.count(cut_nodes=search.nodes)
         _report(session, clause, search)
         searches[clause] = search
+        if not solved:
+            break  # the other clauses' programs are no smaller
         if search.rows is not None:
             cuts = on_network(search.rows, program, programs.reduced, session.query.network)
             given.append(GivenRows(clause, cuts))

@@ -130,12 +130,12 @@ class CutSearch:
         """How much of the tree is open: a node counts for half of its parent, the root for one."""
         return sum(0.5 ** len(node.fixings.units) for node in self._open)
 
-    def root(self, budget: Budget) -> None:
-        """Rounds of cuts, and the phases that they imply."""
+    def root(self, budget: Budget) -> bool:
+        """Rounds of cuts, and the phases that they imply; False where no program was solved."""
         options, seen = self._options.cut, [-math.inf]
         self._open = [_Node(-math.inf, 0, Fixings.none())]
         solved = self._relaxation.solve(Fixings.none(), budget)
-        rooted, best = solved, solved.lower
+        rooted, best, begun = solved, solved.lower, solved.point is not None
         for _ in range(options.rounds):
             seen.append(best)
             if best > 0 or solved.point is None or self._expired(budget) or self._stalled(seen):
@@ -146,6 +146,7 @@ class CutSearch:
             rooted, best = rooted if solved.duals is None else solved, max(best, solved.lower)
         self.rows = None if best > 0 else self._relaxation.rows(rooted)
         self._enter(best, solved)
+        return begun or best > 0
 
     def _enter(self, best: float, solved: Solved) -> None:
         self.nodes = 1
