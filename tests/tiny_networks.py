@@ -42,6 +42,21 @@ def residual(rng: np.random.Generator) -> Network:
     )
 
 
+def twofold(rng: np.random.Generator) -> Network:
+    """Two ReLUs that one node feeds."""
+    return network(
+        Node(ops.Input(), (), (3,)),
+        Node(linear(rng, 3, 5), (0,), (5,)),
+        Node(ops.Relu(), (1,), (5,)),
+        Node(ops.Relu(), (1,), (5,)),
+        Node(linear(rng, 5, 4), (2,), (4,)),
+        Node(linear(rng, 5, 4), (3,), (4,)),
+        Node(ops.Add(), (4, 5), (4,)),
+        Node(ops.Relu(), (6,), (4,)),
+        Node(linear(rng, 4, 3), (7,), (3,)),
+    )
+
+
 def convolutional(rng: np.random.Generator) -> Network:
     conv = ops.Conv(
         rng.normal(size=(2, 1, 2, 2)), rng.normal(size=2), (2, 2), (0, 1, 1, 0), (1, 1), 1

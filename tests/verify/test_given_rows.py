@@ -11,6 +11,8 @@ from closegap.bounds.regions import input_set
 from closegap.core.budget import Budget
 from closegap.graph import ops
 from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.query import Query
+from closegap.specs.region import Box
 from closegap.testing.enumeration import least_clause_margin
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
@@ -21,9 +23,10 @@ from closegap.verify.cutting.region import region_programs
 from closegap.verify.cutting.relaxation import Fixings, Relaxation
 from closegap.verify.cutting.rows import on_network, phaseless_rows
 from closegap.verify.incomplete import LinearVerifier
-from tiny_networks import convolutional, dense, query, residual, samples
+from tiny_networks import convolutional, dense, query, residual, samples, twofold
 
 FAMILIES = {
+    "twofold": twofold,
     "dense": lambda rng: dense(rng, [3, 6, 5, 3], ops.Relu()),
     "residual": residual,
     "convolutional": convolutional,
@@ -59,8 +62,10 @@ def cuts_of(q, programs, relaxation, solved):
 def excess(q, cuts, points):
     """By how much sampled inputs break the rows, `[N, rows]`; the network's own forward pass."""
     values = TorchNetwork(q.network, dtype=torch.float64).values(torch.as_tensor(points).double())
-    left = sum(values[p.node].flatten(1)[:, p.neurons] @ p.weights.T for p in cuts.parts)
-    return left - cuts.limits
+    terms = cuts.terms(torch.eye(cuts.size, dtype=torch.float64)[None], None)  # one row each
+    parts = terms.coefficients.items()
+    left = sum(values[node].flatten(1) @ part[0].flatten(1).T for node, part in parts)
+    return -left + terms.constant[0]
 
 
 def test_every_input_obeys_the_rows(asked, rng):
@@ -112,6 +117,25 @@ def test_a_tree_that_is_given_rows_decides_as_enumeration_does(asked, distance):
     outcome = search.run(Budget.of_seconds(20))
     assert outcome.accounting.balanced
     assert (float(outcome.lower[0]) > 0) == (distance > 0)
+
+
+def test_rows_about_neurons_that_a_tighter_problem_has_not_are_left_out(asked):
+    q, _, programs, relaxation, solved = asked
+    cuts = cuts_of(q, programs, relaxation, solved)
+    point = (q.region.lower + q.region.upper) / 2 + 1e-3
+    certain = Query(q.network, Box(point - 1e-9, point + 1e-9), q.prop)
+    bounds = LinearVerifier(certain).activations(Budget())
+    problem = split_problem(certain, bounds, np.array([0]))
+    assert problem.units == 0
+    none = np.zeros((1, 0), np.int64)
+    batch = DomainBatch(np.array([0]), none, none, np.zeros((1, 0), np.float32))
+    given = with_given(problem, batch, NONE, [GivenRows(0, cuts)])
+    points = torch.as_tensor(samples(np.random.default_rng(0), certain, 50)).double()
+    values = problem.exact.values(points.reshape(len(points), *problem.exact.network.input_shape))
+    own = [] if given is None else given.constraints.exact
+    for held in own:
+        left = sum(values[p.node].flatten(1)[:, p.neurons] @ p.weights.T for p in held.parts)
+        assert float((left - held.limits).max()) <= 0
 
 
 def test_rows_survive_a_snapshot_and_damage_is_refused(asked):

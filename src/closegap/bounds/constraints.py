@@ -114,7 +114,7 @@ class LinearCuts:
     Whoever makes them answers for their truth, rounding included: the floats stand for themselves.
 
     Attributes:
-        parts: a node may have one part.
+        parts: of a node there may be several.
         limits: `[rows]`, or `[B or 1, rows]` where domains differ.
         scale: see `ConstraintSet`.
     """
@@ -182,13 +182,15 @@ class LinearCuts:
     def terms(self, multipliers: Tensor, values: Sequence[Interval] | None) -> Terms:
         """See `ConstraintSet`: `-gamma . weights . value >= -gamma . limits`."""
         held = multipliers.clamp(min=0)
-        coefficients, rounding = {}, held.new_zeros(held.shape[:2])
-        allowance = gamma(self.size + 2, unit_of(held.dtype))
+        coefficients, rounding = dict[int, Tensor](), held.new_zeros(held.shape[:2])
+        allowance = gamma(self.size + len(self.parts) + 2, unit_of(held.dtype))
         limits = self.limits.reshape(-1, self.size, 1)
         met = held.new_zeros(held.shape[0], 1)  # what errors of coefficients are multiplied with
         for part in self.parts:
             moved = held @ part.weights
-            coefficients[part.node] = scattered(-moved, part.neurons, part.shape)
+            taken = scattered(-moved, part.neurons, part.shape)
+            before = coefficients.get(part.node)
+            coefficients[part.node] = taken if before is None else before + taken
             if values is not None:
                 reach = values[part.node].magnitude.flatten(1)[:, None, part.neurons]
                 rounding = rounding + ((held @ part.weights.abs()) * reach).sum(2)
@@ -215,10 +217,11 @@ class LinearCuts:
     def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
         """See `ConstraintSet`."""
         held = multipliers.clamp(min=0).mean(dim=1, keepdim=True)
-        return {
-            p.node: scattered(held @ p.weights.abs(), p.neurons, (prod(p.shape),))[:, 0]
-            for p in self.parts
-        }
+        found = dict[int, Tensor]()
+        for p in self.parts:
+            asked = scattered(held @ p.weights.abs(), p.neurons, (prod(p.shape),))[:, 0]
+            found[p.node] = found[p.node] + asked if p.node in found else asked
+        return found
 
     def to(self, dtype: torch.dtype) -> LinearCuts:
         """See `ConstraintSet`."""

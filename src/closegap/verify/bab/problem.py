@@ -165,7 +165,7 @@ def split_problem(
         offsets=torch.as_tensor(offsets),
         clauses=clauses,
         input_shape=source.input_shape,
-        places=_places(source, network, known, {} if reduced is None else reduced.origin),
+        places=_places(source, network, known, None if reduced is None else reduced.origin),
     )
 
 
@@ -217,11 +217,11 @@ def _places(
     source: Network,
     network: Network,
     known: NetworkBounds,
-    origin: Mapping[int, tuple[int, Int[np.ndarray, "N"]]],
+    origin: Mapping[int, tuple[int, Int[np.ndarray, "N"]]] | None,
 ) -> dict[int, tuple[int, Tensor]]:
-    """See `SplitProblem`; `origin` is empty where nothing was condensed."""
+    """See `SplitProblem`; `origin` is `None` where the network is the original."""
     found = {0: (0, torch.arange(source.input_size))}
-    if not origin:
+    if origin is None:
         every = {i: (i, torch.arange(source.nodes[i].size)) for i in source.activations}
         return {**found, **every}
     behind = {source.nodes[i].inputs[0]: i for i in source.activations}

@@ -76,7 +76,8 @@ def phaseless_rows(
     terms += np.abs(high) * on + np.abs(low) * off
     lost = 8 * gamma(len(owner) + width + 16) * terms + TINY
     limit = right - np.minimum(phase, 0.0) + lost
-    kept = leaned[np.isfinite(limit[leaned])]
+    finite = np.isfinite(limit) & np.isfinite(abs(weight).sum(axis=1))
+    kept = leaned[finite[leaned]]
     return Rows(csr_array(weight[kept]), -limit[kept], np.zeros(len(kept)))
 
 
