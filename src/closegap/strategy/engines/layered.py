@@ -86,7 +86,10 @@ class _Held:
 def _held(session: Session, budget: Budget) -> _Held | None:
     """What is held; prepared when it is first asked for; `None` where nothing can be done."""
     if _NAME not in session.held:
-        session.held[_NAME] = _prepared(session, budget)
+        found = _prepared(session, budget)
+        if found is None and budget.expired:  # a later turn may have the time for it
+            return None
+        session.held[_NAME] = found
     held = session.held[_NAME]
     return held if isinstance(held, _Held) else None
 
