@@ -20,8 +20,8 @@ class Budget:
 
     Attributes:
         deadline: on `time.monotonic()`'s clock; infinity for none.
-        nodes: how many subproblems each tree engine may bound; `None` for no limit. With a limit a
-            tree is the same in every run, for its steps then do not follow the clock.
+        nodes: how many subproblems each tree may have; `None` for no limit. With a limit a tree
+            is the same in every run, for its steps then do not follow the clock.
         memory: bytes of working tensors an engine may hold at a time.
         seed: of every random choice.
         threads: native threads one solver or tensor library may use.

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TreeKeeper"]
+__all__ = ["TreeKeeper", "unlike_arrays"]
 
 
 @runtime_checkable
@@ -21,3 +21,14 @@ class TreeKeeper(Protocol):
 
     def keep(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Replace what was kept before."""
+
+
+def unlike_arrays(
+    arrays: Mapping[str, NDArray[np.generic]], wanted: Mapping[str, NDArray[np.generic]]
+) -> list[str]:
+    """Names of those wanted that are missing, or of another kind, however many nodes they have."""
+    return [n for n, a in wanted.items() if n not in arrays or _kind(a) != _kind(arrays[n])]
+
+
+def _kind(array: NDArray[np.generic]) -> tuple[object, ...]:
+    return array.dtype, array.shape[1:]

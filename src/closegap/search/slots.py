@@ -90,6 +90,11 @@ class SlotStore:
         """Forget payloads."""
         self.take(nodes)
 
+    def keep_only(self, nodes: Int[np.ndarray, "B"]) -> None:
+        """Forget the payloads of all other nodes."""
+        held = np.flatnonzero(self._slot >= 0)
+        self.drop(held[~np.isin(held, nodes)])
+
     def held(self) -> tuple[Int[np.ndarray, "B"], NDArray[np.generic]]:
         """The nodes that have a payload, and the payloads `[B, width]`; nothing is freed."""
         nodes = np.flatnonzero(self._slot >= 0)

@@ -12,7 +12,7 @@ from enum import IntEnum
 from fractions import Fraction
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 __all__ = ["Accounting", "NodeState", "Paths", "Tree"]
@@ -161,6 +161,11 @@ class Tree:
         self._roots += len(lower)
         return new
 
+    def plant(self, roots: int) -> None:
+        """Add roots without bounds, unless there are nodes already."""
+        if not self._size:
+            self.add_roots(np.full(roots, -np.inf))
+
     def split(
         self,
         nodes: Int[np.ndarray, "B"],
@@ -216,6 +221,10 @@ class Tree:
     def open_nodes(self) -> Int[np.ndarray, "B"]:
         """Ids of the open nodes."""
         return np.asarray(np.flatnonzero(self._data.state[: self._size] == NodeState.OPEN))
+
+    def is_open(self, nodes: Int[np.ndarray, "B"]) -> Bool[np.ndarray, "B"]:
+        """Which nodes are open."""
+        return np.asarray(self._data.state[nodes] == NodeState.OPEN)
 
     def lower(self, nodes: Int[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
         """Proved bounds."""

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from closegap.search.tree import Accounting
 from closegap.strategy.session import Session
 
-__all__ = ["Tally"]
+__all__ = ["COUNTED", "Tally"]
+
+#: Of a tree's nodes: all, and those that were closed, are open, were given up.
+COUNTED = ("nodes", "leaves", "open", "stuck")
 
 
 @dataclass(eq=False)
@@ -27,12 +30,8 @@ class Tally:
         self, session: Session, engine: str, count: Accounting, seconds: Mapping[str, float]
     ) -> None:
         """Add to a session what a tree counts, and its seconds by part, beyond the last time."""
-        counts = {
-            "nodes": count.created,
-            "leaves": count.closed,
-            "open": count.open,
-            "stuck": count.stuck,
-        }
+        numbers = count.created, count.closed, count.open, count.stuck
+        counts = dict(zip(COUNTED, numbers, strict=True))
         session.count(**{name: n - self.counts.get(name, 0) for name, n in counts.items()})
         spent = {part: s - self.seconds.get(part, 0.0) for part, s in seconds.items()}
         session.time_parts(engine, spent)

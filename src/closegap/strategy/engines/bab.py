@@ -24,9 +24,9 @@ from closegap.specs.region import Ball
 from closegap.strategy.continuation import keeper, pack_bounds, unpack_bounds
 from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
+from closegap.strategy.shared_tree import HeldTree, held_tree, hold, plant, uproot
 from closegap.strategy.shelf import Arrays
-from closegap.strategy.tally import Tally
-from closegap.verify.bab.problem import split_problem
+from closegap.strategy.tally import COUNTED, Tally
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
@@ -55,46 +55,49 @@ class BranchEngine:
         known = self._held(session) or self._resumed(session) or self._known(session, budget)
         if budget.expired:  # the first bounds of a large network take seconds
             return
-        if known.search is None:
+        if known is None:
             session.note("bab: the network has activations it cannot split")
             return
         search, session.held["bab"] = known.search, known
-        fixed: Arrays = {"clauses": known.clauses, "near": known.near, **pack_bounds(known.bounds)}
-        if not known.tally.counts:
-            session.count(resumed=known.search.size)
+        search.settle(np.setdiff1d(known.tree.clauses, session.open_clauses))
+        tree, fixed = known.tree, known.arrays
         given = session.held.get("rows", [])
         assert isinstance(given, list)
         search.give([rows for rows in given if rows.clause in session.open_clauses])
-        share = 1.0 if _has_hinges_only(known.query.network) else self.smooth_share
+        share = 1.0 if _has_hinges_only(tree.query.network) else self.smooth_share
         spend = budget.within(share * budget.remaining)
         outcome = known.outlook.timed(lambda: search.run(spend, keeper(session, "bab", fixed)))
         count = outcome.accounting
         session.open_share["bab"] = count.open_share
         session.outlook["bab"] = known.outlook.by_bound(count.created, float(outcome.lower.min()))
-        known.tally.tell(session, "bab", count, outcome.seconds)
+        tree.tally.tell(session, "bab", count, outcome.seconds)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         if outcome.limit is not None:
             session.limit = outcome.limit
-        for clause, lower in zip(known.clauses, outcome.lower, strict=True):
+        for clause, lower in zip(tree.clauses, outcome.lower, strict=True):
             session.prove_clause(int(clause), float(min(lower, _PROVED)), "bab")
 
     def _held(self, session: Session) -> _Prepared | None:
-        """The search of an earlier turn, without the clauses that were proved since."""
+        """The search of an earlier turn."""
         held = session.held.get("bab")
-        if not isinstance(held, _Prepared) or held.search is None:
-            return None
-        held.search.settle(np.setdiff1d(held.clauses, session.open_clauses))
-        return held
+        return held if isinstance(held, _Prepared) else None
 
-    def _known(self, session: Session, budget: Budget) -> _Prepared:
-        query, bounds = _splittable(session, budget)
+    def _known(self, session: Session, budget: Budget) -> _Prepared | None:
+        """A search of the session's tree, which an attack may have grown already."""
+        tree = held_tree(session)
+        if tree is None:
+            query, bounds = _splittable(session, budget)
+            tree = plant(session, query, bounds, np.sort(session.open_clauses), budget)
+        if tree is None:
+            return None
+        session.count(resumed=0)
         points = (
             [c.point for c in session.pool.best(_NEAR)] if self.options.branching.guided else []
         )
         shape = session.query.network.input_shape
         near = np.stack(points) if points else np.zeros((0, *shape), np.float32)
-        return self._prepared(session, query, bounds, np.sort(session.open_clauses), near, budget)
+        return self._prepared(session, tree, near)
 
     def _resumed(self, session: Session) -> _Prepared | None:
         """The search that an earlier run was in; `None` if there is none, or it is refused."""
@@ -104,48 +107,56 @@ class BranchEngine:
         try:
             query, bounds = _on_splittable(session.query), unpack_bounds(kept)
             clauses, near = kept["clauses"].astype(np.int64), kept["near"].astype(np.float32)
-            found = self._prepared(session, query, bounds, clauses, near)
-            if found.search is not None:
-                found.search.resume(kept)
+            tree = plant(session, query, bounds, clauses)
+            if tree is None:
+                return None
+            found = self._prepared(session, tree, near)
+            found.search.resume(kept)
+            told = Tally(
+                dict(zip(COUNTED, map(int, kept.get("told", [0] * len(COUNTED))), strict=True))
+            )
+            shared = replace(tree.shared, tree=found.search.tree)
+            found = replace(found, tree=replace(tree, shared=shared, tally=told))
+            hold(session, found.tree)
+            session.count(resumed=len(shared.tree))
         except (ValueError, KeyError, IndexError) as error:
+            uproot(session)
             session.shelf.refuse(f"snapshot: {error}")
             session.note(session.shelf.refusal)
             return None
         return found
 
-    def _prepared(
-        self,
-        session: Session,
-        query: Query,
-        bounds: NetworkBounds,
-        clauses: NDArray[np.int64],
-        near: NDArray[np.float32],
-        budget: Budget | None = None,
-    ) -> _Prepared:
-        problem = split_problem(query, bounds, clauses, budget=budget)
-        search = None
-        if problem is not None:
-            search = BranchAndBound(
-                problem,
-                self.options,
-                lambda points: session.offer(points, "bab"),
-                near if len(near) else None,
-            )
-        outlook = Outlook(len(clauses), float(session.clause_lower[clauses].min()))
-        return _Prepared(query, clauses, bounds, near, search, outlook)
+    def _prepared(self, session: Session, tree: HeldTree, near: NDArray[np.float32]) -> _Prepared:
+        search = BranchAndBound(
+            tree.shared.problem,
+            self.options,
+            lambda points: session.offer(points, "bab"),
+            near if len(near) else None,
+            tree.shared.tree,
+        )
+        lower = session.clause_lower[tree.clauses]
+        return _Prepared(tree, near, search, Outlook(len(lower), float(lower.min())))
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A search, the query without maxima, its clauses, the bounds, and the points that guide it."""
+    """A search, the tree it grows, and the points that guide it."""
 
-    query: Query
-    clauses: NDArray[np.int64]
-    bounds: NetworkBounds
+    tree: HeldTree
     near: NDArray[np.float32]
-    search: BranchAndBound | None
+    search: BranchAndBound
     outlook: Outlook
-    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def arrays(self) -> Arrays:
+        """What does not change in a turn."""
+        told = [self.tree.tally.counts.get(name, 0) for name in COUNTED]
+        return {
+            "clauses": self.tree.clauses,
+            "near": self.near,
+            "told": np.array(told),
+            **pack_bounds(self.tree.shared.bounds),
+        }
 
 
 #: Boxes of so many inputs do not multiply fast.

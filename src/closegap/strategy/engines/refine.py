@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from closegap.core.budget import Budget
 from closegap.strategy.engines.linear import prove_open_rows
 from closegap.strategy.session import Session
+from closegap.strategy.shared_tree import uproot
 from closegap.verify.incomplete import AlphaOptions
 from closegap.verify.refinement.refine import RefineOptions, refine, suits_refinement
 
@@ -56,5 +57,7 @@ class RefineEngine:
 def _begin_again(session: Session) -> None:
     for name in _TREES:
         if not session.shelf.tree(name):  # a tree of an earlier run goes on
+            if name == "bab":
+                uproot(session)
             session.held.pop(name, None)
             session.outlook.pop(name, None)

@@ -17,7 +17,7 @@ from closegap.core.errors import OptionError
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
 from closegap.search.frontier import Frontier
-from closegap.search.keeper import TreeKeeper
+from closegap.search.keeper import TreeKeeper, unlike_arrays
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
@@ -92,6 +92,7 @@ class BranchAndBound:
         options: how to search.
         offer: judges candidates.
         near: inputs near a counterexample, `[M, *input shape]`; they may guide the choice of units.
+        tree: of this problem, which other searches may grow between runs; a new one by default.
     """
 
     def __init__(
@@ -100,11 +101,12 @@ class BranchAndBound:
         options: BranchOptions,
         offer: Offer,
         near: NDArray[np.floating] | None = None,
+        tree: Tree | None = None,
     ) -> None:
         self._problem = problem
         self._options = options
         self._offer = offer
-        self._tree = Tree()
+        self._tree = Tree() if tree is None else tree
         self._rows = Strengthening(problem, options.multineuron, options.children)
         self._bounder = DomainBounder(problem, options.children)
         self._leaves = LeafPrograms(problem)
@@ -134,8 +136,7 @@ class BranchAndBound:
         tree = Tree.of_arrays(arrays)
         self._rows.restore(arrays)
         self._use(self._rows.constraints)
-        own = self._state()
-        unlike = [n for n, a in own.items() if n not in arrays or _kind(a) != _kind(arrays[n])]
+        unlike = unlike_arrays(arrays, self._state())
         units = np.asarray(arrays.get("unit", [0]))
         if unlike or tree.accounting().roots != len(self._problem.rows):
             raise ValueError(f"the tree is one of another problem: {', '.join(unlike)}")
@@ -144,9 +145,9 @@ class BranchAndBound:
         self._tree, self._kept = tree, arrays
 
     @property
-    def size(self) -> int:
-        """Nodes of the tree."""
-        return len(self._tree)
+    def tree(self) -> Tree:
+        """The tree; another one once `resume` was called."""
+        return self._tree
 
     def run(self, budget: Budget, keeper: TreeKeeper | None = None) -> BranchOutcome:
         """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
@@ -187,9 +188,12 @@ class BranchAndBound:
         self._rows.give(rows)
 
     def settle(self, clauses: Int[np.ndarray, "K"]) -> None:
-        """Close what is open of clauses that were proved elsewhere."""
+        """Close what is open of proved clauses; forget what others split or closed."""
         nodes = self._tree.open_nodes()
-        self._tree.close(nodes[np.isin(self._problem.clauses[self._tree.root(nodes)], clauses)])
+        done = np.isin(self._problem.clauses[self._tree.root(nodes)], clauses)
+        self._tree.close(nodes[done])
+        for store in (self._ranks, self._points, self._warm_starts):
+            store.keep_only(nodes[~done])
 
     def _start(self, bounded: bool, budget: Budget) -> None:
         """Make the roots, or go on from what was kept."""
@@ -197,18 +201,19 @@ class BranchAndBound:
         self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
         if self._kept is not None:
             self._restore(self._kept)
-        elif bounded:
+            return
+        self._tree.plant(len(self._problem.rows))
+        if bounded:
             self._begin(budget)
-        else:
-            self._tree.add_roots(np.full(len(self._problem.rows), -np.inf))
 
     def _begin(self, budget: Budget) -> None:
-        """Bound the roots, with more work than other domains get."""
-        nodes = self._tree.add_roots(np.full(len(self._problem.rows), -np.inf))
+        """Bound the roots, even if they are split already, with more work than other domains."""
+        nodes = np.arange(len(self._problem.rows))
         rooted = DomainBounder(self._problem, self._options.root)
         self._pace.begin()
         self._visit(nodes, rooted, budget)
         self._pace.end(_ROOT_WORK * len(nodes))
+        self.settle(self._problem.clauses[self._tree.lower(nodes) > 0])
 
     def _strengthen(self, budget: Budget) -> None:
         """Look for rows that help what is open, when it is time."""
@@ -343,8 +348,9 @@ class BranchAndBound:
         lower = self._tree.lower(nodes)
         proved = lower > 0
         self._rows.closing = float(proved.mean())
-        self._tree.close(nodes[proved])
-        left = np.flatnonzero(~proved)
+        is_open = self._tree.is_open(nodes)
+        self._tree.close(nodes[proved & is_open])
+        left = np.flatnonzero(~proved & is_open)
         if not len(left):
             return
         order = left[np.argsort(lower[left])][: self._options.offered]
@@ -385,11 +391,6 @@ class BranchAndBound:
         if len(found.points) and self._offer(found.points):
             self._broken = True
         self._tree.give_up(nodes[found.tried & ~proved])
-
-
-def _kind(array: NDArray[np.generic]) -> tuple[object, ...]:
-    """What arrays of equal meaning share, however many nodes they are about."""
-    return array.dtype, array.shape[1:]
 
 
 def _fewest(*limits: int | None) -> int | None:

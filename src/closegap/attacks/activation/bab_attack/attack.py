@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Polish
-from closegap.attacks.activation.bab_attack.beam import BeamSearch, OnProof
+from closegap.attacks.activation.bab_attack.beam import BeamSearch, OnProof, Shared
 from closegap.attacks.activation.bab_attack.bottom_up import BottomUp, BottomUpSearch
 from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
 from closegap.attacks.activation.bab_attack.hops import HopSearch, hopped
@@ -96,10 +96,12 @@ class Proofs:
     Attributes:
         clauses: that are open.
         on_proof: told of a clause and a proved lower bound of its margin.
+        shared: the tree that others grow too; see `BeamSearch`.
     """
 
     clauses: tuple[int, ...]
     on_proof: OnProof | None = None
+    shared: Shared | None = None
 
 
 class BabAttack:
@@ -193,7 +195,7 @@ def _steps(options: BabAttackOptions, arena: Arena, proofs: Proofs) -> Iterator[
     round_: list[Step] = [HopSearch(options.hopping, arena).step] * options.hops
     top_down = None
     if options.beam is not None:
-        top_down = BeamSearch(options.beam, arena, proofs.clauses, proofs.on_proof)
+        top_down = BeamSearch(options.beam, arena, proofs.clauses, proofs.on_proof, proofs.shared)
     if options.bottom_up is not None:
         bottom_up = BottomUpSearch(options.bottom_up, arena)
         round_ += [bottom_up.step] * options.neighbourhoods

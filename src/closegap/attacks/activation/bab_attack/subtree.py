@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.bab_attack.arena import Arena, Finds
 from closegap.attacks.activation.bab_attack.fixing import Fixing, UnitBounds
-from closegap.attacks.activation.bab_attack.tree import GuidedTree, TreeOptions
+from closegap.attacks.activation.bab_attack.tree import GuidedTree, Plot, TreeOptions
 from closegap.bounds.records import Interval
 from closegap.mip.model import Status
 from closegap.verify.bab.problem import Layer, SplitProblem, split_problem
@@ -47,7 +47,8 @@ class SubTree:
                 found.offer(point)
 
         fixed = np.where(bounds.undecided, part.phase, 0).astype(np.int8)
-        tree = GuidedTree(problem, self.tree, offer, arena.pool.majority, arena.random(), fixed)
+        grown = Plot(problem)
+        tree = GuidedTree(grown, self.tree, offer, arena.pool.majority, arena.random(), fixed)
         spend = arena.budget.within(self.seconds)
         while not (arena.done or spend.expired or tree.exhausted):
             tree.step(spend)

@@ -9,7 +9,7 @@ and comes back once the beam has died out; so a tree that has ended is a proof.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
@@ -25,7 +25,7 @@ from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.problem import SplitProblem
 
-__all__ = ["GuidedTree", "TreeOptions", "sampling_odds"]
+__all__ = ["GuidedTree", "Plot", "TreeOptions", "sampling_odds"]
 
 #: Judges points `[M, *input shape]`.
 Offer = Callable[[NDArray[np.float64]], None]
@@ -59,6 +59,21 @@ class TreeOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class Plot:
+    """Where a guided tree grows: below one root of a tree that others may have grown before.
+
+    Attributes:
+        problem: roots, units, bounds.
+        tree: of the problem; has no node before anybody grows it.
+        root: number of the root.
+    """
+
+    problem: SplitProblem
+    tree: Tree = field(default_factory=Tree)
+    root: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class _Beam:
     """Open nodes of the tree, and what is known of each."""
 
@@ -68,21 +83,8 @@ class _Beam:
 
     def part(self, rows: Int[np.ndarray, "M"]) -> _Beam:
         """Some of the nodes."""
-        batch, result = self.batch, self.result
-        return _Beam(
-            self.nodes[rows],
-            DomainBatch(
-                batch.root[rows], batch.units[rows], batch.signs[rows], result.payload[rows]
-            ),
-            DomainResult(
-                lower=result.lower[rows],
-                incoming=result.incoming[rows],
-                unit_lower=result.unit_lower[rows],
-                unit_upper=result.unit_upper[rows],
-                candidates=result.candidates[rows],
-                payload=result.payload[rows],
-            ),
-        )
+        batch, result = self.batch.part(rows), self.result.part(rows)
+        return _Beam(self.nodes[rows], replace(batch, payload=result.payload), result)
 
     @property
     def open(self) -> Bool[np.ndarray, "B U"]:
@@ -92,10 +94,10 @@ class _Beam:
 
 
 class GuidedTree:
-    """One tree over one problem, or over the part of it with some phases fixed.
+    """One tree below a root, or over the part of it with some phases fixed.
 
     Args:
-        problem: roots, units, bounds.
+        plot: where it grows; no other search may grow that tree meanwhile.
         options: see `TreeOptions`.
         offer: judges candidates.
         majority: the phases most of the pool has, `[U]`.
@@ -105,14 +107,15 @@ class GuidedTree:
 
     def __init__(
         self,
-        problem: SplitProblem,
+        plot: Plot,
         options: TreeOptions,
         offer: Offer,
         majority: Callable[[], NDArray[np.bool_]],
         random: np.random.Generator,
         fixed: Int8[np.ndarray, "U"] | None = None,
     ) -> None:
-        self._problem = problem
+        self._problem = problem = plot.problem
+        self._root = plot.root
         self._options = options
         self._offer = offer
         self._majority = majority
@@ -122,27 +125,27 @@ class GuidedTree:
         self._brancher = Brancher(problem, self._bounder, options.branching)
         self._brancher.steady = True
         self._leaves = LeafPrograms(problem)
-        self._tree = Tree()
-        self._tree.add_roots(np.full(len(problem.rows), -np.inf))
+        self._tree = plot.tree
+        self._tree.plant(len(problem.rows))
         self._beam: _Beam | None = None
 
     @property
     def accounting(self) -> Accounting:
-        """Where every subdomain went."""
+        """Where every subdomain went, those of other roots too."""
         return self._tree.accounting()
 
     @property
-    def lower(self) -> NDArray[np.float64]:
-        """Proved lower bound of each root's margin, `[roots]`; infinity where its tree ended."""
-        return self._tree.least_lower()
+    def lower(self) -> float:
+        """Proved lower bound of the root's margin; infinity where its tree ended with a proof."""
+        return float(self._tree.least_lower()[self._root])
 
     @property
     def exhausted(self) -> bool:
         """True iff no subdomain is open."""
-        return not len(self._tree.open_nodes())
+        return not len(self._open())
 
-    def domain(self) -> tuple[int, Int8[np.ndarray, "U"]] | None:
-        """A subdomain of the beam, drawn by its bound: its root and its phases."""
+    def domain(self) -> Int8[np.ndarray, "U"] | None:
+        """The phases of a subdomain of the beam, drawn by its bound."""
         beam = self._beam
         if beam is None or not len(beam.nodes):
             return None
@@ -150,7 +153,7 @@ class GuidedTree:
         pick = int(self._random.choice(len(odds), p=odds))
         phase = np.zeros(self._problem.units + 1, np.int8)
         phase[beam.batch.units[pick]] = beam.batch.signs[pick]
-        return int(beam.batch.root[pick]), phase[:-1]
+        return phase[:-1]
 
     def step(self, budget: Budget) -> None:
         """One round: choose the beam, split it, bound the children, close what is proved."""
@@ -165,9 +168,14 @@ class GuidedTree:
 
     def _backlog(self) -> Int[np.ndarray, "B"]:
         """Open nodes with the least bounds."""
-        open_ = self._tree.open_nodes()
+        open_ = self._open()
         order = np.argsort(self._tree.lower(open_), kind="stable")
         return np.asarray(open_[order[: self._options.beam]])
+
+    def _open(self) -> Int[np.ndarray, "B"]:
+        """Open nodes below the root."""
+        open_ = self._tree.open_nodes()
+        return np.asarray(open_[self._tree.root(open_) == self._root])
 
     def _bounded(
         self,
@@ -197,9 +205,9 @@ class GuidedTree:
         shape = (len(nodes), len(fixed))
         units = np.column_stack([path.units, np.broadcast_to(fixed, shape)])
         signs = np.broadcast_to(self._fixed[fixed].astype(np.int64), shape)
-        return DomainBatch(
-            self._tree.root(nodes), units, np.column_stack([path.signs, signs]), payload
-        )
+        signs = np.column_stack([path.signs, signs])
+        points = np.column_stack([path.points, np.zeros(shape)])
+        return DomainBatch(self._tree.root(nodes), units, signs, payload, points)
 
     def _decide(self, leaves: _Beam, budget: Budget) -> None:
         """Linear programs on leaves: close them, or offer their points and give them up."""
