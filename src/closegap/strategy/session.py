@@ -53,7 +53,8 @@ class Session:
         engine_seconds: by engine, in the order they ran.
         limit: what stopped an engine before the run's time was up (the node limit, or its share).
         part_seconds: within engines, as `engine.part`.
-        held: by engine, the search that its next turn goes on with; `tree` is what engines share.
+        held: by engine, the search that its next turn goes on with; `tree` and `rows`
+            are what engines share.
         open_share: by engine, how much of its trees is open, from 1 to 0.
         outlook: by engine, seconds until its tree would close; `None` where nobody can tell yet.
         marks: by engine, a few numbers that its next turn asks for, kept in snapshots.

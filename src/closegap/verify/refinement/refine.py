@@ -185,7 +185,7 @@ class _Chain:
         stages, read, before = list[Stage](), torch.arange(len(self._reach)), self._reach
         for place in range(number):
             low, high, most = self.lower[place], self.upper[place], self._most[place]
-            open_ = ((low < 0) & (high > 0)).nonzero()[:, 0]
+            open_ = (~(low >= 0) & ~(high <= 0)).nonzero()[:, 0]  # NaN decides nothing
             left = torch.cat([open_, (low >= 0).nonzero()[:, 0]])
             weight, bias = self._weights[place][left][:, read], self._biases[place][left]
             chord = high[open_] / (high[open_] - low[open_])
