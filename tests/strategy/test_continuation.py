@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason
+from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
@@ -209,6 +211,23 @@ def test_what_is_not_ours_is_refused_in_words(
     result = ask(query, change(path))
     assert result.detail.count(word) == 1
     assert "begins anew" in result.detail
+    assert result.counts["resumed"] == 0
+    assert same(result, whole)
+
+
+def composed(*args: Any, **_: object) -> ReducedNetwork | None:
+    return reduce_network(*args, worth=None)
+
+
+def test_a_tree_of_a_composed_network_is_not_continued_on_the_whole_one(
+    query: Query, whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tree.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr("closegap.verify.bab.problem.condensed", composed)
+        cut_off(query, path)
+    result = ask(query, SnapshotFile(path, "key"))
+    assert "another form of the network; the search begins anew" in result.detail
     assert result.counts["resumed"] == 0
     assert same(result, whole)
 

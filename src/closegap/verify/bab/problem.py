@@ -116,6 +116,11 @@ class SplitProblem:
     input_shape: tuple[int, ...]
     places: Mapping[int, tuple[int, Int[Tensor, "N"]]]
 
+    @property
+    def form(self) -> Int[np.ndarray, "nodes"]:
+        """How many entries each node of `exact` has: rows and hulls are about these nodes."""
+        return np.array([node.size for node in self.exact.network.nodes], np.int64)
+
 
 def split_problem(
     query: Query,

@@ -134,6 +134,8 @@ class BranchAndBound:
             ValueError: the arrays are damaged, or of another problem.
         """
         tree = Tree.of_arrays(arrays)
+        if not np.array_equal(arrays.get("form", np.zeros(0)), self._problem.form):
+            raise ValueError("the tree is one of another form of the network")
         self._rows.restore(arrays)
         self._use(self._rows.constraints)
         unlike = unlike_arrays(arrays, self._state())
@@ -282,6 +284,7 @@ class BranchAndBound:
         return {
             **self._tree.arrays(),
             **self._rows.arrays,
+            "form": self._problem.form,
             "ranked": ranked,
             "ranks": ranks,
             "points": self._points.held()[1],
