@@ -19,14 +19,17 @@ from closegap.attacks.gradient.hopping import Hopping
 from closegap.attacks.gradient.loop import run
 from closegap.attacks.images import ImageAttack, norm_value
 from closegap.attacks.minimal.images import MinimalImageAttack
+from closegap.attacks.modes import Subjects, least_likely, random_class
 from closegap.attacks.outcome import AttackOutcome, merge_outcomes
 from closegap.attacks.pool import CandidatePool
 from closegap.core.budget import Budget
-from closegap.core.errors import DataError, OptionError
+from closegap.core.errors import DataError, OptionError, SpecError
+from closegap.graph.network import Network
 from closegap.runtime.replay import Replayer
 from closegap.runtime.torch_network import TorchNetwork
-from closegap.specs.query import Query, robustness
+from closegap.specs.query import Query, robustness, targeted
 from closegap.specs.region import Box, contains, lp_ball
+from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_conv, random_mlp, random_sign
 
 WITHIN_A_RADIUS = [
@@ -143,6 +146,105 @@ def test_images_of_any_real_kind_become_float32(rng: np.random.Generator) -> Non
     for bad in (torch.tensor(0.5), images * 1j):
         with pytest.raises(DataError, match="images must be real, with a batch axis"):
             attacks.PGD(network, eps=0.1)(bad, labels)
+
+
+def winners(network: Network, images: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(Replayer(network).outputs_float32(images.numpy()).argmax(axis=1))
+
+
+TARGETED = "PGD", "CrossEntropyPGD", "GAMAPGD", "APGDDLR", "FABT", "LiPPA", "BaBAttack", "MIPAttack"
+
+
+@pytest.mark.parametrize("name", TARGETED)
+def test_a_target_is_reached_where_enumeration_says_so(rng: np.random.Generator, name: str) -> None:
+    """Gradients may fail now and then, complete attacks may not, and nobody goes beyond."""
+    network = random_mlp(rng, [2, 5, 4])
+    count = 2 if name == "BaBAttack" else 6
+    images = torch.as_tensor(rng.random((6, 2))[:count], dtype=torch.float32)
+    targets = torch.as_tensor(rng.integers(4, size=6)[:count])
+    optima = [
+        least_clause_margin(targeted(network, image, int(target), 0.3), 0)
+        for image, target in zip(images.numpy(), targets, strict=True)
+    ]
+    attack = getattr(attacks, name)(network, eps=0.3, steps=30, restarts=3)
+    attack.set_mode_targeted_by_label()
+    found = attack(images, targets)
+    reached = (winners(network, found) == targets).numpy()
+    assert ((found - images).abs() <= 0.3 + 1e-6).all()
+    possible = np.array(optima) < -1e-4
+    assert possible.any()
+    assert not (reached & (np.array(optima) > 1e-4)).any()
+    assert (reached | ~possible).mean() >= (1.0 if name == "MIPAttack" else 0.8)
+
+
+@pytest.mark.parametrize("name", ["FMN", "CW", "DeepFool"])
+def test_nearest_images_of_a_target_have_its_class(rng: np.random.Generator, name: str) -> None:
+    network = random_mlp(rng, [6, 12, 4])
+    images = torch.as_tensor(rng.random((4, 6)), dtype=torch.float32)
+    labels = winners(network, images)
+    attack = getattr(attacks, name)(network, steps=30)
+    attack.set_mode_targeted_least_likely(kth_min=3)  # the runner-up
+    found = attack(images, labels)
+    outputs = torch.as_tensor(Replayer(network).outputs_float32(images.numpy()))
+    second = outputs.argsort(dim=1)[:, -2]
+    moved = (found != images).any(dim=1)
+    assert moved.sum() >= 3
+    assert (winners(network, found)[moved] == second[moved]).all()
+
+
+def test_modes_say_which_class_each_image_shall_become(rng: np.random.Generator) -> None:
+    network = random_mlp(rng, [6, 12, 4])
+    images = torch.as_tensor(rng.random((20, 6)), dtype=torch.float32)
+    labels = winners(network, images)
+    attack = attacks.PGD(network, eps=1.0, steps=30, restarts=4, seed=4)
+    assert attack.get_mode() == "default"
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def following(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        asked.append((images, labels))
+        return (labels + 1) % 4
+
+    attack.set_mode_targeted_by_function(following)
+    reached = winners(network, attack(images, labels))
+    assert attack.get_mode() == "targeted(custom)"
+    assert ((reached == (labels + 1) % 4) | (reached == labels)).float().mean() > 0.9
+    torch.testing.assert_close(asked[0], (images, labels))
+    subjects = Subjects(TorchNetwork(network), images, labels, seed=4)
+    drawn, again = (random_class().targets(subjects) for _ in range(2))
+    assert (drawn != labels).all()
+    assert set(drawn.tolist()) == {0, 1, 2, 3}
+    assert torch.equal(drawn, again)
+    ranked = TorchNetwork(network)(images).argsort(dim=1)
+    least, others = least_likely().targets(subjects), least_likely(3).targets(subjects)
+    assert torch.equal(least, ranked[:, 0])
+    assert torch.equal(others, ranked[:, 2])
+    attack.set_mode_targeted_random()
+    attack.set_mode_default()
+    default = attacks.PGD(network, eps=1.0, steps=30, restarts=4, seed=4)(images, labels)
+    torch.testing.assert_close(attack(images, labels), default, rtol=0, atol=0)
+
+
+def test_targets_that_are_none_are_refused(rng: np.random.Generator) -> None:
+    network = random_mlp(rng, [4, 6, 3])
+    images, labels = torch.full((2, 4), 0.5), torch.tensor([0, 1])
+    attack = attacks.PGD(network, eps=0.1, steps=2)
+    attack.set_mode_targeted_by_label()
+    with pytest.raises(SpecError, match=r"target 7 is not a class: the network has outputs 0..2"):
+        attack(images, torch.tensor([0, 7]))
+    attack.set_mode_targeted_by_function(lambda images, labels: labels[:1])
+    with pytest.raises(DataError, match="2 images came with 1 targets"):
+        attack(images, labels)
+    for rank in (0, -1):
+        with pytest.raises(OptionError, match="kth_min must be at least 1"):
+            attack.set_mode_targeted_least_likely(rank)
+    attack.set_mode_targeted_least_likely(3)
+    with pytest.raises(OptionError, match="2 other classes than the label, not 3"):
+        attack(images, labels)
+    attack.set_mode_targeted_least_likely()
+    with pytest.raises(SpecError, match="label 9 is not a class"):
+        attack(images, torch.tensor([0, 9]))
+    with pytest.raises(SpecError, match="does not fit the network's input"):
+        attack(torch.full((2, 5), 0.5), labels)
 
 
 @pytest.mark.parametrize("norm", ["2", 2, 2.0, "l2", "L2", "2.0"])

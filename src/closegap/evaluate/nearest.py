@@ -20,7 +20,6 @@ from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import make_objective
-from closegap.specs.query import robustness
 
 __all__ = ["NearestImage", "attack_nearest"]
 
@@ -141,8 +140,7 @@ def _replayed(
     query: DistanceQuery, point: NDArray[np.float32], bracket: Bracket, engine: str
 ) -> Bracket:
     """The bracket with this point, wherever it lies."""
-    anywhere = robustness(query.network, query.image, query.label, 1.0)
-    witness = replayer(query.network).witness(anywhere, point)
+    witness = replayer(query.network).witness(query.anywhere(), point)
     return bracket if witness is None else bracket.reduce_upper(witness, engine)
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from closegap.core.errors import OptionError, SpecError
 from closegap.graph.network import Network
 from closegap.specs.objectives import LinfDistance, Objective, norm_objective
-from closegap.specs.query import Query, robustness
+from closegap.specs.query import Query, robustness, targeted
+from closegap.specs.region import Box
 
 __all__ = ["DistanceQuery"]
 
@@ -27,9 +28,12 @@ class DistanceQuery:
         label: the true class.
         objective: the distance.
         target: the one class that counts as a loss; `None` for every other.
+        outright: whether the target must win over all classes, not only over the label, which then
+            plays no part.
 
     Raises:
-        SpecError: the network has one output, so that no other class can win.
+        SpecError: the network has one output, so that no other class can win; or no
+            target is given where one must win outright.
     """
 
     network: Network
@@ -37,10 +41,13 @@ class DistanceQuery:
     label: int
     objective: Objective = field(default_factory=LinfDistance)
     target: int | None = None
+    outright: bool = False
 
     def __post_init__(self) -> None:
         if self.network.output_size < 2:
             raise SpecError("the network has one output: there is no class to lose the label to")
+        if self.outright and self.target is None:
+            raise SpecError("outright needs a target")
 
     @classmethod
     def of_norm(
@@ -83,10 +90,22 @@ class DistanceQuery:
         Raises:
             SpecError, OptionError: image, label, target or radius do not fit the network.
         """
-        query = robustness(self.network, self.image, self.label, 0.0, target=self.target)
-        return replace(
-            query, region=self.objective.region(self.center, radius, self.network.input_shape)
-        )
+        region = self.objective.region(self.center, radius, self.network.input_shape)
+        return replace(self._at_image(), region=region)
+
+    def anywhere(self) -> Query:
+        """The decision query over all of [0, 1].
+
+        Raises:
+            SpecError: image, label or target do not fit the network.
+        """
+        shape = self.network.input_shape
+        return replace(self._at_image(), region=Box(np.zeros(shape), np.ones(shape)))
+
+    def _at_image(self) -> Query:
+        if self.target is not None and self.outright:
+            return targeted(self.network, self.image, self.target, 0.0)
+        return robustness(self.network, self.image, self.label, 0.0, target=self.target)
 
     def distance(self, point: NDArray[np.floating]) -> float:
         """From the image to a point, rounded up so that `within` holds the point."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from closegap.core.errors import SpecError
 
-__all__ = ["Property", "robustness_property"]
+__all__ = ["Property", "robustness_property", "targeted_property"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Property:
             (VNN-LIB). A proof always needs a positive margin.
         names: one word or two for each clause, for reports (the target class, say).
         label: the true class, where the property is robustness.
+        target: the class that breaks it by winning over all others, where the property is that.
     """
 
     rows: NDArray[np.float64]
@@ -37,6 +38,7 @@ class Property:
     strict: bool
     names: tuple[str, ...]
     label: int | None = None
+    target: int | None = None
 
     def __post_init__(self) -> None:
         count = len(self.rows)
@@ -118,4 +120,26 @@ def robustness_property(label: int, classes: int, target: int | None = None) -> 
         strict=True,
         names=tuple(str(t) for t in others),
         label=label,
+    )
+
+
+def targeted_property(target: int, classes: int) -> Property:
+    """`f_j - f_target > 0` for some other class j: broken where the target wins over all of them.
+
+    Raises:
+        SpecError: the target is not a class, or there is no other.
+    """
+    if not 0 <= target < classes:
+        raise SpecError(f"target {target} is not a class: the network has outputs 0..{classes - 1}")
+    if classes < 2:
+        raise SpecError("the network has one output: there is no class to win over")
+    rows = np.delete(np.eye(classes), target, axis=0)
+    rows[:, target] = -1.0
+    return Property(
+        rows=rows,
+        offsets=np.zeros(classes - 1),
+        clause=np.zeros(classes - 1, dtype=np.int64),
+        strict=True,
+        names=(str(target),),
+        target=target,
     )

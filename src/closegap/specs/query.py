@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from closegap.core.errors import SpecError
 from closegap.graph.network import Network
-from closegap.specs.property import Property, robustness_property
+from closegap.specs.property import Property, robustness_property, targeted_property
 from closegap.specs.region import Region, bounding_box, lp_ball
 
-__all__ = ["Query", "robustness"]
+__all__ = ["Query", "fitted", "robustness", "targeted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,20 +79,46 @@ def robustness(
     Raises:
         SpecError, OptionError: shape, label, target, radius or norm do not fit.
     """
-    picture = np.asarray(image)
-    if picture.shape != network.input_shape:
-        # Never between [C, H, W] and [H, W, C]: that would scramble the image.
-        bare, wanted = (tuple(n for n in s if n != 1) for s in (picture.shape, network.input_shape))
-        alike = bare == wanted or min(len(bare), len(wanted)) <= 1
-        if picture.size != network.input_size or not alike:
-            raise SpecError(
-                f"an image of shape {picture.shape} does not fit the network's input "
-                f"{network.input_shape}"
-            )
-        picture = picture.reshape(network.input_shape)
-    return Query(
-        network,
-        lp_ball(picture, eps, norm=norm),
-        robustness_property(label, network.output_size, target),
-        center=picture.astype(np.float32),
+    return _around(
+        network, image, robustness_property(label, network.output_size, target), eps, norm
     )
+
+
+def targeted(
+    network: Network, image: ArrayLike, target: int, eps: float, *, norm: float = math.inf
+) -> Query:
+    """Is there no input within `eps` of `image`, in [0, 1], on which `target` wins?
+
+    Args:
+        network, image, eps, norm: see `robustness`.
+        target: the class; a counterexample gives it more than every other.
+
+    Raises:
+        SpecError, OptionError: shape, target, radius or norm do not fit.
+    """
+    return _around(network, image, targeted_property(target, network.output_size), eps, norm)
+
+
+def _around(network: Network, image: ArrayLike, prop: Property, eps: float, norm: float) -> Query:
+    picture = fitted(network, image)
+    return Query(network, lp_ball(picture, eps, norm=norm), prop, center=picture.astype(np.float32))
+
+
+def fitted(network: Network, image: ArrayLike) -> NDArray[np.number]:
+    """An image in the network's input shape; see `robustness`.
+
+    Raises:
+        SpecError: it does not fit.
+    """
+    picture = np.asarray(image)
+    if picture.shape == network.input_shape:
+        return picture
+    # Never between [C, H, W] and [H, W, C]: that would scramble the image.
+    bare, wanted = (tuple(n for n in s if n != 1) for s in (picture.shape, network.input_shape))
+    alike = bare == wanted or min(len(bare), len(wanted)) <= 1
+    if picture.size != network.input_size or not alike:
+        raise SpecError(
+            f"an image of shape {picture.shape} does not fit the network's input "
+            f"{network.input_shape}"
+        )
+    return picture.reshape(network.input_shape)

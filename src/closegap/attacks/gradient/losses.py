@@ -51,18 +51,23 @@ class MarginLoss:
 
 @dataclass(frozen=True)
 class CrossEntropyLoss:
-    """The log-probability of the true class; the lane's clause plays no part."""
+    """The log-probability of the true class, or minus that of the class that shall win.
+
+    The lane's clause plays no part.
+    """
 
     def __call__(
         self, problem: Problem, outputs: Float[Tensor, "B L C"], taken: int
     ) -> Float[Tensor, "B L"]:
-        """`log softmax(o)_y`."""
+        """`log softmax(o)_y`; with an aim t `-log softmax(o)_t`."""
         chances = torch.log_softmax(outputs, dim=2)
-        label = problem.labels[:, None, None].expand(-1, outputs.shape[1], 1)
-        return chances.gather(2, label)[..., 0]
+        aimed = problem.aims >= 0
+        place = torch.where(aimed, problem.aims, problem.labels)
+        own = chances.gather(2, place[:, None, None].expand(-1, outputs.shape[1], 1))[..., 0]
+        return torch.where(aimed[:, None], -own, own)
 
     def check(self, problem: Problem) -> None:
-        """There must be a true class."""
+        """There must be a true class, or one that shall win."""
         _check_labels(problem, "cross-entropy")
 
 
@@ -90,7 +95,7 @@ class GamaLoss:
         return margins - self.weight * self.decay**taken * away
 
     def check(self, problem: Problem) -> None:
-        """There must be a true class."""
+        """There must be a true class, or one that shall win."""
         _check_labels(problem, "GAMA")
 
 
@@ -99,8 +104,8 @@ class LogitsRatioLoss:
     """The margin over a spread of the outputs (DLR), so that no scale of the outputs matters.
 
     With outputs sorted descending `z_1 >= z_2 >= ...` the spread is `z_1 - z_3`, and
-    `z_1 - (z_3 + z_4) / 2` for lanes with a clause of their own. With fewer classes the last one
-    takes the missing ones' place.
+    `z_1 - (z_3 + z_4) / 2` for lanes with a clause of their own and where one class shall win. With
+    fewer classes the last one takes the missing ones' place.
 
     Source: Croce and Hein, Reliable Evaluation of Adversarial Robustness (2020), eqs. (6), (7).
     """
@@ -113,14 +118,15 @@ class LogitsRatioLoss:
         ranked = outputs.sort(dim=2, descending=True).values
         last = ranked.shape[2] - 1
         third, fourth = ranked[..., min(2, last)], ranked[..., min(3, last)]
-        below = torch.where(problem.target >= 0, (third + fourth) / 2, third)
+        targeted = (problem.target >= 0) | (problem.aims >= 0)[:, None]
+        below = torch.where(targeted, (third + fourth) / 2, third)
         return margins / (ranked[..., 0] - below).clamp(min=TINY)
 
     def check(self, problem: Problem) -> None:
-        """There must be a true class."""
+        """There must be a true class, or one that shall win."""
         _check_labels(problem, "DLR")
 
 
 def _check_labels(problem: Problem, loss: str) -> None:
-    if bool((problem.labels < 0).any()):
+    if bool(((problem.labels < 0) & (problem.aims < 0)).any()):
         raise OptionError(f"the {loss} loss needs a robustness property; use the margin")

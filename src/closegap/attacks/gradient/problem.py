@@ -39,6 +39,7 @@ class Problem:
         offsets: the property's offsets.
         clause: the clause of each row, the same for all B queries.
         labels: the true class, or -1 where the property is not robustness of a class.
+        aims: the class that shall win, or -1 where the property asks for none.
         clean: the network's outputs at the regions' centers.
         target: the clause each lane tries to break; -1 for whichever is nearest.
         query: position of each query in the caller's list.
@@ -51,6 +52,7 @@ class Problem:
     offsets: Float[Tensor, "B Q"]
     clause: tuple[int, ...]
     labels: Int[Tensor, "B"]
+    aims: Int[Tensor, "B"]
     clean: Float[Tensor, "B C"]
     target: Int[Tensor, "B L"]
     query: Int[Tensor, "B"]
@@ -86,19 +88,23 @@ def build_problem(
     regions = batch_regions([query.region for query in chosen], device=network.device)
     with torch.no_grad():
         clean = run_network(network, regions.center[:, None])[:, 0]
-    labels = [-1 if p.label is None else p.label for p in properties]
     return Problem(
         regions=regions,
         rows=network.tensor(np.stack([p.rows for p in properties])),
         offsets=network.tensor(np.stack([p.offsets for p in properties])),
         clause=tuple(int(k) for k in properties[0].clause),
-        labels=torch.tensor(labels, device=network.device),
+        labels=_classes([p.label for p in properties], network.device),
+        aims=_classes([p.target for p in properties], network.device),
         clean=clean,
         target=torch.full((len(chosen), 1), -1, device=network.device),
         query=torch.tensor(list(places), device=network.device),
         strict=properties[0].strict,
         shape=network.network.input_shape,
     )
+
+
+def _classes(known: Sequence[int | None], device: torch.device) -> Int[Tensor, "B"]:
+    return torch.tensor([-1 if k is None else k for k in known], device=device)
 
 
 def with_targets(

@@ -21,7 +21,6 @@ from closegap.core.budget import Budget
 from closegap.runtime.cache import compiled, replayer
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.query import robustness
 
 __all__ = ["MinimalAttack", "NearestInterrupted", "replayed", "room_of"]
 
@@ -192,6 +191,5 @@ def replayed(query: DistanceQuery) -> OnNearer:
 
 
 def _counts(query: DistanceQuery, point: NDArray[np.float32], distance: float) -> bool:
-    anywhere = robustness(query.network, query.image, query.label, 1.0, target=query.target)
-    witness = replayer(query.network).witness(anywhere, point)
+    witness = replayer(query.network).witness(query.anywhere(), point)
     return witness is not None and witness.breaks

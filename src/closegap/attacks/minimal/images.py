@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from closegap.attacks.gradient.options import AttackOptions
-from closegap.attacks.images import Model, as_network, checked_batch
+from closegap.attacks.images import Aim, BoundAttack, Model
 from closegap.attacks.minimal.attack import MinimalAttack
 from closegap.attacks.minimal.registry import make_minimal
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
+from closegap.graph.network import Network
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import make_objective
+from closegap.specs.query import fitted
 
 __all__ = [
     "CW",
     "EAD",
     "FMN",
-    "BoundMinimalAttack",
     "DeepFool",
     "MinimalImageAttack",
+    "NearestSearch",
     "SigmaZero",
     "SparseFool",
 ]
@@ -51,7 +53,7 @@ class MinimalImageAttack:
         restarts: int | None = None,
         norm: str | float | None = None,
         seed: int = 0,
-    ) -> BoundMinimalAttack:
+    ) -> BoundAttack:
         """The attack on this network.
 
         Args:
@@ -66,7 +68,7 @@ class MinimalImageAttack:
         """
         wanted = None if norm is None else _norm(norm)
         attack = make_minimal(self.name, AttackOptions(steps, restarts), wanted)
-        return BoundMinimalAttack(net, attack, seed)
+        return BoundAttack(net, NearestSearch(attack, seed))
 
 
 def _norm(norm: str | float) -> float:
@@ -77,47 +79,41 @@ def _norm(norm: str | float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class BoundMinimalAttack:
-    """An attack on one network: call it with images in [0, 1] and their true labels."""
+class NearestSearch:
+    """The nearest counterexamples found, each replayed on the ONNX file.
 
-    net: Model
+    Attributes:
+        attack: of least distance.
+        seed: of every random choice.
+    """
+
     attack: MinimalAttack
     seed: int
 
     def __call__(
-        self, images: Shaped[Tensor, "..."], labels: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "B ..."]:
-        """The nearest counterexamples found, each replayed on the ONNX file.
-
-        Args:
-            images: `[B, ...]` in [0, 1], on any device; the attack runs there.
-            labels: `[B]`, the true classes.
-
-        Returns:
-            float32 images of the same shape; the clean image where nothing was found.
-
-        Raises:
-            DataError: images and labels do not fit each other, or are not what they should be.
-            OptionError, SpecError: labels or shapes do not fit the network.
-        """
-        batch, classes = checked_batch(images, labels)
-        clean = batch.float()
-        if not len(clean):
-            return torch.zeros_like(clean, device=images.device)
-        network = as_network(self.net, clean[:1])
+        self,
+        network: Network,
+        images: Float[np.ndarray, "B ..."],
+        aims: Sequence[Aim],
+        device: torch.device,
+    ) -> list[NDArray[np.float32] | None]:
+        """See `Search`."""
         name = _OBJECTIVES[self.attack.method.norm]
-        queries = [
-            DistanceQuery(network, image, label, make_objective(name, image))
-            for image, label in zip(
-                clean.numpy().reshape(-1, *network.input_shape), classes, strict=True
+        queries = []
+        for image, aim in zip(images, aims, strict=True):
+            picture = fitted(network, image).astype(np.float32)
+            queries.append(
+                DistanceQuery(
+                    network,
+                    picture,
+                    aim.label,
+                    make_objective(name, picture),
+                    aim.target,
+                    outright=aim.target is not None,
+                )
             )
-        ]
-        nearest = self.attack.run_all(queries, Budget(seed=self.seed), device=images.device)
-        found: list[Any] = [
-            old if new.point is None else torch.from_numpy(new.point).reshape(old.shape)
-            for old, new in zip(clean, nearest, strict=True)
-        ]
-        return torch.stack(found).to(images.device)
+        found = self.attack.run_all(queries, Budget(seed=self.seed), device=device)
+        return [nearest.point for nearest in found]
 
 
 #: `SigmaZero(net)(images, labels)`: adversarial images of few changed pixels.

@@ -43,8 +43,8 @@ class Lanes:
         network: float32.
         images: the clean ones.
         starts: where the lanes begin.
-        labels: the true classes.
-        counted: which classes count as a loss of the label.
+        rivals: the classes that must be beaten: the label, or all but a target that must win.
+        counted: which classes may beat them.
         wanted: which of them the lane goes for.
         slack: a point is broken where its margin is below minus this, so that a replay agrees.
         pixel_of: the pixel of each input; the colour channels of a pixel share it.
@@ -56,7 +56,7 @@ class Lanes:
     network: TorchNetwork
     images: Float[Tensor, "L D"]
     starts: Float[Tensor, "L D"]
-    labels: Int[Tensor, "L"]
+    rivals: Bool[Tensor, "L C"]
     counted: Bool[Tensor, "L C"]
     wanted: Bool[Tensor, "L C"]
     slack: Float[Tensor, "L"]
@@ -77,7 +77,8 @@ class Seen:
 
     Attributes:
         points: candidates; M of each lane, lane by lane, where a method looks at several.
-        margins: `f_label - f_k` at the candidates, the least over the classes that count.
+        margins: `f_rival - f_k` at the candidates, the greatest over the rivals and the least over
+            the classes that count.
         losses: the same over the classes that the lane wants, where the gradient was taken.
         gradient: of the losses.
     """
@@ -131,10 +132,10 @@ def build_lanes(
     """
     shape = network.network.input_shape
     images = network.tensor(np.stack([q.image.reshape(-1) for q in queries])).float()
-    labels = torch.tensor([q.label for q in queries], device=network.device)
     with torch.no_grad():
         outputs = network(images.reshape(-1, *shape))
     counted = torch.stack([_counted(q, outputs.shape[1]) for q in queries]).to(network.device)
+    rivals = torch.stack([_rivals(q, outputs.shape[1]) for q in queries]).to(network.device)
     ranked = outputs.masked_fill(~counted, -math.inf).argsort(dim=1, descending=True, stable=True)
     wanted = []
     for restart in range(restarts):
@@ -149,7 +150,7 @@ def build_lanes(
         network,
         images,
         images,
-        labels,
+        rivals,
         counted,
         counted,
         REPLAY_SLACK * (1 + outputs.abs().amax(dim=1)),
@@ -165,13 +166,20 @@ def _counted(query: DistanceQuery, classes: int) -> Tensor:
     return every != query.label if query.target is None else every == query.target
 
 
+def _rivals(query: DistanceQuery, classes: int) -> Tensor:
+    every = torch.arange(classes)
+    if query.target is not None and query.outright:
+        return every != query.target
+    return every == query.label
+
+
 def lanes_of(lanes: Lanes, keep: Int[Tensor, "kept"]) -> Lanes:
     """The lanes at these places, repeated where a place is."""
     return replace(
         lanes,
         images=lanes.images[keep],
         starts=lanes.starts[keep],
-        labels=lanes.labels[keep],
+        rivals=lanes.rivals[keep],
         counted=lanes.counted[keep],
         wanted=lanes.wanted[keep],
         slack=lanes.slack[keep],
@@ -191,12 +199,12 @@ def _outputs(lanes: Lanes, points: Tensor) -> Tensor:
 
 
 def _margins(lanes: Lanes, outputs: Tensor, classes: Tensor) -> Tensor:
-    own = outputs.gather(1, lanes.labels[:, None])[:, 0]
-    return own - outputs.masked_fill(~classes, -math.inf).amax(dim=1)
+    best = outputs.masked_fill(~lanes.rivals, -math.inf).amax(dim=1)
+    return best - outputs.masked_fill(~classes, -math.inf).amax(dim=1)
 
 
 def margins(lanes: Lanes, points: Float[Tensor, "L D"]) -> Float[Tensor, "L"]:
-    """`f_label - f_k`, the least over the classes that count."""
+    """`f_rival - f_k`, the greatest over the rivals and the least over the classes that count."""
     with torch.no_grad():
         parts = [_outputs(lanes, part) for part in points.split(lanes.room)]
         return _margins(lanes, torch.cat(parts), lanes.counted)
@@ -224,7 +232,7 @@ def _evaluated(lanes: Lanes, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def planes(
     lanes: Lanes, points: Float[Tensor, "L D"]
 ) -> tuple[Float[Tensor, "L C"], Float[Tensor, "L C D"]]:
-    """`f_label - f_k` of every class at the points, and the gradients."""
+    """`f_rival - f_k` of every class at the points, the greatest over rivals, and the gradients."""
     classes = lanes.counted.shape[1]
     each = torch.eye(classes, dtype=torch.bool, device=points.device)
     several = replace(
