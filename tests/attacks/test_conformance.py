@@ -21,6 +21,10 @@ from closegap.attacks.gradient.registry import METHODS, make_method
 from closegap.attacks.registry import ENSEMBLES, QUERY_ATTACKS, make_attack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
+from closegap.data import DataSet
+from closegap.evaluate import Question
+from closegap.evaluate.attacking import attack_data
+from closegap.frontend import from_torch
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
@@ -134,6 +138,36 @@ def test_none_is_below_the_optimum_and_complete_ones_break_what_they_can(name: s
 def test_an_unknown_attack_is_named_with_those_there_are() -> None:
     with pytest.raises(OptionError, match=r"'nonsense'.*pgd"):
         make_method("nonsense")
+    with pytest.raises(OptionError, match=r"'nonsense'.*pgd.*bab-attack.*without a radius.*fmn"):
+        make_attack("nonsense")
+
+
+def test_a_step_size_is_refused_where_it_would_change_nothing() -> None:
+    """An attack that keeps what it was given is another one under another step size."""
+    for name in [*METHODS, *ENSEMBLES, *QUERY_ATTACKS]:
+        try:
+            chosen = make_attack(name, AttackOptions(step_size=0.0123))
+        except OptionError as error:
+            assert "leave the step size out" in str(error)
+        else:
+            assert "0.0123" in repr(getattr(chosen, "options", chosen))
+
+
+def test_the_clean_check_is_about_the_image_not_the_middle_of_its_box() -> None:
+    """A black image is right, grey ones are wrong: that is no misclassified image."""
+    layer = torch.nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-1.0] * 4, [1.0] * 4]))
+        layer.bias.copy_(torch.tensor([0.2, 0.0]))
+    network = from_torch(layer, torch.zeros(1, 4))
+    data = DataSet(np.zeros((1, 4), np.float32), np.array([0]), np.array([0]), "black")
+    (found,) = attack_data(network, data, Question(0.3), make_attack("fgsm"))
+    assert found.record.engine == "fgsm"
+    query = robustness(network, np.zeros(4), 0, 0.3)
+    assert (query.reference == 0).all()
+    assert (replace(query, center=None).reference == 0.15).all()
+    ball = replace(robustness(network, np.full(4, 0.1), 0, 0.3, norm=2.0), center=None)
+    assert (ball.reference == 0.1).all()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from closegap.attacks.activation.region import reference_point
 from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
 from closegap.specs.query import Query
@@ -38,7 +37,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
 def clean_margin(asked: Query) -> float:
     session = Session(asked)
     network = session.linear.exact
-    center = network.tensor(reference_point(asked)).reshape(1, *asked.network.input_shape)
+    center = network.tensor(asked.reference[None])
     outputs = network(center).detach().numpy()
     return float(asked.prop.margins(outputs)[0])
 
@@ -57,7 +56,7 @@ def asked(rng: np.random.Generator) -> Query:
 def attained(asked: Query) -> Session:
     """A session that knows the center and nothing else."""
     session = Session(asked)
-    center = reference_point(asked).reshape(1, *asked.network.input_shape)
+    center = asked.reference[None]
     session.offer(center, "test")
     assert not session.decided
     return session

@@ -20,6 +20,7 @@ from closegap.attacks.gradient.autoattack import autoattack, autoattack_plus
 from closegap.attacks.gradient.ensemble import Ensemble
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import METHODS, make_method
+from closegap.attacks.minimal.registry import MINIMAL
 from closegap.core.errors import OptionError
 
 __all__ = ["ENSEMBLES", "QUERY_ATTACKS", "make_attack"]
@@ -48,17 +49,30 @@ QUERY_ATTACKS: dict[str, QueryFactory] = {
 }
 
 
+#: What moves by no step of a given size.
+_OWN_STEPS = frozenset(
+    {*ENSEMBLES, *QUERY_ATTACKS, "fab", "fab-t", "sampling", "square"}
+    - {"bab-attack", "beam", "dive", "lns", "ste-pgd"}
+)
+
+
 def make_attack(name: str, options: AttackOptions | None = None) -> Attack:
     """The attack of this name, with these options.
 
     Raises:
-        OptionError: no attack has this name.
+        OptionError: no attack has this name, or a size is given that it has no use for.
     """
+    if name in _OWN_STEPS and options is not None and options.step_size is not None:
+        raise OptionError(f"{name} chooses its step sizes itself; leave the step size out")
     if name in QUERY_ATTACKS:
         return QUERY_ATTACKS[name](options or AttackOptions())
     if name in ENSEMBLES:
         return ENSEMBLES[name](options or AttackOptions())
     if name not in METHODS:
         known = ", ".join([*METHODS, *ENSEMBLES, *QUERY_ATTACKS])
-        raise OptionError(f"no attack is called '{name}'; there are {known}")
+        nearest = ", ".join(MINIMAL)
+        raise OptionError(
+            f"no attack is called '{name}'; within a radius there are {known}; of least distance, "
+            f"without a radius, {nearest}"
+        )
     return make_method(name, options)

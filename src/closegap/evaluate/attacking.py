@@ -17,7 +17,6 @@ from closegap.core.budget import Budget
 from closegap.core.verdict import Reason, Verdict
 from closegap.data import DataSet
 from closegap.evaluate.plan import Question
-from closegap.evaluate.recording import center_of
 from closegap.graph.network import Network
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.query import Query, robustness
@@ -102,7 +101,8 @@ def attack_data(
 
 
 def _clean(query: Query) -> Bracket:
-    witness = replayer(query.network).witness(query, center_of(query))
+    clean = query.reference.astype(np.float32)
+    witness = replayer(query.network).witness(query, clean)
     return Bracket() if witness is None else Bracket().reduce_upper(witness, "clean")
 
 

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from closegap.core.verdict import Reason, Verdict
 from closegap.evaluate.tasks import Failure, Task
-from closegap.specs.query import Query
-from closegap.specs.region import Ball, bounding_box
 from closegap.store.records import BracketEvent, Pictures, Record
 from closegap.strategy.result import Result
 
-__all__ = ["center_of", "failure_record", "joined_record", "result_record", "strongest_other"]
+__all__ = ["failure_record", "joined_record", "result_record", "strongest_other"]
 
 
 def result_record(task: Task, result: Result, pictures: Pictures | None) -> Record:
@@ -111,14 +109,6 @@ def failure_record(task: Task, failure: Failure, seconds: float) -> Record:
         engine="",
         seconds=seconds,
     )
-
-
-def center_of(query: Query) -> NDArray[np.float32]:
-    """The middle of the query's region, in the network's input shape."""
-    if isinstance(query.region, Ball):
-        return query.region.center.astype(np.float32)
-    box = bounding_box(query.region)
-    return (box.lower / 2 + box.upper / 2).astype(np.float32)
 
 
 def strongest_other(outputs: NDArray[np.float32], label: int) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from closegap.core.budget import DEFAULT_MEMORY_BYTES, Budget
 from closegap.core.verdict import Verdict
 from closegap.evaluate.models import LoadedModel, ModelCache
-from closegap.evaluate.recording import center_of, joined_record, result_record
+from closegap.evaluate.recording import joined_record, result_record
 from closegap.evaluate.tasks import ImageTask, PropertyTask, Task
 from closegap.specs.query import Query, robustness
 from closegap.store.records import Pictures, Record
@@ -180,14 +180,14 @@ class PropertyWork:
             results.append(self.options.ask(query, share, task.key, number))
             if results[-1].verdict is Verdict.FALSIFIED:
                 if results[-1].bracket.upper == min(r.bracket.upper for r in results):
-                    pictures = _pictures(model, center_of(query), results[-1])
+                    pictures = _pictures(model, query.reference, results[-1])
                 if not self.options.optimum:
                     break
         seconds = max(time.monotonic() - began, sum(r.seconds for r in results))
         return joined_record(task, results, cases=len(cases), seconds=seconds, pictures=pictures)
 
 
-def _pictures(model: LoadedModel, clean: NDArray[np.float32], result: Result) -> Pictures | None:
+def _pictures(model: LoadedModel, clean: NDArray[np.floating], result: Result) -> Pictures | None:
     """What a falsified query's page shows; `None` for every other verdict."""
     witness = result.witness
     if result.verdict is not Verdict.FALSIFIED or witness is None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from closegap.core.errors import SpecError
 from closegap.graph.network import Network
 from closegap.specs.property import Property, robustness_property, targeted_property
-from closegap.specs.region import Region, bounding_box, lp_ball
+from closegap.specs.region import Ball, Region, bounding_box, lp_ball
 
 __all__ = ["Query", "fitted", "robustness", "targeted"]
 
@@ -54,6 +54,16 @@ class Query:
                 "the network ends in a Softmax, which only comparisons between outputs survive; "
                 "remove the Softmax from the model or compare outputs only"
             )
+
+    @property
+    def reference(self) -> NDArray[np.float64]:
+        """A ball's center; of a box the clean input, else the middle. In the input shape."""
+        if isinstance(self.region, Ball):
+            return self.region.center
+        if self.center is not None:
+            return self.center.astype(np.float64)
+        box = self.region
+        return np.clip(box.lower / 2 + box.upper / 2, box.lower, box.upper)
 
 
 def robustness(

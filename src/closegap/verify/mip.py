@@ -32,7 +32,6 @@ from closegap.mip.certify import certified_lower_bound
 from closegap.mip.model import Claim, Emphasis, SolveOptions, Status
 from closegap.mip.registry import choose
 from closegap.specs.query import Query
-from closegap.specs.region import bounding_box
 from closegap.verify.clause_search import (
     OnCandidate,
     PointStream,
@@ -136,7 +135,7 @@ class MipVerifier:
         except EncodingError as error:
             return _nothing(query, clause, time.monotonic() - begun, str(error))
         stream = PointStream(encoded, on_candidate, interrupted)
-        first = _middle(query) if start is None else np.asarray(start)
+        first = query.reference if start is None else np.asarray(start)
         stream.add(first)
         if stream.stopped():
             claim, words = Claim(Status.INTERRUPTED), "stopped before the solver began"
@@ -258,10 +257,3 @@ def _nothing(query: Query, clause: int, seconds: float, why: str) -> MipOutcome:
         seconds=seconds,
         detail=why,
     )
-
-
-def _middle(query: Query) -> NDArray[np.float64]:
-    if query.center is not None:
-        return np.asarray(query.center, dtype=np.float64)
-    box = bounding_box(query.region)
-    return box.lower + (box.upper - box.lower) / 2

@@ -68,7 +68,7 @@ class LippaAttack:
         """Attack one query, its clauses in ascending order of what the clean cell holds.
 
         A network that is not piecewise linear, or is too large to be written densely, gives the
-        region's center only.
+        region's reference point only.
 
         Args:
             query: what to break.
@@ -85,18 +85,13 @@ class LippaAttack:
 
         def search(harvest: Harvest) -> None:
             problem = region_problem(query, budget, bounds)
-            center = _center(query) if problem is None else problem.inside(problem.ground.center)
+            center = query.reference.reshape(-1)
+            center = center if problem is None else problem.inside(center)
             harvest.take(center)
             if problem is not None and not harvest.done:
                 _run(self.options, problem, center, harvest, budget)
 
         return harvested(query, self.name, budget, search, judge)
-
-
-def _center(query: Query) -> Float[np.ndarray, "D"]:
-    from closegap.attacks.projection import batch_regions
-
-    return np.asarray(batch_regions([query.region]).center[0].numpy(), dtype=np.float64)
 
 
 def _run(

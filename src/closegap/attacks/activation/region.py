@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from closegap.attacks.activation.cells import UnitNetwork, unit_network
 from closegap.attacks.activation.programs import PROGRAMS, CellProgram, Goal, Ground
@@ -22,7 +21,7 @@ from closegap.specs.query import Query
 from closegap.specs.region import Ball, Box, bounding_box
 from closegap.verify.incomplete import LinearVerifier
 
-__all__ = ["RegionProblem", "piecewise_linear", "reference_point", "region_problem"]
+__all__ = ["RegionProblem", "piecewise_linear", "region_problem"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,7 @@ def region_problem(
     reduced = reduce_network(network, bounds.flat(), reach, budget=budget)
     if reduced is None:
         return None
-    ground = Ground(lower, upper, reference_point(query))
+    ground = Ground(lower, upper, query.reference.reshape(-1))
     radius = float(query.region.radius) if isinstance(query.region, Ball) else math.inf
     program = PROGRAMS[region_norm(query.region)](ground)
     units, goals = unit_network(reduced), _goals(query.prop)
@@ -134,12 +133,3 @@ def region_problem(
 def _goals(prop: Property) -> tuple[Goal, ...]:
     members = (prop.clause == clause for clause in range(prop.clauses))
     return tuple(Goal(prop.rows[which], prop.offsets[which]) for which in members)
-
-
-def reference_point(query: Query) -> NDArray[np.float64]:
-    """The ball's center, the clean input of a box, else the box's middle; flat."""
-    if isinstance(query.region, Ball):
-        return query.region.center.reshape(-1)
-    if query.center is not None:
-        return query.center.reshape(-1).astype(np.float64)
-    return ((query.region.lower + query.region.upper) / 2).reshape(-1)

@@ -10,7 +10,6 @@ from closegap.attacks.gradient.fab import fab, fab_targeted
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.square import SquareSearch
 from closegap.attacks.images import ImageAttack
-from closegap.core.errors import OptionError
 
 __all__ = ["AutoAttack", "AutoAttackPlus", "autoattack", "autoattack_plus"]
 
@@ -19,12 +18,7 @@ _QUERIES = 50
 
 
 def autoattack(options: AttackOptions) -> Ensemble:
-    """APGD on the cross-entropy, targeted APGD, targeted FAB, Square; 100 steps, one restart each.
-
-    Raises:
-        OptionError: a step size is given.
-    """
-    _check(options)
+    """APGD on the cross-entropy, targeted APGD, targeted FAB, Square; 100 steps, a restart each."""
     methods = (
         apgd_ce(options),
         apgd_targeted(options),
@@ -35,12 +29,7 @@ def autoattack(options: AttackOptions) -> Ensemble:
 
 
 def autoattack_plus(options: AttackOptions) -> Ensemble:
-    """APGD on both losses and FAB with five restarts, Square, targeted APGD, targeted FAB (five).
-
-    Raises:
-        OptionError: a step size is given.
-    """
-    _check(options)
+    """APGD on both losses, FAB (five restarts each), Square, targeted APGD, targeted FAB (five)."""
     five = replace(options, restarts=options.restarts or 5)
     methods = (
         apgd_ce(five),
@@ -56,11 +45,6 @@ def autoattack_plus(options: AttackOptions) -> Ensemble:
 def _square(options: AttackOptions) -> SquareSearch:
     steps = _QUERIES * (options.steps or 100)
     return SquareSearch(steps=steps, restarts=options.restarts or 1, rescale=False)
-
-
-def _check(options: AttackOptions) -> None:
-    if options.step_size is not None:
-        raise OptionError("autoattack chooses its step sizes itself; leave the step size out")
 
 
 #: `AutoAttack(net, eps=0.3)(images, labels)`: adversarial images.

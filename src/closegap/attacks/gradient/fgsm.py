@@ -18,6 +18,8 @@ __all__ = ["FGSM", "fgsm"]
 def fgsm(options: AttackOptions) -> Descent:
     """One step from the center to the corner (or rim) that the gradient points at.
 
+    The center of a box is its middle: the image itself but where [0, 1] cuts its ball.
+
     Raises:
         OptionError: more than one step or restart is asked for.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from closegap.core.budget import Budget
-from closegap.specs.region import bounding_box
 from closegap.strategy.session import Session
 
 __all__ = ["CleanCheck"]
@@ -14,7 +13,4 @@ class CleanCheck:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
-        box = bounding_box(session.query.region)
-        center = session.query.center
-        point = (box.lower + box.upper) / 2 if center is None else center
-        session.offer(point[None], "clean")
+        session.offer(session.query.reference[None], "clean")

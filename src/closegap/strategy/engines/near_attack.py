@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from closegap.attacks.activation.region import piecewise_linear, reference_point
+from closegap.attacks.activation.region import piecewise_linear
 from closegap.core.budget import Budget
 from closegap.strategy.engines.bab_attack import BabAttackEngine
 from closegap.strategy.session import Session
@@ -64,7 +64,7 @@ def _last(session: Session) -> tuple[float, float]:
 def _reference_margin(session: Session) -> float:
     """The property's margin at the reference point, in float64 without its rounding."""
     network, query = session.linear.exact, session.query
-    point = reference_point(query).reshape(1, *query.network.input_shape)
+    point = query.reference[None]
     with torch.no_grad():
         outputs = network(network.tensor(point)).cpu().numpy()
     return float(query.prop.margins(outputs)[0])
