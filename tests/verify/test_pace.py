@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
 
-from closegap.verify.bab.pace import Pace
+from closegap.verify.bab.pace import Pace, tree_pace
 
 
 def test_a_busy_machine_leaves_the_batch_and_a_near_deadline_shrinks_it(
@@ -34,3 +35,17 @@ def test_slow_steps_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         pace.end(1)
         assert pace.batch(1e9) == batch
     assert pace.each == pytest.approx(0.13)
+
+
+def test_steps_of_a_tree_are_longer_while_much_time_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+    pace = tree_pace(64)
+    pace.begin()
+    now[0] += 0.1
+    pace.end(1)
+    for remaining, batch in ((4.0, 2), (10.0, 2), (40.0, 10), (100.0, 25), (math.inf, 64)):
+        assert pace.batch(remaining) == batch

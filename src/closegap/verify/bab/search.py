@@ -28,7 +28,7 @@ from closegap.verify.bab.given import GivenRows
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions
 from closegap.verify.bab.outcome import BranchOutcome, Offer
-from closegap.verify.bab.pace import Pace
+from closegap.verify.bab.pace import tree_pace
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.strengthening import Strengthening
 
@@ -119,7 +119,7 @@ class BranchAndBound:
         self._points = SlotStore(self._brancher.width, dtype=np.float64)
         self._root_starts = np.zeros((len(problem.rows), self._bounder.width), np.float32)
         self._warm_starts = SlotStore(self._bounder.width, 0)
-        self._pace = Pace(options.batch)
+        self._pace = tree_pace(options.batch)
         self._frontier = Frontier()
         self._watch = Stopwatch()
         self._kept: Mapping[str, NDArray[np.generic]] | None = None
@@ -304,7 +304,7 @@ class BranchAndBound:
         self._warm_starts.put(arrays["started"].astype(np.int64), arrays["starts"])
         self._root_starts = arrays["root_starts"].astype(np.float32)
         self._bounder.scales = arrays["scales"].astype(np.float64)
-        self._pace = Pace(self._options.batch, each=float(arrays["pace"][0]))
+        self._pace = tree_pace(self._options.batch, each=float(arrays["pace"][0]))
         self._frontier = Frontier(plunging=bool(arrays["plunging"][0]))
         self._watch.seconds.update(zip(_PARTS, arrays["seconds"].tolist(), strict=True))
 
