@@ -45,6 +45,7 @@ def run_records(plan: EvaluationPlan, workers: int, store: Path | None = None) -
     """
     with tempfile.TemporaryDirectory() as folder:
         path = store or Path(folder) / "run.db"
+        path.parent.mkdir(parents=True, exist_ok=True)
         with RunStore.create_or_resume(path, plan.header) as run:
             evaluate(plan, ProcessExecutor(workers), run, _follow)
             return sorted(run.records(), key=lambda record: record.index)

@@ -1,4 +1,4 @@
-"""How many images are decided: networks of the data pack, MNIST in its usual order.
+"""How many images are decided: networks of the data pack, images in their usual order.
 
 python benchmarks/robust_accuracy.py [--only NAME,...] [--limit 100] [--workers 2] [--short]
 """
@@ -33,17 +33,29 @@ class Setting:
     model: str
     eps: float
     timeout: float
+    images: str = "mnist/t10k.npz"
 
 
 SETTINGS: dict[str, Setting] = {
     "adv-mlp": Setting("models/lippa/ADV_MLP_B_0.1.onnx", 0.1, 60.0),
     "lpd-mlp": Setting("models/lippa/LPD_MLP_B_0.1.onnx", 0.1, 60.0),
     "madry-tiny": Setting("models/bab_attack/A_mnist_madry_tiny.onnx", 0.3, 20.0),
+    "mnist-conv-small": Setting("models/mn_bab/mnist_conv_small.onnx", 0.12, 60.0),
+    "cifar-conv-small": Setting(
+        "models/mn_bab/cifar_conv_small.onnx", 2 / 255, 60.0, "cifar10/images.npz"
+    ),
 }
+#: What runs unless `--only` says otherwise.
+_USUAL = ("adv-mlp", "lpd-mlp", "madry-tiny")
 
 
 @click.command()
-@click.option("--only", default=",".join(SETTINGS), help="Settings, with commas between.")
+@click.option(
+    "--only",
+    default=",".join(_USUAL),
+    show_default=True,
+    help=f"Of {', '.join(SETTINGS)}, with commas between.",
+)
 @click.option("--limit", default=100, show_default=True, help="The first so many images.")
 @click.option("--timeout", type=float, help="Seconds an image, instead of the setting's own.")
 @click.option("--engines", default=",".join(DEFAULT_ENGINES), show_default=True)
@@ -66,14 +78,14 @@ def main(**options: Any) -> None:
         rows.append((Path(setting.model).stem, f"{setting.eps:g}", f"{timeout:g}",
                      *summarise(records)))  # fmt: skip
         machine = describe_machine(plan)
-    print_table("MNIST, first images", _COLUMNS, rows)
+    print_table("First images", _COLUMNS, rows)
     click.echo(f"{options['workers']} workers; {machine}")
 
 
 def _plan(setting: Setting, limit: int, engines: tuple[str, ...]) -> EvaluationPlan:
     path = data_root() / setting.model
     network = load(path)
-    whole = load_data(str(data_root() / "mnist" / "t10k.npz"))
+    whole = load_data(str(data_root() / setting.images))
     data = fit_to_network(
         select(whole, limit=limit), network.input_shape, classes=network.output_size
     )
