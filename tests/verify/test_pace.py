@@ -37,15 +37,13 @@ def test_slow_steps_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pace.each == pytest.approx(0.13)
 
 
-def test_steps_of_a_tree_are_longer_while_much_time_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_only_the_deadline_makes_steps_of_trees_small(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
-    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
     pace = tree_pace(64)
     pace.begin()
-    now[0] += 0.1
+    now[0] += 0.5
     pace.end(1)
-    for remaining, batch in ((4.0, 2), (10.0, 2), (40.0, 10), (100.0, 25), (math.inf, 64)):
+    for remaining, batch in ((1.0, 1), (12.0, 3), (100.0, 25), (math.inf, 64)):
         assert pace.batch(remaining) == batch

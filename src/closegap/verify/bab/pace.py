@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 __all__ = ["Pace", "tree_pace"]
 
-#: Seconds any step may take; the clock is looked at between steps.
+#: Seconds one step should take at most.
 _STEP_SECONDS = 0.5
 #: A step near the end may use this share of the time that is left.
 _SHARE = 0.25
-#: Of the time that is left, a step of a tree may take so much, where that is longer.
-_TREE_STEP = 1 / 20
 
 
 class Pace:
@@ -26,7 +25,7 @@ class Pace:
         most: the greatest batch.
         each: seconds a domain takes, by that clock, if known.
         clock: seconds; elapsed ones where threads or devices share the work.
-        share: of the time that is left that a step may take, where that is longer.
+        step: seconds one step may take; the clock is looked at between steps.
 
     Attributes:
         each: seconds a domain takes by the clock; 0 before the first step.
@@ -38,11 +37,11 @@ class Pace:
         *,
         each: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
-        share: float = 0.0,
+        step: float = _STEP_SECONDS,
     ) -> None:
         self._most = most
         self._clock = clock
-        self._share = share
+        self._step = step
         self.each = each
         self._elapsed = each
         self._started = 0.0, 0.0
@@ -61,8 +60,7 @@ class Pace:
         """Domains to split next, when `remaining` seconds are left; each makes two."""
         count = float(self._most)
         if self.each > 0:
-            seconds = max(_STEP_SECONDS, self._share * remaining) if self._share else _STEP_SECONDS
-            count = min(count, seconds / (2 * self.each))
+            count = min(count, self._step / (2 * self.each))
         if self._elapsed > 0:
             count = min(count, _SHARE * remaining / (2 * self._elapsed))
         return max(1, int(count))
@@ -71,10 +69,10 @@ class Pace:
 def tree_pace(most: int, *, each: float = 0.0) -> Pace:
     """Of domains that climb together: every iteration of a step reads all matrices once.
 
-    With two domains a step each costs ten times as much as in a hundred, so steps may be longer
-    while much time is left. Climbs end at the deadline, whatever is left of the step.
+    With two domains a step each costs ten times as much as in a hundred, so only the deadline makes
+    steps small. Climbs end there, whatever is left of the step.
     """
-    return Pace(most, each=each, clock=time.thread_time, share=_TREE_STEP)
+    return Pace(most, each=each, clock=time.thread_time, step=math.inf)
 
 
 def _slower(known: float, each: float) -> float:
