@@ -127,10 +127,11 @@ def test_lazy_walls_find_what_all_walls_find(rng: np.random.Generator, norm: flo
     assert problem.program.distance(lazy.point) <= min(problem.radius, 0.5) + 1e-6
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-9, 1e9])
-def test_quadratic_programs_know_no_scale(rng: np.random.Generator, scale: float) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e9])
+def test_programs_know_no_scale(rng: np.random.Generator, scale: float, norm: float) -> None:
     """Of the goal's rows, 0 for a cell in which no output moves, and of the walls'."""
-    query = robustness(random_mlp(rng, [4, 8, 6, 3]), rng.random(4), 0, 0.4, norm=2.0, target=1)
+    query = robustness(random_mlp(rng, [4, 8, 6, 3]), rng.random(4), 0, 0.4, norm=norm, target=1)
     problem = problem_of(query)
     cell = problem.units.cell(problem.units.phase(problem.ground.center))
     (goal,) = problem.goals
@@ -144,10 +145,62 @@ def test_quadratic_programs_know_no_scale(rng: np.random.Generator, scale: float
     assert other is not None
     assert other.value == pytest.approx(scale * plain.value, abs=0.02 * scale)
     assert (cell.depths(other.point) >= -1e-6).all()
-    assert problem.program.distance(other.point) <= problem.radius
+    assert problem.program.distance(other.point) <= min(problem.radius, 0.4) + 1e-6
     if scale:
         assert other.row_duals.sum() == pytest.approx(1.0, abs=1e-4)
         np.testing.assert_allclose(other.wall_duals, plain.wall_duals, atol=0.02)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_distances_know_no_scale(rng: np.random.Generator, norm: float) -> None:
+    query = robustness(random_mlp(rng, [4, 8, 6, 3]), rng.random(4), 0, 0.4, norm=norm, target=1)
+    problem = problem_of(query)
+    cell = problem.units.cell(problem.units.phase(problem.ground.center))
+    (goal,) = problem.goals
+    near = np.arange(problem.units.units)
+    least = problem.program.least_margin(cell, goal, problem.radius, near, Budget())
+    assert least is not None
+    start = goal.margin(problem.units.outputs(problem.ground.center))
+    found = []
+    for scale in (1.0, 1e-12):
+        walls = replace(cell, rows=scale * cell.rows, constants=scale * cell.constants)
+        small = replace(goal, rows=scale * goal.rows, offsets=scale * goal.offsets)
+        wanted = scale * (start + least.value) / 2
+        found.append(problem.program.least_distance(walls, small, wanted, near, Budget()))
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[1].value == pytest.approx(found[0].value, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_what_rounding_left_of_a_row_is_no_wall(rng: np.random.Generator, norm: float) -> None:
+    """A unit that nothing moves leaves the cell as it is, or empties it."""
+    query = robustness(random_mlp(rng, [4, 8, 6, 3]), rng.random(4), 0, 0.4, norm=norm, target=1)
+    problem = problem_of(query)
+    cell = problem.units.cell(problem.units.phase(problem.ground.center))
+    ask = partial(
+        problem.program.least_margin,
+        goal=problem.goals[0],
+        radius=problem.radius,
+        near=np.arange(problem.units.units),
+        budget=Budget(),
+    )
+    start = ask(cell)
+    assert start is not None
+    unit = int(start.wall_duals.argmin())
+    for size, constant in ((0.0, 0.0), (1e-17, -1e-18), (1e-17, 0.3), (1e-17, -0.3)):
+        rows, constants = cell.rows.copy(), cell.constants.copy()
+        rows[unit] *= size
+        constants[unit] = constant * cell.sign[unit]
+        other = replace(cell, rows=rows, constants=constants)
+        assert other.idle[unit]
+        assert unit not in nearest_walls(other, start.point)
+        answer = ask(other)
+        if constant == -0.3:
+            assert answer is None
+        else:
+            assert answer is not None
+            assert answer.value == pytest.approx(start.value, abs=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -20,6 +20,7 @@ __all__ = [
     "FLOAT32_UNIT",
     "FLOAT64_UNDERFLOW",
     "FLOAT64_UNIT",
+    "IDLE_WALL",
     "IR_ABSOLUTE_TOLERANCE",
     "IR_RELATIVE_TOLERANCE",
     "MIP_BOUND_MARGIN",
@@ -108,6 +109,9 @@ QP_ROW_SLACK = 1e-6
 #: A wall of an activation cell may be violated by this times its scale before it becomes a row; a
 #: unit this close to zero counts as on the wall. A matter of speed: candidates are evaluated anew.
 CELL_TOLERANCE = 1e-8
+#: A wall whose row is shorter than this share of the cell's longest row, or of its own constant, is
+#: what rounding left of a unit that the input does not move there: no wall.
+IDLE_WALL = 1e-14
 #: A walk between cells goes on while the margin falls by more than this times its scale.
 WALK_DECREASE = 1e-7
 #: The next cell is to be nearer than the last by this share; a counterexample that is nearer than

@@ -9,11 +9,13 @@ input. Source: Croce and Hein, A randomized gradient-free attack on ReLU network
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from closegap.core.numerics import IDLE_WALL
 from closegap.encode.reduced import ReducedNetwork
 from closegap.graph import ops
 
@@ -37,6 +39,32 @@ class Cell:
     constants: Float[np.ndarray, "U"]
     output_rows: Float[np.ndarray, "C D"]
     output_constants: Float[np.ndarray, "C"]
+
+    @cached_property
+    def lengths(self) -> Float[np.ndarray, "U"]:
+        """Of every unit's row: pre-activation per unit of Euclidean distance."""
+        return np.asarray(np.linalg.norm(self.rows, axis=1))
+
+    @cached_property
+    def idle(self) -> Bool[np.ndarray, "U"]:
+        """Units that no input moves in this cell, but for rounding: they are no walls."""
+        return np.asarray(
+            self.lengths <= np.maximum(self._noise, IDLE_WALL * np.abs(self.constants))
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """True where an idle unit has the other phase: no input lies in the cell."""
+        return bool((self.idle & (self.sign * self.constants < -self._noise)).any())
+
+    @property
+    def _noise(self) -> float:
+        return IDLE_WALL * float(self.lengths.max(initial=0.0))
+
+    @property
+    def scales(self) -> Float[np.ndarray, "U"]:
+        """What is large of each pre-activation: its row's length and its constant together."""
+        return self.lengths + np.abs(self.constants)
 
     @property
     def sign(self) -> Float[np.ndarray, "U"]:

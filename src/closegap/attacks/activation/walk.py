@@ -65,7 +65,7 @@ def crossings(problem: RegionProblem, clause: int, place: Place) -> Float[np.nda
     behind = problem.units.sensitivity(cell, weights, -answer.wall_duals * cell.sign)
     slopes = problem.units.slopes(np.zeros_like(cell.phase))
     gain = answer.wall_duals - (1.0 - slopes) * behind
-    at = cell.depths(answer.point) <= CELL_TOLERANCE * (1.0 + np.abs(cell.constants)) * 10
+    at = ~cell.idle & (cell.depths(answer.point) <= CELL_TOLERANCE * cell.scales * 10)
     return np.where(at, gain, -np.inf)
 
 
@@ -119,7 +119,8 @@ class Walk:
         tried: set[bytes],
     ) -> Place | None:
         gains = crossings(problem, clause, place)
-        least = place.answer.value - WALK_DECREASE * (1.0 + abs(place.answer.value))
+        scale = problem.goals[clause].steepness(place.cell) + abs(place.answer.value)
+        least = place.answer.value - WALK_DECREASE * scale
         for units in self._proposals(place, gains):
             phase = flipped(place.cell.phase, units)
             key = cell_key(phase)

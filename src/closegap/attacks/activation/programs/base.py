@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from closegap.attacks.activation.cells import Cell
 from closegap.core.budget import Budget
+from closegap.core.numerics import TINY
 
 __all__ = ["CellAnswer", "CellProgram", "Goal", "Ground"]
 
@@ -33,6 +34,14 @@ class Goal:
     def margin(self, outputs: Float[np.ndarray, "C"]) -> float:
         """The clause's margin at these outputs."""
         return float((self.rows @ outputs + self.offsets).max())
+
+    def steepness(self, cell: Cell) -> float:
+        """Length of the longest row as a function of the input, in a cell: the margin's scale.
+
+        0 where no row moves.
+        """
+        longest = float(np.linalg.norm(self.rows @ cell.output_rows, axis=1).max())
+        return longest if longest > TINY else 0.0
 
     def on(self, cell: Cell) -> tuple[Float[np.ndarray, "Q D"], Float[np.ndarray, "Q"]]:
         """The rows' values as affine functions of the input, in a cell."""

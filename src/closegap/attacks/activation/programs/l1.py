@@ -44,7 +44,8 @@ class L1Program:
         self, cell: Cell, goal: Goal, radius: float, near: Int[np.ndarray, "W"], budget: Budget
     ) -> CellAnswer | None:
         """See `CellProgram`."""
-        rows, constants = goal.on(cell)
+        unit = goal.steepness(cell) or 1.0
+        rows, constants = (part / unit for part in goal.on(cell))
         model = margin_model(self._substitution, rows, constants, self._lower, self._upper)
         spent = np.zeros((1, model.columns))
         spent[0, : len(self._lower)] = 1.0
@@ -54,16 +55,18 @@ class L1Program:
             row_lower=np.append(model.row_lower, -np.inf),
             row_upper=np.append(model.row_upper, radius),
         )
-        program = LinearWallProgram(model, self._substitution, len(rows) if len(rows) > 1 else 0)
+        several = len(rows) if len(rows) > 1 else 0
+        program = LinearWallProgram(model, self._substitution, several, value_unit=unit)
         return LazyWalls(cell, program, near).optimum(budget)
 
     def least_distance(
         self, cell: Cell, goal: Goal, margin: float, near: Int[np.ndarray, "W"], budget: Budget
     ) -> CellAnswer | None:
         """See `CellProgram`."""
-        rows, constants = goal.on(cell)
+        unit = goal.steepness(cell) or 1.0
+        rows, constants = (part / unit for part in goal.on(cell))
         model = distance_model(
-            self._substitution, rows, constants, self._lower, self._upper, margin
+            self._substitution, rows, constants, self._lower, self._upper, margin / unit
         )
-        program = LinearWallProgram(model, self._substitution, len(rows))
+        program = LinearWallProgram(model, self._substitution, len(rows), row_unit=unit)
         return LazyWalls(cell, program, near).optimum(budget)

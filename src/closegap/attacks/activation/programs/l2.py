@@ -2,8 +2,8 @@
 
 The least distance is one of them. The least margin within a radius is the least of
 `distance^2 / 2 + price * margin` at the price for which the distance is the radius: the distance
-grows with the price, which is found by bisection. Rows are divided by their lengths, so that
-the solver sees the scale of no layer.
+grows with the price, which is found by bisection. The goal's rows are divided by the length of the
+longest.
 """
 
 from __future__ import annotations
@@ -99,13 +99,12 @@ class _Quadratic:
         self._ground = ground
         self._goal = goal.on(cell)
         rows, constants = self._goal
-        self.steepest = float(np.linalg.norm(rows, axis=1).max())
+        self.steepest = goal.steepness(cell)
         self._unit = self.steepest or 1.0
         self._rows = np.hstack([-rows / self._unit, np.ones((len(rows), 1))])
         self._least = (constants + rows @ ground.center) / self._unit
         self._walls = np.zeros((0, self._rows.shape[1]))
         self._wall_least = np.zeros(0)
-        self._wall_units = np.zeros(0)
 
     def priced(self, found: CellAnswer) -> CellAnswer:
         """The optimum in units of the margin."""
@@ -116,13 +115,9 @@ class _Quadratic:
 
     def add_walls(self, rows: Float[np.ndarray, "W D"], least: Float[np.ndarray, "W"]) -> None:
         """See `WallProgram`."""
-        length = np.linalg.norm(rows, axis=1)
-        units = np.where(length > 0, length, 1.0)
-        walls = np.hstack([rows / units[:, None], np.zeros((len(rows), 1))])
-        gap = (least - rows @ self._ground.center) / units
+        walls = np.hstack([rows, np.zeros((len(rows), 1))])
         self._walls = np.vstack([self._walls, walls])
-        self._wall_least = np.concatenate([self._wall_least, gap])
-        self._wall_units = np.concatenate([self._wall_units, units])
+        self._wall_least = np.concatenate([self._wall_least, least - rows @ self._ground.center])
 
     def optimum(self, budget: Budget) -> LazyOptimum | None:
         """See `WallProgram`."""
@@ -148,6 +143,4 @@ class _Quadratic:
         duals = np.maximum(claim.row_duals, 0.0)
         count = len(self._rows)
         point = ground.center + claim.point[:-1]
-        return LazyOptimum(
-            claim.objective, point, duals[count:] / self._wall_units, duals[:count] / self._unit
-        )
+        return LazyOptimum(claim.objective, point, duals[count:], duals[:count] / self._unit)

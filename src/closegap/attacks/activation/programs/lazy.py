@@ -1,6 +1,8 @@
 """Lazy walls: a cell has hundreds of walls and few of them matter.
 
-A program starts with the nearest ones; what its optimum violates is added until nothing is.
+A program starts with the nearest ones; what its optimum violates is added until nothing is. Their
+rows are divided by their lengths, so that the solver sees the scale of no layer, and units that no
+input moves are left out.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class WallProgram(Protocol):
     """A program in the input that takes walls one batch after the other."""
 
     def add_walls(self, rows: Float[np.ndarray, "W D"], least: Float[np.ndarray, "W"]) -> None:
-        """Ask for `rows @ x >= least` too."""
+        """Ask for `rows @ x >= least` too; every row has length 1."""
 
     def optimum(self, budget: Budget) -> LazyOptimum | None:
         """The optimum under the walls added so far; `None` where there is none."""
@@ -57,11 +59,10 @@ def nearest_walls(
     cell: Cell, point: Float[np.ndarray, "D"], count: int = FIRST_WALLS
 ) -> Int[np.ndarray, "W"]:
     """The walls nearest to a point, in the l-infinity norm."""
-    size = np.abs(cell.rows).sum(axis=1)
-    distance = np.full(len(size), np.inf)
-    moving = size > 0
-    distance[moving] = np.abs(cell.depths(point))[moving] / size[moving]
-    return np.argsort(distance, kind="stable")[:count]
+    (moving,) = np.nonzero(~cell.idle)
+    size = np.abs(cell.rows[moving]).sum(axis=1)
+    distance = np.abs(cell.depths(point)[moving]) / size
+    return np.asarray(moving[np.argsort(distance, kind="stable")[:count]])
 
 
 class LazyWalls:
@@ -76,10 +77,11 @@ class LazyWalls:
     def __init__(self, cell: Cell, program: WallProgram, first: Int[np.ndarray, "W"]) -> None:
         self._cell = cell
         self._program = program
-        self._scale = 1.0 + np.abs(cell.constants)
-        self._waiting = np.ones(len(cell.phase), dtype=np.bool_)
+        self._scale = np.where(cell.idle, 1.0, cell.scales)
+        self._waiting = ~cell.idle
         self._order = np.zeros(0, dtype=np.int64)
-        self._add(np.unique(first))
+        first = np.unique(first)
+        self._add(first[self._waiting[first]])
 
     def optimum(self, budget: Budget) -> CellAnswer | None:
         """The optimum over the cell: walls are added until none is violated.
@@ -87,6 +89,8 @@ class LazyWalls:
         Returns:
             `None` where the program has no point, or the time ran out.
         """
+        if self._cell.is_empty:
+            return None
         for round_ in range(len(self._waiting) + 1):
             found = self._program.optimum(budget)
             if found is None:
@@ -96,15 +100,15 @@ class LazyWalls:
             worst = worst[violation[worst] > CELL_TOLERANCE]
             if not len(worst):
                 duals = np.zeros(len(self._waiting))
-                duals[self._order] = found.wall_duals
+                duals[self._order] = found.wall_duals / self._cell.lengths[self._order]
                 return CellAnswer(found.value, found.point, duals, found.row_duals)
             self._add(worst if round_ >= PATIENT_ROUNDS else worst[:MORE_WALLS])
         return None
 
     def _add(self, walls: Int[np.ndarray, "W"]) -> None:
-        sign = self._cell.sign[walls]
+        per_length = self._cell.sign[walls] / self._cell.lengths[walls]
         self._order = np.concatenate([self._order, walls])
         self._waiting[walls] = False
         self._program.add_walls(
-            sign[:, None] * self._cell.rows[walls], -sign * self._cell.constants[walls]
+            per_length[:, None] * self._cell.rows[walls], -per_length * self._cell.constants[walls]
         )

@@ -107,15 +107,26 @@ class LinearWallProgram:
         model: the goal's rows first, then what else there is before any wall.
         substitution: how its columns write the input.
         goal_rows: how many rows of the model are the goal's; 0 where its one row is the cost.
+        value_unit: what a value of 1 in the model stands for.
+        row_unit: by what the goal's rows were divided, where they are limits.
     """
 
-    def __init__(self, model: Model, substitution: Substitution, goal_rows: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        substitution: Substitution,
+        goal_rows: int,
+        *,
+        value_unit: float = 1.0,
+        row_unit: float = 1.0,
+    ) -> None:
         self.session = choose("lp")[0].session(model)
         self.claim: Claim | None = None
         self._substitution = substitution
         self._more = model.columns - substitution.columns
         self._goal_rows = goal_rows
         self._before = model.rows
+        self._value_unit, self._row_unit = value_unit, row_unit
 
     def add_walls(self, rows: Float[np.ndarray, "W D"], least: Float[np.ndarray, "W"]) -> None:
         """See `WallProgram`."""
@@ -131,5 +142,6 @@ class LinearWallProgram:
             return None
         point = self._substitution.point(claim.point)
         duals = np.maximum(claim.row_duals, 0.0)
-        goal = duals[: self._goal_rows] if self._goal_rows else np.ones(1)
-        return LazyOptimum(claim.objective, point, duals[self._before :], goal)
+        goal = duals[: self._goal_rows] / self._row_unit if self._goal_rows else np.ones(1)
+        walls = self._value_unit * duals[self._before :]
+        return LazyOptimum(self._value_unit * claim.objective, point, walls, goal)

@@ -61,14 +61,15 @@ class LinfProgram:
         if best is None or best.value > margin:
             return None
         low, radius = 0.0, self.distance(best.point)
+        slack = CELL_TOLERANCE * session.unit
         for _ in range(_STEPS):
             answer = session.least_margin(radius, budget)
             over = math.inf if answer is None else answer.value - margin
-            if answer is not None and over <= CELL_TOLERANCE:
+            if answer is not None and over <= slack:
                 high, best = radius, answer
             else:
                 low = radius
-            if high - low <= CELL_TOLERANCE or abs(over) <= CELL_TOLERANCE:
+            if high - low <= CELL_TOLERANCE or abs(over) <= slack:
                 break
             radius = _next(radius, over, session.slope(radius), (low, high))
         return replace(best, value=high)
@@ -84,7 +85,7 @@ def _next(radius: float, over: float, slope: float, between: tuple[float, float]
 
 @dataclass(eq=False)
 class _Session:
-    """One cell's margin program while the radius moves."""
+    """One cell's margin program while the radius moves; `unit` is the margin's."""
 
     ground: Ground
     cell: Cell
@@ -92,12 +93,14 @@ class _Session:
     near: Int[np.ndarray, "W"]
 
     def __post_init__(self) -> None:
-        rows, constants = self.goal.on(self.cell)
+        self.unit = self.goal.steepness(self.cell) or 1.0
+        rows, constants = (part / self.unit for part in self.goal.on(self.cell))
         substitution = Substitution(np.zeros(len(self.ground.center)))
         model = margin_model(
             substitution, rows, constants, self.ground.lower.copy(), self.ground.upper.copy()
         )
-        self._program = LinearWallProgram(model, substitution, len(rows) if len(rows) > 1 else 0)
+        several = len(rows) if len(rows) > 1 else 0
+        self._program = LinearWallProgram(model, substitution, several, value_unit=self.unit)
         self._walls = LazyWalls(self.cell, self._program, self.near)
 
     def least_margin(self, radius: float, budget: Budget) -> CellAnswer | None:
@@ -119,4 +122,4 @@ class _Session:
         below = ground.center - radius > ground.lower
         above = ground.center + radius < ground.upper
         moved = np.where(reduced > 0, below, above)
-        return float(np.abs(reduced)[moved].sum())
+        return self.unit * float(np.abs(reduced)[moved].sum())
