@@ -64,7 +64,7 @@ class Cell:
     @property
     def scales(self) -> Float[np.ndarray, "U"]:
         """What is large of each pre-activation: its row's length and its constant together."""
-        return self.lengths + np.abs(self.constants)
+        return np.asarray(self.lengths + np.abs(self.constants))
 
     @property
     def sign(self) -> Float[np.ndarray, "U"]:
