@@ -40,6 +40,16 @@ def test_elsewhere_engines_run_in_order(rng):
     assert list(turns(names, session, Budget())) == [(name, 1.0) for name in names]
 
 
+def test_long_attacks_leave_time_to_who_follows(rng):
+    session = Session(robustness(random_mlp(rng, [3, 4, 2]), np.full(3, 0.5, np.float32), 0, 0.2))
+    shares = {"crown": 1.0, "bab-attack": 0.5, "lippa": 0.5, "bab": 1.0}
+    assert dict(turns(tuple(shares), session, Budget())) == shares
+    assert list(turns(("crown", "bab-attack"), session, Budget())) == [
+        ("crown", 1.0),
+        ("bab-attack", 1.0),
+    ]
+
+
 def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
     monkeypatch.setattr("closegap.strategy.turns.suits_cuts", lambda session: False)
     network = random_conv(rng)

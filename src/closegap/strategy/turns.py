@@ -36,6 +36,8 @@ _MORE, _MORE_SHARE, _SOON = 2, 0.4, 0.5
 #: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
 #: at once.
 _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
+#: These attack as long as they may: they leave this share to whoever comes after them.
+_LONG, _LEFT = ("attack", "bab-attack", "lippa"), 0.5
 #: What the slower of two searches gets of a round at least.
 _LEAST = 0.2
 
@@ -52,7 +54,8 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
     more of its trees in its time so far gets more of a round. On other convolutional
     networks of ReLUs branch and bound begins before bounds are tightened under a cutoff, and has
     more turns there while it is expected to close soon. The attack that waits for near margins is
-    asked again before each of their rounds, and before every other verifier.
+    asked again before each of their rounds, and before every other verifier. Attacks that would use
+    all of the time, which nobody has in the default order, leave half of it to the engines after.
 
     Args:
         names: of engines; an engine after the pair runs when the pair's turns are over.
@@ -79,7 +82,7 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
                 yield from again
             if name == _LATE and _FIRST in names and _of_images(session):
                 yield from _first(session, budget)
-            yield name, 1.0
+            yield name, 1.0 - _LEFT * (name in _LONG and name != names[-1])
         elif not raced:
             raced = True
             tightened = {_LATE: _LATE_ROUNDS} if late else {}
