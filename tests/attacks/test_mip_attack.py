@@ -15,6 +15,7 @@ from closegap.attacks.outcome import AttackInterrupted
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
 from closegap.graph import ops
+from closegap.mip.scip import ScipInProcess
 from closegap.specs.query import Query
 from closegap.specs.region import contains
 from closegap.testing.enumeration import least_clause_margin
@@ -85,3 +86,16 @@ def test_an_interrupted_attack_hands_over_what_it_found(
     assert outcome.method == name
     assert outcome.margin >= 0
     assert len(outcome.points)
+
+
+@pytest.mark.parametrize("name", ["mip", "lns"])
+def test_a_solver_that_is_missing_is_named(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(ScipInProcess, "installed", lambda self: False)
+    asked = moved(query(rng, dense(rng, [3, 5, 5, 2], ops.Relu())), 0.01)
+    made = make_attack(name, QUICK)
+    assert isinstance(made, QueryAttack)
+    outcome = made.attack_query(asked, Budget.of_seconds(20))
+    (note,) = outcome.notes
+    assert note.startswith("solver scip is not installed; highs")

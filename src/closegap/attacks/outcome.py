@@ -27,6 +27,7 @@ class AttackOutcome:
         finished: False where the deadline came first.
         history: every new least margin and when it was found, on `time.monotonic()`'s clock; empty
             where the attack does not tell.
+        notes: what the user should hear: a solver that was missing or failed.
     """
 
     method: str
@@ -35,6 +36,7 @@ class AttackOutcome:
     evaluations: int
     finished: bool
     history: tuple[tuple[float, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def nothing(cls, method: str, input_shape: tuple[int, ...]) -> AttackOutcome:
@@ -85,4 +87,5 @@ def merge_outcomes(outcomes: Sequence[AttackOutcome], method: str) -> AttackOutc
         margins=margins[order],
         evaluations=sum(o.evaluations for o in outcomes),
         finished=all(o.finished for o in outcomes),
+        notes=tuple(dict.fromkeys(text for o in outcomes for text in o.notes)),
     )

@@ -88,14 +88,13 @@ def attack_data(
             )
         except AttackInterrupted as stop:
             stopped, outcomes = stop, stop.outcomes
-        reasons = [Reason.INCOMPLETE] * len(queries)
-        for place, outcome in zip(open_, outcomes, strict=True):
-            brackets[place] = _replayed(queries[place], brackets[place], outcome)
-            if not outcome.finished:
-                reasons[place] = Reason.TIME if stopped is None else Reason.INTERRUPTED
+        found = dict(zip(open_, outcomes, strict=True))
+        ends = [
+            _end(query, bracket, found.get(n), interrupted=stopped is not None)
+            for n, (query, bracket) in enumerate(zip(queries, brackets, strict=True))
+        ]
         seconds = (time.monotonic() - started) / len(rows)
-        indices = data.indices[begin : rows.stop].tolist()
-        yield from _attacked(queries, brackets, reasons, indices, seconds)
+        yield from _attacked(queries, ends, data.indices[begin : rows.stop].tolist(), seconds)
         if stopped is not None:
             raise stopped
 
@@ -112,6 +111,17 @@ def _open(queries: Sequence[Query], brackets: Sequence[Bracket]) -> list[int]:
     return [n for n in unknown if free_inputs(queries[n])]
 
 
+def _end(
+    query: Query, bracket: Bracket, outcome: AttackOutcome | None, *, interrupted: bool
+) -> tuple[Bracket, Reason, tuple[str, ...]]:
+    """The bracket after an attack, why it may be open, and what else there is to say."""
+    if outcome is None:
+        return bracket, Reason.INCOMPLETE, ()
+    early = Reason.INTERRUPTED if interrupted else Reason.TIME
+    reason = Reason.INCOMPLETE if outcome.finished else early
+    return _replayed(query, bracket, outcome), reason, outcome.notes
+
+
 def _replayed(query: Query, bracket: Bracket, outcome: AttackOutcome) -> Bracket:
     """The bracket after replaying the best candidates, until one breaks the property."""
     for point in outcome.points[:_REPLAYED]:
@@ -125,12 +135,11 @@ def _replayed(query: Query, bracket: Bracket, outcome: AttackOutcome) -> Bracket
 
 def _attacked(
     queries: Sequence[Query],
-    brackets: Sequence[Bracket],
-    reasons: Sequence[Reason],
+    ends: Sequence[tuple[Bracket, Reason, tuple[str, ...]]],
     indices: Sequence[int],
     seconds: float,
 ) -> Iterator[AttackedImage]:
-    for query, bracket, reason, index in zip(queries, brackets, reasons, indices, strict=True):
+    for query, (bracket, reason, notes), index in zip(queries, ends, indices, strict=True):
         broken = bracket.verdict is Verdict.FALSIFIED
         yield AttackedImage(
             Record(
@@ -141,7 +150,7 @@ def _attacked(
                 target=_target(query, bracket),
                 verdict=bracket.verdict,
                 reason=None if broken else reason,
-                detail="" if broken else _ADVICE[reason],
+                detail="; ".join([*([] if broken else [_ADVICE[reason]]), *notes]),
                 lower=-math.inf,
                 upper=bracket.upper,
                 engine=bracket.upper_engine,

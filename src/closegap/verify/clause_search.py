@@ -27,6 +27,7 @@ __all__ = [
     "bound_allowance",
     "mixed_integer_solvers",
     "solve_in_turn",
+    "solve_with",
 ]
 
 #: Used when the preferred solver fails: ends in time too, because it can be killed.
@@ -154,3 +155,19 @@ def solve_in_turn(
         if not failed:
             break
     return claim, "; ".join(words)
+
+
+def solve_with(
+    preference: str | None, encoded: EncodedNetwork, options: SolveOptions
+) -> tuple[Claim, str]:
+    """Ask the solver that is wanted, or who stands in for it.
+
+    Returns:
+        the claim, and who was missing or failed, if anybody.
+
+    Raises:
+        MissingDependencyError: no mixed-integer solver is installed.
+    """
+    solvers, missing = mixed_integer_solvers(preference)
+    claim, words = solve_in_turn(solvers, encoded, options)
+    return claim, words if " failed: " in words else missing

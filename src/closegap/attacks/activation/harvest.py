@@ -51,6 +51,7 @@ class Harvest:
         self._points: list[NDArray[np.float32]] = []
         self._margins: list[float] = []
         self._history: list[tuple[float, float]] = []
+        self._notes: dict[str, None] = {}
 
     @property
     def margin(self) -> float:
@@ -86,12 +87,19 @@ class Harvest:
             AttackInterrupted: Ctrl-C, with what is being added.
         """
         self.evaluations += outcome.evaluations
+        for text in outcome.notes:
+            self.note(text)
         try:
             for point in outcome.points[:KEPT]:
                 if not self.done:
                     self.take(point.reshape(-1).astype(np.float64))
         except KeyboardInterrupt as stop:
             raise AttackInterrupted([outcome]) from stop
+
+    def note(self, text: str) -> None:
+        """Say something to the user, once."""
+        if text:
+            self._notes[text] = None
 
     def _ask(self, point: NDArray[np.float32], margin: float, slack: float) -> None:
         if self._judge is None:
@@ -131,7 +139,13 @@ class Harvest:
         margins = np.array(self._margins, dtype=np.float64)
         order = np.argsort(margins, kind="stable")[:KEPT]
         return AttackOutcome(
-            method, points[order], margins[order], self.evaluations, finished, tuple(self._history)
+            method=method,
+            points=points[order],
+            margins=margins[order],
+            evaluations=self.evaluations,
+            finished=finished,
+            history=tuple(self._history),
+            notes=tuple(self._notes),
         )
 
 

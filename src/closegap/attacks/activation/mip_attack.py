@@ -6,7 +6,7 @@ the solver is after points, not bounds. Source: Tjeng, Xiao, Tedrake (2019).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -31,8 +31,7 @@ from closegap.verify.clause_search import (
     OnCandidate,
     PointStream,
     bound_allowance,
-    mixed_integer_solvers,
-    solve_in_turn,
+    solve_with,
 )
 from closegap.verify.incomplete import AlphaOptions, LinearVerifier
 
@@ -118,7 +117,10 @@ class MipAttack:
         verifier = LinearVerifier(query)
         bounds = verifier.activations(half)
         bounds = verifier.activations(half, bounds, self.options.slopes)
-        return self.run(query, bounds.flat(), budget, list(starts), take).finished
+        outcome = self.run(query, bounds.flat(), budget, list(starts), take)
+        for text in outcome.notes:
+            harvest.note(text)
+        return outcome.finished
 
     def run(
         self,
@@ -154,6 +156,7 @@ class MipAttack:
         chosen = range(query.prop.clauses) if clauses is None else clauses
         hit = _below_zero(query) if on_candidate is None else on_candidate
         points: list[NDArray[np.float32]] = []
+        notes: dict[str, None] = {}
         satisfied, cut_off = False, False
         waiting = list(_by_start(query, starts, chosen))
         while waiting and not satisfied and not budget.expired:
@@ -163,11 +166,12 @@ class MipAttack:
             clause, start = waiting.pop(0)
             tried = self._clause(query, bounds, clause, share, start, hit, interrupted)
             if tried is not None:
-                stream, status = tried
+                stream, status, note = tried
                 points.extend(stream.points)
                 satisfied, cut_off = stream.satisfied, cut_off or status in _CUT_OFF
+                notes[note] = None
         finished = satisfied or not (waiting or cut_off)
-        return _outcome(self.name, query, points, finished=finished)
+        return _outcome(self.name, query, points, notes, finished=finished)
 
     def _clause(
         self,
@@ -178,8 +182,11 @@ class MipAttack:
         start: NDArray[np.floating] | None,
         on_candidate: OnCandidate,
         interrupted: Callable[[], bool] | None,
-    ) -> tuple[PointStream, Status] | None:
-        """Minimise one clause's margin; `None` where it cannot be written as a program."""
+    ) -> tuple[PointStream, Status, str] | None:
+        """Minimise one clause's margin; `None` where it cannot be written as a program.
+
+        Last, which solver was missing or failed.
+        """
         settings = replace(
             self.options.encode, purpose=Purpose.ATTACK, relax=False, deadline=budget.deadline
         )
@@ -188,7 +195,6 @@ class MipAttack:
         except EncodingError:
             return None
         stream = PointStream(encoded, on_candidate, interrupted)
-        solvers, _ = mixed_integer_solvers(self.options.solver)
         options = SolveOptions(
             time_limit=budget.remaining,
             node_limit=budget.nodes,
@@ -200,8 +206,8 @@ class MipAttack:
             interrupted=stream.stopped,
             emphasis=self.options.emphasis,
         )
-        claim, _ = solve_in_turn(solvers, encoded, options)
-        return stream, claim.status
+        claim, note = solve_with(self.options.solver, encoded, options)
+        return stream, claim.status, note
 
 
 def _margins(query: Query, points: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -239,7 +245,12 @@ def _by_start(
 
 
 def _outcome(
-    name: str, query: Query, points: Sequence[NDArray[np.float32]], *, finished: bool
+    name: str,
+    query: Query,
+    points: Sequence[NDArray[np.float32]],
+    notes: Iterable[str],
+    *,
+    finished: bool,
 ) -> AttackOutcome:
     shape = query.network.input_shape
     stacked = np.stack(points) if len(points) else np.zeros((0, *shape), np.float32)
@@ -251,6 +262,7 @@ def _outcome(
         margins=margins[order],
         evaluations=len(points),
         finished=finished,
+        notes=tuple(filter(None, notes)),
     )
 
 

@@ -35,3 +35,5 @@ class AttackEngine:
         network = compiled(session.query.network, torch.float32)
         (outcome,) = run_attack(network, [session.query], attack, budget)
         session.offer(outcome.points, self.method)
+        for text in outcome.notes:
+            session.note(f"{self.method}: {text}")

@@ -64,6 +64,8 @@ class BabAttackEngine:
             ),
         )
         session.offer(outcome.points, "bab-attack")
+        for text in outcome.notes:
+            session.note(f"bab-attack: {text}")
         held = held_tree(session)
         if held is not None:
             held.tally.tell(session, "bab", held.shared.tree.accounting(), held.tally.seconds)

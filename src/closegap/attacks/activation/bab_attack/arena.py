@@ -131,6 +131,11 @@ class Arena:
         flat = outcome.points.reshape(len(outcome.points), -1)
         self.pool.add(flat, outcome.margins, engine=outcome.method)
 
+    def note(self, text: str) -> None:
+        """Say something to the user, once."""
+        with self._lock:
+            self._harvest.note(text)
+
     def starts(self, count: int) -> tuple[Start, ...]:
         """The best candidates that are not near one another."""
         return tuple(self.start(candidate) for candidate in self.elites(count))

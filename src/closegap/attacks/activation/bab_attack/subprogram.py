@@ -13,7 +13,7 @@ from closegap.core.errors import EncodingError
 from closegap.core.numerics import MIP_SEARCH_FEASIBILITY
 from closegap.encode import EncodedNetwork, EncodeOptions, Purpose, encode
 from closegap.mip.model import Claim, Emphasis, SolveOptions, Status
-from closegap.verify.clause_search import mixed_integer_solvers, solve_in_turn
+from closegap.verify.clause_search import solve_with
 
 __all__ = ["SubProgram"]
 
@@ -83,8 +83,9 @@ class SubProgram:
             emphasis=self.emphasis,
             feasibility=MIP_SEARCH_FEASIBILITY,
         )
-        solvers, _ = mixed_integer_solvers(self.solver)
-        return solve_in_turn(solvers, encoded, options)[0]
+        claim, note = solve_with(self.solver, encoded, options)
+        arena.note(note)
+        return claim
 
 
 def _encoded(arena: Arena, part: Fixing, bounds: UnitBounds) -> EncodedNetwork:
