@@ -155,6 +155,7 @@ def test_an_outlook_is_right_where_growth_is_even():
     assert outlook.by_share(1.0, 3) == 8.0 * 8
     assert outlook.by_share(0.5, 3) == 8.0
     assert outlook.by_share(0.0, 3) == 0.0
+    assert outlook.by_share(1.0, 5000) == np.inf
 
 
 @pytest.mark.parametrize("name", ["bab", "cuts", "layered"])

@@ -79,5 +79,5 @@ class Outlook:
         """
         if not depth:
             return None if open_share else 0.0
-        closed = max(1 - open_share, 0.5**depth)
+        closed = max(1 - open_share, 0.5**depth, math.ulp(0.0))  # a power so small is zero
         return self.seconds * open_share / closed
