@@ -57,7 +57,7 @@ def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
     names = [name for name, _ in turns(("crown", "cutoff", "bab", "mip"), session, Budget())]
     assert names == ["crown", *["bab"] * 3, "cutoff", "bab", "mip"]
     budget = Budget.of_seconds(100)
-    for seconds, more in ((40.0, 0.4), (60.0, 0.0), (np.inf, 0.0), (None, 0.0)):
+    for seconds, more in ((75.0, 0.4), (85.0, 0.0), (np.inf, 0.0), (None, 0.0)):
         session.outlook["bab"] = seconds
         shares = [share for _, share in turns(("cutoff", "bab"), session, budget)]
         assert shares == [0.3, more, more, 1.0, 1.0]

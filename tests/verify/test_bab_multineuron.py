@@ -13,10 +13,12 @@ from test_bab import LAZY, check, problem_of
 
 from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
+from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.bab import strengthening
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows
 from closegap.verify.bab.problem import SplitProblem
@@ -187,3 +189,16 @@ def test_active_constraints_are_scored(rng: np.random.Generator) -> None:
     assert most > 0
     bare = DomainBounder(problem, climb).bound(root_batch(problem), Budget())
     assert bare.constraint_weights is None
+
+
+def test_under_rows_units_are_chosen_by_the_estimate_alone(rng: np.random.Generator) -> None:
+    for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 3):
+        problem = problem_of(case.query)
+        rows = found_rows(problem, OPTIONS[2])
+        bounder = DomainBounder(problem, SHORT, rows.constraints)
+        result = bounder.bound(rows.batch, Budget())
+        ranked = [
+            Brancher(problem, bounder, BranchingOptions(name)).rank(rows.batch, result)
+            for name in ("auto", "intercept")
+        ]
+        assert (ranked[0] == ranked[1]).all()

@@ -17,7 +17,8 @@ __all__ = ["FILTERS", "SCORERS", "BranchingOptions", "Cut"]
 #: Estimates that decide on their own.
 SCORERS: dict[str, Scorer] = {"babsr": babsr, "intercept": intercept, "acs": acs}
 #: Shortlists by estimates, decided by bounds of both children: of each layer, or of all together.
-#: `auto` begins as `kfsb`, and goes on with the estimate alone where filtering is not worth it.
+#: `auto` begins as `kfsb`, and goes on with the estimate alone where filtering is not worth it, and
+#: under rows over several units.
 FILTERS: tuple[str, ...] = ("auto", "fsb", "kfsb")
 
 #: Where smooth activations are cut: in the middle, or at zero where that is well inside.

@@ -32,7 +32,7 @@ _REFINE, _REFINED = "refine", {1: 8.0, 3: 40.0}
 #: it begins there, with this share of the time, and goes on after. So many more turns of this share
 #: follow where it is expected to close in so much of what is left then.
 _FIRST, _FIRST_SHARE = "bab", 0.3
-_MORE, _MORE_SHARE, _SOON = 2, 0.4, 0.5
+_MORE, _MORE_SHARE, _SOON = 2, 0.4, 0.8
 #: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
 #: at once.
 _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")

@@ -87,7 +87,7 @@ class Brancher:
         self._worth.begin()
         evidence = self._evidence(result)
         name, auto = self._options.name, self._options.name == "auto"
-        if name not in FILTERS or (auto and not (self.steady or self._worth.filtering)):
+        if name not in FILTERS or (auto and not self._filters(evidence)):
             estimate = SCORERS[_ALONE if auto else name]
             units = best_of_all([self._table(evidence, estimate(evidence))], self.width)
             ranked = np.asarray(units.numpy())
@@ -97,6 +97,15 @@ class Brancher:
         wide = np.full((len(ranked), self.width), -1)
         wide[:, : ranked.shape[1]] = ranked[:, : self.width]
         return wide
+
+    def _filters(self, evidence: Evidence) -> bool:
+        """Whether `auto` filters.
+
+        Not under rows over several units: what a split gains there comes with new multipliers of
+        rows, which quick bounds do not seek.
+        """
+        under_rows = evidence.constraint_weights is not None
+        return not under_rows and (self.steady or self._worth.filtering)
 
     def points(
         self, result: DomainResult, ranked: Int[np.ndarray, "B width"]
