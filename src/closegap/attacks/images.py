@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -30,6 +29,7 @@ from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import robustness_property
 from closegap.specs.query import robustness, targeted
+from closegap.specs.region import named_norm
 
 __all__ = [
     "Aim",
@@ -45,11 +45,6 @@ __all__ = [
 
 Model: TypeAlias = Network | torch.nn.Module
 Norm: TypeAlias = str | float | int
-
-_NORMS: dict[str, float] = {"inf": math.inf, "linf": math.inf, "2": 2.0, "l2": 2.0} | {
-    "1": 1.0,
-    "l1": 1.0,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,9 +250,8 @@ def norm_value(norm: Norm) -> float:
     Raises:
         OptionError: it is none of them.
     """
-    text = str(norm).lower()
-    value = _NORMS.get(text.removesuffix(".0"))
-    if value is None:
+    value = named_norm(norm)
+    if not value:  # nor pixels, which have no radius
         raise OptionError(f"norm must be 1, 2 or inf, got {norm}")
     return value
 

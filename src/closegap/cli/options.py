@@ -31,9 +31,6 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PIXELS = ("0", "l0")
-_NORMS = {"inf": math.inf, "linf": math.inf, "1": 1.0, "l1": 1.0, "2": 2.0, "l2": 2.0}
-
 
 def number(value: object) -> float:
     """A finite number that is not negative; fractions such as 8/255 too.
@@ -57,10 +54,12 @@ def norm(value: object) -> float:
     Raises:
         click.BadParameter: it is none of these.
     """
-    text = str(value).lower()
-    if text not in _NORMS:
+    from closegap.specs.region import named_norm  # --help needs none of it
+
+    known = named_norm(str(value))
+    if not known:
         raise click.BadParameter(f"'{value}' is not a norm; use inf, 2 or 1")
-    return _NORMS[text]
+    return known
 
 
 def norm_or_pixels(value: object) -> float:
@@ -69,10 +68,12 @@ def norm_or_pixels(value: object) -> float:
     Raises:
         click.BadParameter: it is none of these.
     """
-    text = str(value).lower()
-    if text not in _NORMS and text not in _PIXELS:
+    from closegap.specs.region import named_norm  # --help needs none of it
+
+    known = named_norm(str(value))
+    if known is None:
         raise click.BadParameter(f"'{value}' is not a norm; use inf, 2, 1 or 0")
-    return _NORMS.get(text, 0.0)
+    return known
 
 
 def names(value: object) -> tuple[str, ...]:

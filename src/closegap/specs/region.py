@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from closegap.core.errors import OptionError, SpecError
 from closegap.core.numerics import float32_inward, float32_outward
 
-__all__ = ["Ball", "Box", "Region", "bounding_box", "contains", "lp_ball"]
+__all__ = ["Ball", "Box", "Region", "bounding_box", "contains", "lp_ball", "named_norm"]
+
+_NORMS = {"0": 0.0, "1": 1.0, "2": 2.0, "inf": math.inf}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,3 +117,8 @@ def contains(region: Region, point: NDArray[np.float32]) -> bool:
     distance = np.abs(point.astype(np.float64) - region.center).reshape(-1)
     length = math.fsum(distance) if region.norm == 1 else math.sqrt(math.fsum(distance**2))
     return bool(length * (1 + 4 * np.finfo(np.float64).eps) <= region.radius)
+
+
+def named_norm(norm: str | float) -> float | None:
+    """0, 1, 2 or infinity, from `"1"`, `"l2"`, `"Linf"` and the like or a number; else `None`."""
+    return _NORMS.get(str(norm).lower().removeprefix("l").removesuffix(".0"))

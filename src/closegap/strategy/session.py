@@ -26,6 +26,8 @@ __all__ = ["Session"]
 
 #: Of a batch of candidates so many of the best are replayed on the ONNX file.
 _REPLAYED = 4
+#: What is proved where nothing is known but the sign.
+_POSITIVE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,13 @@ class Session:
             clauses[clause] = np.fmax(clauses[clause], lower)
             self._proofs = _Proofs(self._proofs.rows, clauses)
             self._raise(engine)
+
+    def prove_tree(self, clause: int, lower: float, engine: str) -> None:
+        """Raise the proved bound of one clause to that of a tree.
+
+        One that closed says "positive" without saying how much.
+        """
+        self.prove_clause(clause, float(min(lower, _POSITIVE)), engine)
 
     def _raise(self, engine: str) -> None:
         least = float(self._proofs.clauses.min()) if len(self._proofs.clauses) else np.inf

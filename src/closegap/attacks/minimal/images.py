@@ -20,6 +20,7 @@ from closegap.graph.network import Network
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import make_objective
 from closegap.specs.query import fitted
+from closegap.specs.region import named_norm
 
 __all__ = [
     "CW",
@@ -72,10 +73,10 @@ class MinimalImageAttack:
 
 
 def _norm(norm: str | float) -> float:
-    try:
-        return float(str(norm).lower().removeprefix("l"))
-    except ValueError:
-        raise OptionError(f"norm must be 0, 1, 2 or inf, got {norm}") from None
+    value = named_norm(norm)
+    if value is None:
+        raise OptionError(f"norm must be 0, 1, 2 or inf, got {norm}")
+    return value
 
 
 @dataclass(frozen=True, eq=False)

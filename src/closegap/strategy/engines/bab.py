@@ -76,7 +76,7 @@ class BranchEngine:
         if outcome.limit is not None:
             session.limit = outcome.limit
         for clause, lower in zip(tree.clauses, outcome.lower, strict=True):
-            session.prove_clause(int(clause), float(min(lower, _PROVED)), "bab")
+            session.prove_tree(int(clause), float(lower), "bab")
 
     def _held(self, session: Session) -> _Prepared | None:
         """The search of an earlier turn."""
@@ -205,7 +205,7 @@ class InputSplitEngine:
         if outcome.full:
             session.limit = Reason.NODES
         for clause, lower in zip(clauses, outcome.lower, strict=True):
-            session.prove_clause(int(clause), float(min(lower, _PROVED)), "input-split")
+            session.prove_tree(int(clause), float(lower), "input-split")
 
     def _attacked(self, session: Session, spend: Budget, number: int) -> bool:
         seconds = self.attack_share * spend.remaining if spend.nodes is None else math.inf
@@ -236,8 +236,6 @@ def _free_inputs(session: Session) -> int:
 _SEEDS = 100
 #: So many of the best candidates guide the choice of units.
 _NEAR = 50
-#: A tree that closed says "positive" without saying how much.
-_PROVED = float(np.finfo(np.float32).tiny)
 
 
 def _splittable(session: Session, budget: Budget) -> tuple[Query, NetworkBounds]:

@@ -19,8 +19,6 @@ __all__ = ["BabAttackEngine"]
 
 #: Candidates of the pool that the attack begins with.
 _STARTS = 32
-#: A tree that closed says "positive" without saying how much.
-_PROVED = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class BabAttackEngine:
             return
 
         def proved(clause: int, lower: float) -> None:
-            session.prove_clause(clause, float(min(lower, _PROVED)), "bab-attack")
+            session.prove_tree(clause, lower, "bab-attack")
 
         if session.bounds is None:
             session.learn_bounds(session.linear.activations(budget))

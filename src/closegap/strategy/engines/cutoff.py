@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,6 @@ from closegap.verify.reduction import reduced_query
 __all__ = ["CutoffEngine"]
 
 #: A contradiction says "positive" without saying how much.
-_PROVED = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class CutoffEngine:
                 break
             search = CutoffSearch(asked, int(clause), start, self.options, slack)
             search.run(spend.within(spend.remaining / (len(clauses) - place)))
-            proved = _PROVED if search.refuted else min(search.guide, 0.0)
-            session.prove_clause(int(clause), proved, "cutoff")
+            proved = math.inf if search.refuted else min(search.guide, 0.0)
+            session.prove_tree(int(clause), proved, "cutoff")
             if not (search.refuted or search.sweeps):
                 break
             if not search.refuted:
@@ -88,4 +88,4 @@ class CutoffEngine:
         session.count(nodes=count.created, leaves=count.closed)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
-        session.prove_clause(clause, float(min(outcome.lower[0], _PROVED)), "cutoff")
+        session.prove_tree(clause, float(outcome.lower[0]), "cutoff")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from closegap.bounds.chain import chain_nodes
 from closegap.core.budget import Budget
 from closegap.encode.reduced import read_entries, reduction_fits, reduction_pays
@@ -26,8 +24,6 @@ __all__ = ["CutEngine", "CutRootsEngine", "suits_cuts"]
 _MOST_UNITS, _FEW_READ = 600, 40_000
 #: Programs of roots alone may be larger: their duals become rows for other trees.
 _MOST_READ = 800_000
-#: A tree that closed says "positive" without saying how much.
-_PROVED = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def _roots(
 
 
 def _report(session: Session, clause: int, search: CutSearch) -> None:
-    session.prove_clause(clause, float(min(search.lower, _PROVED)), "cuts")
+    session.prove_tree(clause, float(search.lower), "cuts")
 
 
 def suits_cuts(session: Session) -> bool:

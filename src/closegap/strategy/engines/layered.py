@@ -22,8 +22,6 @@ __all__ = ["LayeredEngine", "suits_layers"]
 
 _NAME = "layered"
 
-#: A tree that closed says "positive" without saying how much.
-_PROVED = float(np.finfo(np.float32).tiny)
 #: Bytes that one coefficient of a row takes, with everything made from it, in a small batch.
 _BYTES = 8 * 48
 #: Float64 multiplications and additions a second of one core, roughly.
@@ -59,7 +57,7 @@ class LayeredEngine:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         session.held[_NAME] = replace(held, search=search)
         for clause in held.clauses:
-            session.prove_clause(int(clause), float(min(outcome.lower, _PROVED)), _NAME)
+            session.prove_tree(int(clause), float(outcome.lower), _NAME)
 
 
 def suits_layers(session: Session, budget: Budget) -> bool:
