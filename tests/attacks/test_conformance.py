@@ -26,6 +26,7 @@ from closegap.evaluate import Question
 from closegap.evaluate.attacking import attack_data
 from closegap.frontend import from_torch
 from closegap.runtime.cache import compiled, replayer
+from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
 from closegap.testing.attack_case import AttackCase
@@ -197,3 +198,16 @@ def test_options_out_of_range_are_refused(bad: dict[str, Any]) -> None:
 def test_seeds_out_of_range_are_refused(seed: int) -> None:
     with pytest.raises(OptionError, match="a seed is a whole number"):
         Budget(seed=seed)
+
+
+@pytest.mark.parametrize("name", ["lippa", "region-walk", "bab-attack"])
+def test_an_attack_between_cells_says_where_there_are_none(
+    rng: np.random.Generator, name: str
+) -> None:
+    network = random_sign(rng, [4, 6, 3])
+    label = int(TorchNetwork(network)(torch.full((1, 4), 0.5)).argmax())
+    query = robustness(network, np.full(4, 0.5), label, 1e-6)
+    made = make_attack(name, AttackOptions(steps=2, restarts=2))
+    (outcome,) = run_attack(compiled(network, torch.float32), [query], made, Budget())
+    assert outcome.margin > 0
+    assert "not piecewise linear" in outcome.notes[0]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -132,7 +133,7 @@ def print_summary(summary: Summary, records: Iterable[Record], title: str) -> No
 
 
 def print_attack_summary(records: Sequence[Record], title: str) -> None:
-    """The table after an attack, on stdout."""
+    """The table after an attack, and what there is to say of images, on stdout."""
     broken = [r for r in records if r.verdict is Verdict.FALSIFIED]
     clean = sum(r.engine == "clean" for r in broken)
     table = Table(show_header=False)
@@ -144,6 +145,9 @@ def print_attack_summary(records: Sequence[Record], title: str) -> None:
     table.add_row("not broken", str(len(records) - len(broken)))
     table.add_row("time", duration(sum(r.seconds for r in records)))
     _print_titled(title, table)
+    said = Counter(r.detail for r in records if r.detail)
+    for text, count in said.most_common():
+        click.echo(f"{count} of {len(records)}: {text}")
 
 
 def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from closegap.attacks.activation.cells import cell_key
 from closegap.attacks.activation.harvest import Harvest, OnCandidate, harvested
 from closegap.attacks.activation.programs.lazy import nearest_walls
-from closegap.attacks.activation.region import RegionProblem, region_problem
+from closegap.attacks.activation.region import UNSUITED, RegionProblem, region_problem
 from closegap.attacks.activation.walk import Place
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.images import ImageAttack
@@ -88,6 +88,8 @@ class LippaAttack:
             center = query.reference.reshape(-1)
             center = center if problem is None else problem.inside(center)
             harvest.take(center)
+            if problem is None and not budget.expired:
+                harvest.note(UNSUITED)
             if problem is not None and not harvest.done:
                 _run(self.options, problem, center, harvest, budget)
 

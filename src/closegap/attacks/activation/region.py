@@ -21,7 +21,10 @@ from closegap.specs.query import Query
 from closegap.specs.region import Ball, Box, bounding_box
 from closegap.verify.incomplete import LinearVerifier
 
-__all__ = ["RegionProblem", "piecewise_linear", "region_problem"]
+__all__ = ["UNSUITED", "RegionProblem", "piecewise_linear", "region_problem"]
+
+#: Said where there is no problem though there was time.
+UNSUITED = "without cells: the network is not piecewise linear, or too large to be written densely"
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.cells import cell_key
 from closegap.attacks.activation.harvest import Harvest, OnCandidate, harvested
-from closegap.attacks.activation.region import RegionProblem, region_problem
+from closegap.attacks.activation.region import UNSUITED, RegionProblem, region_problem
 from closegap.attacks.activation.walk import Place, Walk, visit
 from closegap.attacks.gradient.descent import Descent
 from closegap.attacks.gradient.loop import run
@@ -98,6 +98,8 @@ class RegionWalkAttack:
             if not len(starts):
                 harvest.add(_gradient_runs(self.options, query, budget, 0))
             problem = None if harvest.done else region_problem(query, budget, bounds)
+            if problem is None and not (harvest.done or budget.expired):
+                harvest.note(UNSUITED)
             if problem is not None and problem.units.units:
                 _Search(self.options, problem, harvest, budget).run(starts)
 

@@ -19,7 +19,7 @@ from closegap.attacks.activation.bab_attack.dive import Dive, DiveSearch
 from closegap.attacks.activation.bab_attack.hops import HopSearch, hopped
 from closegap.attacks.activation.bab_attack.tree import TreeOptions
 from closegap.attacks.activation.harvest import Harvest, OnCandidate, harvested
-from closegap.attacks.activation.region import region_problem
+from closegap.attacks.activation.region import UNSUITED, region_problem
 from closegap.attacks.gradient.hopping import Hopping, hop_pgd
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.images import ImageAttack
@@ -153,6 +153,8 @@ class BabAttack:
             first = hopped(self.options.hopping, query, budget)
             harvest.add(first)
             problem = None if harvest.done else region_problem(query, budget, bounds)
+            if problem is None and not (harvest.done or budget.expired):
+                harvest.note(UNSUITED)
             if problem is not None and problem.units.units:
                 arena = Arena(problem, harvest, budget, self.options.capacity, self.options.polish)
                 arena.add(first)
