@@ -55,6 +55,7 @@ VARIANTS: dict[str, SparseOptions] = {
     "programs alone": replace(BARE, batch=0),
     "no sweeps": replace(BARE, propagate=False, tighten=False),
     "no tightening": replace(BARE, tighten=False),
+    "no units again": replace(BARE, rebound=0),
     "no reduced costs": replace(BARE, reduced_costs=False),
     "largest": replace(BARE, branching=Branching.LARGEST),
     "gains": replace(BARE, branching=Branching.GAINS),

@@ -14,6 +14,7 @@ from closegap.attacks.sparse.currents import Currents
 from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.planes import Planes, Proof, Ranges
 from closegap.attacks.sparse.reach import Reach
+from closegap.attacks.sparse.rebound import Rebound
 from closegap.attacks.sparse.relaxation import NodeRelaxation, Solved, node_relaxation
 from closegap.attacks.sparse.sweep import sweep
 from closegap.core.budget import Budget
@@ -72,6 +73,7 @@ class Nodes:
         self._reach = Reach.of(ground, objective)
         self._currents = Currents(self._reach, 2 * ground.units)
         self._ascent = Ascent(ground, self._reach)
+        self._rebound = Rebound(self._planes, self._reach)
         self._objective = objective
         self._budget = budget
         self._held: dict[int, list[_Held]] = {}
@@ -84,8 +86,8 @@ class Nodes:
 
     def climbed(
         self, rows: Int[np.ndarray, "B"], ranges: Ranges, start: Slopes, steps: int
-    ) -> tuple[Float[np.ndarray, "B"], Climbed]:
-        """Proved bounds of many nodes, by ascent on slopes.
+    ) -> tuple[Float[np.ndarray, "B"], Climbed, Proof]:
+        """Proved bounds of many nodes, by ascent on slopes, and the margins' planes behind them.
 
         Args:
             rows: the targets'.
@@ -96,9 +98,21 @@ class Nodes:
         climbed = self._ascent.climb(rows, ranges, start, steps)
         proof = self._planes.proof(self._planes.margin(rows), climbed.multipliers, ranges)
         flows = climbed.slopes.flows
-        return self._planes.distance(
+        lower = self._planes.distance(
             proof.slopes, proof.constants, flows if flows.shape[1] else None
-        ), climbed
+        )
+        return lower, climbed, proof
+
+    def rebounded(self, ranges: Ranges, margins: Proof) -> Ranges:
+        """Tighter ranges of many nodes, where the margins' planes may be at most 0.
+
+        Args:
+            ranges: of the nodes, `[B, U]`.
+            margins: a plane below each node's margin.
+        """
+        if self._reach.variation is not None:
+            return ranges
+        return self._rebound.run(ranges, margins)
 
     def start(self, ranges: Ranges) -> Slopes:
         """Where nodes of which nothing is known may start."""

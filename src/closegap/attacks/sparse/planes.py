@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.ground import Ground
@@ -56,6 +56,10 @@ class Ranges:
         else:
             high[unit] = min(high[unit], 0.0)
         return Ranges(low, high)
+
+    def select(self, which: int | NDArray[np.int64]) -> Ranges:
+        """Of some nodes, or of one."""
+        return Ranges(self.low[which], self.high[which])
 
     def within(self, other: Ranges) -> Ranges:
         """The intersection."""
@@ -97,6 +101,16 @@ class Proof:
     either: Float[np.ndarray, "B U"]
     on: Float[np.ndarray, "B U"]
     off: Float[np.ndarray, "B U"]
+
+    def select(self, which: NDArray[np.int64]) -> Proof:
+        """Some of the planes."""
+        return Proof(
+            self.slopes[which],
+            self.constants[which],
+            self.either[which],
+            self.on[which],
+            self.off[which],
+        )
 
 
 class Planes:
@@ -145,20 +159,42 @@ class Planes:
         ground, count = self.ground, self.ground.inputs
         y = np.where(np.isfinite(y), y, 0.0)
         total = functions.rows + y @ ground.weight
-        through = total[:, count:]
-        up, down = through - y, y - ground.slope * through
-        low, high = ranges.low, ranges.high
-        rise, fall = np.maximum(low, 0.0), np.maximum(-high, 0.0)
-        on = np.minimum(up * rise, up * np.maximum(high, 0.0))
-        off = np.minimum(down * fall, down * np.maximum(-low, 0.0))
-        either = np.minimum(on, off)
-        worst = np.where(low >= 0, on, np.where(high <= 0, off, either))
+        either, on, off, worst = self.given(total[:, count:], y, ranges)
         size = np.abs(functions.rows) @ ground.reach + np.abs(functions.offsets)
         size += np.abs(y) @ self._read
         lost = functions.slack + np.abs(y) @ ground.slack
         constant = functions.offsets + y @ ground.bias + worst.sum(axis=1)
         constant = constant - 2 * lost - self._steps * size
         return Proof(total[:, :count], constant, either, on, off)
+
+    def given(
+        self, through: Float[np.ndarray, "B U"], y: Float[np.ndarray, "B U"], ranges: Ranges
+    ) -> tuple[Array, Array, Array, Array]:
+        """What units add to planes at worst: with open phases, on, off, and as they are.
+
+        Args:
+            through: coefficients of the units' outputs; perhaps of the first units alone.
+            y: multipliers of their equations.
+            ranges: of the same units.
+        """
+        up, down = through - y, y - self.ground.slope[: y.shape[1]] * through
+        low, high = ranges.low, ranges.high
+        rise, fall = np.maximum(low, 0.0), np.maximum(-high, 0.0)
+        on = np.minimum(up * rise, up * np.maximum(high, 0.0))
+        off = np.minimum(down * fall, down * np.maximum(-low, 0.0))
+        either = np.minimum(on, off)
+        return either, on, off, np.where(low >= 0, on, np.where(high <= 0, off, either))
+
+    def lost(self, units: Int[np.ndarray, "B"], y: Float[np.ndarray, "B V"]) -> Array:
+        """What rounding takes of the constants of units' planes.
+
+        Args:
+            units: whose planes.
+            y: magnitudes of the multipliers, of the first units.
+        """
+        count = y.shape[1]
+        lost = self.ground.slack[units] + y @ self.ground.slack[:count]
+        return np.asarray(2 * lost + self._steps * (self._read[units] + y @ self._read[:count]))
 
     def propagated(
         self, functions: Functions, ranges: Ranges, layers: int | None = None
@@ -170,14 +206,20 @@ class Planes:
             ranges: the node.
             layers: how many of the first layers the functions read; `None` for all.
         """
-        ground = self.ground
-        y = np.zeros((len(functions.rows), ground.units))
-        through = functions.rows[:, ground.inputs :].copy()
+        return self.carried(functions.rows[:, self.ground.inputs :], ranges, layers)
+
+    def carried(
+        self, coefficients: Float[np.ndarray, "B U"], ranges: Ranges, layers: int | None = None
+    ) -> Float[np.ndarray, "B U"]:
+        """As `propagated`, of coefficients of the units' outputs; perhaps of the first ones."""
+        ground, through = self.ground, coefficients.copy()
+        y = np.zeros_like(through)
         for layer in reversed(ground.layers[:layers]):
-            low, high, slope = ranges.low[layer], ranges.high[layer], ground.slope[layer]
-            width = np.maximum(high - low, np.finfo(float).tiny)
+            low, high = ranges.low[..., layer], ranges.high[..., layer]
+            slope = ground.slope[layer]
             fixed = np.where(low >= 0, 1.0, slope)
             free = (low < 0) & (high > 0)
+            width = np.where(free, high - low, 1.0)
             chord = np.where(free, (high - slope * low) / width, fixed)
             line = np.where(free, np.where(high > -low, 1.0, slope), fixed)
             coefficient = through[:, layer]

@@ -88,13 +88,16 @@ class Reach:
     def of(cls, ground: Ground, objective: Objective | None = None) -> Reach:
         """The region of a ground, and of an objective's variation."""
         low, high = ground.lower - ground.image, ground.upper - ground.image
+        # An image's own ends leave no room at all, and no subnormal one.
+        down = np.where(ground.lower == ground.image, 0.0, -np.inf)
+        up = np.where(ground.upper == ground.image, 0.0, np.inf)
         variation, grid, count = None, None, 0
         if isinstance(objective, L0Distance) and math.isfinite(ground.limit):
             grid, count = objective.grid, max(math.ceil(ground.limit) - 1, 0)
         if isinstance(objective, L1TvDistance) and math.isfinite(ground.limit):
             variation = objective.variation_around(ground.image)
         return cls(
-            np.nextafter(low, -np.inf), np.nextafter(high, np.inf), ground.norm,
+            np.nextafter(low, down), np.nextafter(high, up), ground.norm,
             float(np.nextafter(ground.radius, np.inf)),
             float(np.nextafter(ground.limit, np.inf)), variation, grid, count,
         )  # fmt: skip
@@ -241,11 +244,12 @@ class Reach:
     def _l2(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scaled until the minimiser's norm is about the radius."""
         low, high = self._ends
-        radius = np.float32(self.radius)
-        weight = np.sqrt((slopes**2).sum(axis=1)) / radius
+        radius, point = np.float32(self.radius), np.empty_like(slopes)
+        weight = np.sqrt(np.einsum("nd,nd->n", slopes, slopes)) / radius
         for _ in range(_SCALINGS):
-            point = np.clip(-slopes / np.maximum(weight, np.float32(TINY))[:, None], low, high)
-            weight = weight * np.sqrt((point**2).sum(axis=1)) / radius
+            np.divide(slopes, -np.maximum(weight, np.float32(TINY))[:, None], out=point)
+            np.clip(point, low, high, out=point)
+            weight = weight * np.sqrt(np.einsum("nd,nd->n", point, point)) / radius
         return np.asarray(weight)
 
     def _at(
@@ -259,20 +263,24 @@ class Reach:
             weight = np.where(weight < TINY, kind.type(0), weight)
         price = weight[:, None]
         spent: NDArray[np.floating]
-        terms: NDArray[np.floating]
+        total: NDArray[np.floating]
         if self.norm == 2:
-            inner = np.clip(-slopes / np.maximum(price, kind.type(TINY)), low, high)
-            point = np.where(price > 0, inner, np.where(slopes > 0, low, high))
-            terms = slopes * point + price / 2 * point**2
+            point = np.divide(slopes, -np.maximum(price, kind.type(TINY)))
+            np.clip(point, low, high, out=point)
+            flat = np.flatnonzero(weight <= 0)
+            point[flat] = np.where(slopes[flat] > 0, low, high)
+            half = price / 2 * point
+            half += slopes
+            total = np.einsum("nd,nd->n", half, point)
             spent = weight / 2 * self.radius**2
         else:
             sides = (slopes + price) * high, (slopes - price) * low
-            terms = np.minimum(0, np.minimum(*sides))
+            total = np.minimum(0, np.minimum(*sides)).sum(axis=1)
             spent = weight * self.radius if self.norm else 0 * weight
         steps = 4 * gamma(slopes.shape[1] + 16, float(np.finfo(kind).eps) / 2)
         reach = np.maximum(np.abs(low), np.abs(high))
         size = np.abs(slopes) @ reach + weight * reach.sum() * 2 + np.abs(spent)
-        return np.asarray(terms.sum(axis=1) - spent - steps * size)
+        return np.asarray(total - spent - steps * size)
 
 
 def _market(

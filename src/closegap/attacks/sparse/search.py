@@ -26,6 +26,7 @@ from closegap.attacks.sparse.options import Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.attacks.sparse.starts import Starts
+from closegap.attacks.sparse.wave import Limits, bounded_front
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
@@ -273,16 +274,13 @@ class SparseSearch:
             held = [self._ranges[node] for node in front]
             ranges = Ranges(np.stack([r.low for r in held]), np.stack([r.high for r in held]))
             start = self._started(front, ranges)
-            lower, climbed = self._nodes.climbed(rows, ranges, start, self._options.steps)
-        given = np.pad(
-            np.where(ranges.free, climbed.given, -1.0), ((0, 0), (0, 1)), constant_values=-1.0
-        )  # no unit is left where all are stable
-        units, most = given.argmax(axis=1), given.max(axis=1)
+            seen = bounded_front(self._nodes, rows, ranges, start, self._limits(front))
         split = []
         for at, node in enumerate(front):
-            if self._bounded(node, float(lower[at])):
+            if self._bounded(node, float(seen.lower[at])):
                 continue
-            if most[at] < 0:
+            self._ranges[node] = seen.ranges.select(at)
+            if seen.units[at] < 0:
                 self._left.add(node)
             else:
                 split.append(at)
@@ -290,18 +288,25 @@ class SparseSearch:
             return
         first = split[0]
         with self._watch.part("candidates"):
-            point = climbed.points[first]
-            self._lookout.glimpse(self._nodes, int(rows[first]), point, held[first])
-        nodes, chosen = np.array(front)[split], units[split]
-        children = self._tree.split(nodes, self._ground().place[chosen])
+            point = seen.climbed.points[first]
+            self._lookout.glimpse(self._nodes, int(rows[first]), point, self._ranges[front[first]])
+        nodes, units = np.array(front)[split], seen.units[split]
+        children = self._tree.split(nodes, self._ground().place[units])
         for child, at, sign in zip(
             children.tolist(), split * 2, np.repeat((1, -1), len(split)).tolist(), strict=True
         ):
-            self._ranges[child] = held[at].split(int(units[at]), sign)
-            self._slopes[child] = climbed.slopes.one(at)
+            parent = self._ranges[front[at]]
+            self._ranges[child] = parent.split(int(seen.units[at]), sign)
+            self._slopes[child] = seen.climbed.slopes.one(at)
         for node in nodes.tolist():
             del self._ranges[node]
             self._slopes.pop(node, None)
+
+    def _limits(self, front: list[int]) -> Limits:
+        """How long to bound nodes."""
+        again, depth = self._options.rebound, self._tree.depth(np.array(front))
+        chosen = depth % again == 0 if again else np.zeros(len(front), dtype=bool)
+        return Limits(self._options.steps, self._cutoff, chosen)
 
     def _started(self, front: list[int], ranges: Ranges) -> Slopes:
         """Slopes of the nodes' parents, where they are known."""

@@ -1,0 +1,77 @@
+"""Many open nodes at once: bounds by ascent, ranges of their units, and what to split next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from closegap.attacks.sparse.ascent import Climbed, Slopes
+from closegap.attacks.sparse.nodes import Nodes
+from closegap.attacks.sparse.planes import Ranges
+
+__all__ = ["Front", "Limits", "bounded_front"]
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """How long to bound.
+
+    Attributes:
+        steps: of the ascent, for one node.
+        cutoff: nodes with a bound this high are done.
+        again: whose units are bounded again, `[B]`.
+    """
+
+    steps: int
+    cutoff: float
+    again: Bool[np.ndarray, "B"]
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """What one pass showed of B nodes.
+
+    Attributes:
+        lower: proved bounds.
+        ranges: of the units wherever an input counts, `[B, U]`.
+        units: to split, -1 where no phase is open.
+        climbed: slopes, and where the planes are least.
+    """
+
+    lower: Float[np.ndarray, "B"]
+    ranges: Ranges
+    units: Int[np.ndarray, "B"]
+    climbed: Climbed
+
+
+def bounded_front(
+    nodes: Nodes,
+    rows: Int[np.ndarray, "B"],
+    ranges: Ranges,
+    start: Slopes,
+    limits: Limits,
+) -> Front:
+    """Bound nodes; those that stay open bound their units again.
+
+    Args:
+        nodes: of the ground.
+        rows: the nodes' targets.
+        ranges: of the nodes.
+        start: where to climb from.
+        limits: when to stop.
+    """
+    lower, climbed, proof = nodes.climbed(rows, ranges, start, limits.steps)
+    left = np.flatnonzero((lower < limits.cutoff) & limits.again)
+    if len(left):
+        tight = nodes.rebounded(ranges.select(left), proof.select(left))
+        low, high = ranges.low.copy(), ranges.high.copy()
+        low[left], high[left] = tight.low, tight.high
+        ranges = Ranges(low, high)
+        beyond = (low > high).any(axis=1)  # nothing there is nearer than the limit
+        lower = np.where(beyond, np.maximum(lower, nodes.ground.limit), lower)
+    given = np.where(ranges.free, climbed.given, -1.0)
+    given = np.pad(given, ((0, 0), (0, 1)), constant_values=-1.0)  # there may be no units
+    units = np.where(given.max(axis=1) < 0, -1, given.argmax(axis=1))
+    return Front(lower, ranges, units, climbed)
