@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ import pytest
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason
 from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.graph import ops
+from closegap.graph.network import Node
 from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
 from closegap.store.snapshots import Snapshot, SnapshotFile
 from closegap.strategy import sequence
+from closegap.strategy.continuation import bring_back
 from closegap.strategy.engines import Engine
+from closegap.strategy.engines.bab import BranchEngine
 from closegap.strategy.result import Result
 from closegap.strategy.session import Session
+from closegap.strategy.shelf import Shelf
 from closegap.strategy.solve import solve
 from closegap.testing import networks
 from closegap.testing.enumeration import clause_margin
@@ -230,6 +236,30 @@ def test_a_tree_of_a_composed_network_is_not_continued_on_the_whole_one(
     assert "another form of the network; the search begins anew" in result.detail
     assert result.counts["resumed"] == 0
     assert same(result, whole)
+
+
+def test_bounds_of_a_rewritten_network_are_not_taken_for_the_networks_own(
+    query: Query, tmp_path: Path
+) -> None:
+    """A maximum over one entry becomes no ReLU, so both networks have as many nodes."""
+    dense = query.network.nodes[1:]
+    nodes = [
+        Node(ops.Input(), (), (5,)),
+        Node(ops.Reshape(), (0,), (5, 1)),
+        Node(ops.Max(), (1,), (5,)),
+        *(replace(node, inputs=(place,)) for place, node in enumerate(dense, start=2)),
+    ]
+    pooled = replace(query.network, nodes=tuple(nodes))
+    asked = Query(pooled, query.region, query.prop)
+    path, budget = tmp_path / "tree.npz", Budget(nodes=50)
+    with pytest.raises(CutOff):
+        solve(asked, engines=ENGINES, budget=budget, snapshot=Interrupted(path, "key", 1))
+    session = Session(asked, Shelf(SnapshotFile(path, "key")))
+    bring_back(session)
+    assert session.bounds is None
+    BranchEngine().run(session, budget)
+    assert session.counts["resumed"] > 0
+    assert not session.shelf.refusal
 
 
 def test_a_snapshot_that_cannot_be_written_is_a_note(query: Query, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.bounds.records import Interval
 from closegap.core.errors import StoreError
+from closegap.graph.network import Network
 from closegap.store.records import BracketEvent
 from closegap.store.snapshots import Snapshot, SnapshotFile
 from closegap.strategy.session import Session
@@ -50,7 +51,7 @@ def bring_back(session: Session) -> float:
         session.outlook.update({k: None if v is None else float(v) for k, v in facts["outlook"]})
         session.marks.update({k: tuple(v) for k, v in facts["marks"].items()})
         bounds = unpack_bounds(arrays)
-        if len(bounds.values) == len(session.query.network.nodes):
+        if _are_about(bounds, session.query.network):
             session.learn_bounds(bounds)
         session.turn = int(facts["turn"]), float(facts["turn_began"])
         for note in facts["notes"]:
@@ -59,6 +60,12 @@ def bring_back(session: Session) -> float:
         shelf.refuse(f"snapshot: {error}")
         return 0.0
     return seconds
+
+
+def _are_about(bounds: NetworkBounds, network: Network) -> bool:
+    """Whether bounds of a tree, which may split a rewritten network, are of this one's nodes."""
+    fed = bounds.activations.keys() == set(network.pre_activations)
+    return fed and len(bounds.values) == len(network.nodes)
 
 
 def keeper(session: Session, engine: str, fixed: Arrays) -> Keeper | None:
