@@ -15,6 +15,7 @@ from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
 from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
+from closegap.search.tree import Tree
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.bab import strengthening
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
@@ -202,3 +203,20 @@ def test_under_rows_units_are_chosen_by_the_estimate_alone(rng: np.random.Genera
             for name in ("auto", "intercept")
         ]
         assert (ranked[0] == ranked[1]).all()
+
+
+@pytest.mark.parametrize(("pays", "times"), [(True, 2), (False, 4)])
+def test_rows_that_paid_are_followed_by_others_sooner(
+    pays: bool, times: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strengthening, "_LEAST", 1)
+    work = iter([1.0, 0.0] if pays else [0.0, 1.0])
+    monkeypatch.setattr(strengthening, "_work", lambda *_: next(work))
+    problem = problem_of(next(iter(cases(rng, RELU_KINDS["wide"], 1, radius=0.8))).query)
+    bounder, tree = DomainBounder(problem, SHORT), Tree()
+    tree.plant(len(problem.rows))
+    payload = bounder.bound(root_batch(problem), Budget()).payload
+    rows = strengthening.Strengthening(problem, OPTIONS[2], SHORT)
+    trial = rows.tried(replace(root_batch(problem), payload=payload), tree, bounder, Budget())
+    assert (trial.rows is not None) == pays
+    assert not rows.due(times * len(tree) - 1, 1) and rows.due(times * len(tree), 1)

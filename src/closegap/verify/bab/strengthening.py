@@ -32,8 +32,9 @@ __all__ = ["Strengthening", "Trial"]
 
 #: Open domains on which rows are tried; as many as there are roots, if these are more.
 _SAMPLE = 16
-#: Rows are looked for again when the tree has grown so many times, from so many nodes on.
-_AGAIN, _LEAST = 4, 256
+#: Rows are looked for again when the tree has grown so many times, from so many nodes on; sooner
+#: where the last ones paid.
+_AGAIN, _SOONER, _LEAST = 4, 2, 256
 #: What a split gains is the mean over so many of the newest nodes.
 _NEWEST = 256
 #: Before any split it is taken to gain this share of what is missing.
@@ -179,6 +180,8 @@ class Strengthening:
         if chosen.constraints is self.constraints or chosen.constraints.width == present == 0:
             return Trial(lower)
         self.constraints = chosen.constraints
+        if self._due is not None and chosen.constraints.width > present:
+            self._due = max(_SOONER * len(tree), _LEAST)
         return Trial(lower, chosen, float((lowers[best] > 0).mean()))
 
     def _found(self, batch: DomainBatch, nodes: int, budget: Budget) -> list[JointRows]:
