@@ -110,8 +110,8 @@ class Nodes:
             ranges: of the nodes, `[B, U]`.
             margins: a plane below each node's margin.
         """
-        if self._reach.variation is not None:
-            return ranges
+        if self._reach.variation is not None or self._reach.grid is not None:
+            return ranges  # their own limits count, the ball or box around them hardly
         return self._rebound.run(ranges, margins)
 
     def start(self, ranges: Ranges) -> Slopes:

@@ -26,7 +26,7 @@ __all__ = ["Starts"]
 #: An attack that knows all norms, with few steps, a lane for any class and one for each of a few.
 _QUICK = "fmn", AttackOptions(steps=100, restarts=4)
 #: Nodes, or the share of the time, after which a tree has grown long.
-_NODES, _SHARE = 8192, 0.1
+_NODES, _SHARE = 2048, 0.1
 
 
 class Starts:
