@@ -13,12 +13,15 @@ from closegap.graph import ops
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query
 from closegap.specs.region import Box
+from closegap.strategy.engines.cuts import CutRootsEngine
+from closegap.strategy.session import Session
 from closegap.testing.enumeration import least_clause_margin
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.given import GivenRows, with_given
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.cutting.ascent import ClimbOptions, HullClimb
 from closegap.verify.cutting.region import region_programs
 from closegap.verify.cutting.relaxation import Fixings, Relaxation
 from closegap.verify.cutting.rows import on_network, phaseless_rows
@@ -57,6 +60,48 @@ def asked(request, rng):
 
 def cuts_of(q, programs, relaxation, solved):
     return on_network(relaxation.rows(solved), relaxation.program, programs.reduced, q.network)
+
+
+def climbed(programs, **options):
+    return HullClimb(programs.program(0), ClimbOptions(**options)).run(Budget())
+
+
+def test_climbed_duals_are_worth_at_most_the_program_and_nearly_that(asked):
+    q, _, programs, relaxation, _ = asked
+    bare = Relaxation(relaxation.program).solve(Fixings.none(), Budget.of_seconds(20))
+    plain = climbed(programs, first=300, rounds=0, last=0)
+    assert not len(plain.cuts.upper)
+    scale = 1 + abs(bare.lower)
+    assert bare.lower - 0.02 * scale <= plain.lower <= bare.lower + 1e-6 * scale
+    found = climbed(programs)
+    program = Relaxation(relaxation.program)
+    program.add(found.cuts)
+    optimum = program.solve(Fixings.none(), Budget.of_seconds(20)).lower
+    assert optimum - 0.2 * scale <= found.lower <= optimum + 1e-6 * scale
+    assert plain.lower <= found.lower <= least_clause_margin(q, 0)
+
+
+def test_every_input_obeys_the_rows_of_climbed_duals(asked, rng):
+    q, _, programs, _, _ = asked
+    found = climbed(programs, stall=0.0)
+    if found.rows is not None:
+        cuts = on_network(found.rows, found.program, programs.reduced, q.network)
+        assert float(excess(q, cuts, samples(rng, q, 3000)).max()) <= 0
+
+
+def test_roots_too_large_for_the_solver_are_climbed_on(asked, monkeypatch):
+    q, bounds, programs, _, _ = asked
+    monkeypatch.setattr("closegap.strategy.engines.cuts.suits_cuts", lambda session: False)
+    monkeypatch.setattr("closegap.strategy.engines.cuts.chain_nodes", lambda network: None)
+    session = Session(q)
+    session.learn_bounds(bounds)
+    CutRootsEngine().run(session, Budget.of_seconds(40))
+    given = session.held["rows"]
+    assert session.clause_lower[0] == pytest.approx(climbed(programs).lower)
+    assert {rows.clause for rows in given} <= set(range(q.prop.clauses))
+    CutRootsEngine().run(session, Budget.of_seconds(40))
+    assert session.held["rows"] is given
+    assert len(given) == len({rows.clause for rows in given})
 
 
 def excess(q, cuts, points):

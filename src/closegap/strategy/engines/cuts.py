@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from closegap.bounds.chain import chain_nodes
@@ -13,6 +12,7 @@ from closegap.specs.region import Ball
 from closegap.strategy.engines.mip import flat_bounds
 from closegap.strategy.session import Session
 from closegap.verify.bab.given import GivenRows
+from closegap.verify.cutting.ascent import ClimbOptions, HullClimb
 from closegap.verify.cutting.region import region_programs
 from closegap.verify.cutting.rows import on_network
 from closegap.verify.cutting.tree import CutSearch, SearchOptions
@@ -28,20 +28,30 @@ _MOST_READ = 800_000
 
 @dataclass(frozen=True)
 class CutRootsEngine:
-    """Cuts the root of every open clause; the branch and cut that follows goes on from there.
+    """Cuts the root of every open clause; trees go on with rows made of what that finds.
+
+    Where branch and cut follows, it goes on from there too. Larger programs are no linear programs
+    for a solver here: their duals are climbed on.
 
     Attributes:
         options: how to search.
+        climb: how to climb on the duals of larger programs.
         share: of the time that is left, for all roots together.
     """
 
     options: SearchOptions = field(default_factory=SearchOptions)
+    climb: ClimbOptions = field(default_factory=ClimbOptions)
     share: float = 0.25
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
         until = budget.within(self.share * budget.remaining)
-        _searches(session, self.options, until, _suits_roots)
+        if session.bounds is None:
+            session.learn_bounds(session.linear.activations(until))
+        if suits_cuts(session):
+            _searches(session, self.options, until)
+        elif len(session.open_clauses) and _suits_roots(session):
+            _climb_roots(session, self.climb, until)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class CutEngine:
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
         until = budget.within(self.root_share * budget.remaining)
-        searches = _searches(session, self.options, until, suits_cuts)
+        searches = _searches(session, self.options, until)
         before = sum(search.nodes for search in searches.values())
         waiting = sorted(searches, key=lambda clause: -searches[clause].lower)
         while waiting and not (budget.expired or session.decided):
@@ -73,13 +83,38 @@ class CutEngine:
             session.open_share["cuts"] = sum(shares) / len(shares)
 
 
-def _searches(
-    session: Session, options: SearchOptions, until: Budget, suits: Callable[[Session], bool]
-) -> dict[int, CutSearch]:
+def _climb_roots(session: Session, options: ClimbOptions, until: Budget) -> None:
+    """Rows and bounds of all open clauses, those that are nearly proved first."""
+    programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
+    given = _given(session)
+    done = {rows.clause for rows in given}
+    clauses = [int(clause) for clause in session.open_clauses if int(clause) not in done]
+    for number, clause in enumerate(clauses):
+        if programs is None or session.decided or until.expired:
+            break
+        program = programs.program(clause)
+        if program is None:
+            continue
+        each = until.within(until.remaining / (len(clauses) - number))
+        found = HullClimb(program, options).run(each)
+        session.prove_clause(clause, found.lower, "cut-roots")
+        if found.rows is not None:
+            cuts = on_network(found.rows, program, programs.reduced, session.query.network)
+            given.append(GivenRows(clause, cuts))
+
+
+def _given(session: Session) -> list[GivenRows]:
+    """Rows for trees, which are added to it."""
+    given = session.held.setdefault("rows", [])
+    assert isinstance(given, list)
+    return given
+
+
+def _searches(session: Session, options: SearchOptions, until: Budget) -> dict[int, CutSearch]:
     """The searches of the open clauses; roots are cut where no earlier turn did."""
     if session.bounds is None:
         session.learn_bounds(session.linear.activations(until))
-    if not len(session.open_clauses) or not suits(session):
+    if not len(session.open_clauses) or not suits_cuts(session):
         return {}
     held = session.held.setdefault("cuts", {})
     assert isinstance(held, dict)
@@ -97,8 +132,7 @@ def _roots(
     programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
     shape = session.query.network.input_shape
     searches: dict[int, CutSearch] = {}
-    given = session.held.setdefault("rows", [])
-    assert isinstance(given, list)
+    given = _given(session)
     for place, clause in enumerate(clauses):
         if programs is None or session.decided or until.expired:
             break

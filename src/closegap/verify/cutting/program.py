@@ -21,7 +21,7 @@ from closegap.encode.reduced import ReducedNetwork
 from closegap.graph import ops
 from closegap.mip.model import Model
 
-__all__ = ["CutProgram", "Layout", "Rows", "cut_program"]
+__all__ = ["CutProgram", "Layout", "Rows", "cut_program", "unit_rows"]
 
 Array = NDArray[np.float64]
 
@@ -100,6 +100,7 @@ def cut_program(
     upper: Float[np.ndarray, "D"],
     row: Float[np.ndarray, "C"],
     offset: float,
+    units: Rows | None = None,
 ) -> CutProgram | None:
     """Write one row of the property.
 
@@ -109,6 +110,7 @@ def cut_program(
         upper: likewise.
         row: the margin is `row . outputs + offset`.
         offset: see `row`.
+        units: from `unit_rows`, which all rows of a property share; made here if not given.
 
     Returns:
         `None` where the network has other activations, or bounds that are not finite.
@@ -123,7 +125,7 @@ def cut_program(
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return None
     span = np.concatenate([lower, 0 * low]), np.concatenate([upper, high])
-    units = _thinned(_stacked(reduced, feeds, len(span[0])), *span)
+    units = units or unit_rows(reduced, lower, upper)
     output = _thinned(_margin(reduced, row, offset, len(span[0])), *span)
     count = len(lower)
     read = abs(units.weight).sum(axis=0) + abs(output.weight).sum(axis=0)
@@ -133,6 +135,16 @@ def cut_program(
     layout = Layout(len(used), len(low))
     model = _model(layout, units, output, (lower[used], upper[used]), (low, high))
     return CutProgram(layout, model, units, used, lower + (upper - lower) / 2)
+
+
+def unit_rows(
+    reduced: ReducedNetwork, lower: Float[np.ndarray, "D"], upper: Float[np.ndarray, "D"]
+) -> Rows:
+    """The pre-activations of all ReLUs without entries that hardly matter; see `cut_program`."""
+    feeds = sorted(reduced.origin)
+    high = np.concatenate([np.zeros(0), *(reduced.bounds[feed][1] for feed in feeds)])
+    span = np.concatenate([lower, 0 * high]), np.concatenate([upper, high])
+    return _thinned(_stacked(reduced, feeds, len(span[0])), *span)
 
 
 def _stacked(reduced: ReducedNetwork, feeds: list[int], columns: int) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from closegap.encode import Bounds
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph import ops
 from closegap.specs.query import Query
-from closegap.verify.cutting.program import CutProgram, cut_program
+from closegap.verify.cutting.program import CutProgram, Rows, cut_program, unit_rows
 
 __all__ = ["RegionPrograms", "region_programs"]
 
@@ -40,7 +41,16 @@ class RegionPrograms:
         if len(rows) != 1:
             return None
         row, offset = prop.rows[rows[0]], float(prop.offsets[rows[0]])
-        return cut_program(self.reduced, self.lower, self.upper, row, offset)
+        return cut_program(self.reduced, self.lower, self.upper, row, offset, self._units)
+
+    @cached_property
+    def _units(self) -> Rows | None:
+        """What the programs of all clauses share; `None` where bounds are not finite."""
+        if not all(
+            np.isfinite(side).all() for ends in self.reduced.bounds.values() for side in ends
+        ):
+            return None
+        return unit_rows(self.reduced, self.lower, self.upper)
 
 
 def region_programs(query: Query, region: InputSet, bounds: Bounds) -> RegionPrograms | None:

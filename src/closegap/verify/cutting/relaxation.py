@@ -15,7 +15,7 @@ from closegap.core.numerics import CUT_VIOLATION
 from closegap.mip.certify import certified_lower_bound, certifies_infeasibility
 from closegap.mip.model import Claim, LinearSession, Model, SolveOptions, Status
 from closegap.mip.registry import choose
-from closegap.verify.cutting.anderson import AndersonCuts
+from closegap.verify.cutting.anderson import AndersonCuts, Cuts
 from closegap.verify.cutting.program import CutProgram, Rows
 from closegap.verify.cutting.rows import phaseless_rows
 
@@ -128,14 +128,18 @@ class Relaxation:
 
     def cut(self, point: Float[np.ndarray, "V"], most: int = 1000) -> int:
         """Add the cuts that a solution violates most; returns how many."""
-        found = self._separator.separate(point, CUT_VIOLATION, most)
-        if len(found.upper):
-            self._session.add_rows(found.matrix, np.full(len(found.upper), -np.inf), found.upper)
-            self._matrix = csr_array(vstack([self._matrix, found.matrix], format="csr"))
-            self._upper = np.concatenate([self._upper, found.upper])
-            self._owner = np.concatenate([self._owner, found.owner])
-            self._idle = np.concatenate([self._idle, np.zeros(len(found.upper), dtype=np.int64)])
-        return len(found.upper)
+        return self.add(self._separator.separate(point, CUT_VIOLATION, most))
+
+    def add(self, cuts: Cuts) -> int:
+        """Add cuts of this program; returns how many."""
+        count = len(cuts.upper)
+        if count:
+            self._session.add_rows(cuts.matrix, np.full(count, -np.inf), cuts.upper)
+            self._matrix = csr_array(vstack([self._matrix, cuts.matrix], format="csr"))
+            self._upper = np.concatenate([self._upper, cuts.upper])
+            self._owner = np.concatenate([self._owner, cuts.owner])
+            self._idle = np.concatenate([self._idle, np.zeros(count, dtype=np.int64)])
+        return count
 
     def drop_idle(self, rounds: int = _IDLE) -> None:
         """Forget cuts that carried no dual in so many solves; the basis is lost with them."""
