@@ -19,8 +19,6 @@ from closegap.verify.reduction import reduced_query
 
 __all__ = ["CutoffEngine"]
 
-#: A contradiction says "positive" without saying how much.
-
 
 @dataclass(frozen=True)
 class CutoffEngine:
