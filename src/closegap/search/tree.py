@@ -230,10 +230,6 @@ class Tree:
         """Proved bounds."""
         return np.asarray(self._data.lower[nodes])
 
-    def depth(self, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-        """Splits between a root and each node."""
-        return np.asarray(self._data.depth[nodes])
-
     def root(self, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         """Number of the root each node descends from."""
         return np.asarray(self._data.root[nodes].astype(np.int64))

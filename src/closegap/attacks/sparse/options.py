@@ -73,8 +73,9 @@ class SparseOptions:
         batch: how many nodes are bounded together, by ascent on slopes, and split; programs are
             left the nodes without an open phase. 0 for programs alone.
         steps: of the ascent, for one node.
-        rebound: at every depth that is a multiple of this, bound the units of nodes again that are
-            split, with the planes of their bounds; 0 for never.
+        rebound: nodes with a bound of at least this share of the best distance bound their units
+            again when they are split; infinity for none. What is gained further up is less: there
+            the margins' planes hardly cut the region.
         tolerance: a node this close to the best distance is closed.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
             time gives up: its bounds are too weak for this network.
@@ -97,7 +98,7 @@ class SparseOptions:
     reliable: int = 4
     batch: int = 64
     steps: int = 8
-    rebound: int = 1
+    rebound: float = 0.2
     tolerance: float = DISTANCE_TOLERANCE
     known: float = -math.inf
 

@@ -304,8 +304,7 @@ class SparseSearch:
 
     def _limits(self, front: list[int]) -> Limits:
         """How long to bound nodes."""
-        again, depth = self._options.rebound, self._tree.depth(np.array(front))
-        chosen = depth % again == 0 if again else np.zeros(len(front), dtype=bool)
+        chosen = self._tree.lower(np.array(front)) >= self._options.rebound * self._cutoff
         return Limits(self._options.steps, self._cutoff, chosen)
 
     def _started(self, front: list[int], ranges: Ranges) -> Slopes:
