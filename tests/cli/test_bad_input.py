@@ -61,8 +61,8 @@ _MODELS = {
     "folder": ("is a folder",),
     "truncated-gzip": ("truncated gzip",),
     "truncated": ("truncated.onnx",),
-    "unsupported": ("unsupported op Erf", "'act'"),
-    "nan": ("w1", "NaN"),
+    "unsupported": ("unsupported.onnx", "unsupported op Erf", "'act'"),
+    "nan": ("nan.onnx", "w1", "NaN"),
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +47,26 @@ def loads(data: bytes, source: str = "<bytes>", *, check: bool = True) -> Networ
     Raises:
         ModelError, UnsupportedOpError: as `load`.
     """
-    onnx_bytes = inflate(data, source)
-    graph = parse(onnx_bytes, source)
-    lowered = _lower(graph)
-    network = fuse_affine(_network(lowered, onnx_bytes, source))
-    _require_normal_weights(network)
-    if check:
-        check_agreement(network)
+    with _naming(source):
+        onnx_bytes = inflate(data, source)
+        graph = parse(onnx_bytes, source)
+        lowered = _lower(graph)
+        network = fuse_affine(_network(lowered, onnx_bytes, source))
+        _require_normal_weights(network)
+        if check:
+            check_agreement(network)
     return network
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Say in a model's errors where the model came from."""
+    try:
+        yield
+    except ModelError as error:
+        if source not in str(error):
+            error.args = (f"{source}: {error}",)
+        raise
 
 
 def _require_normal_weights(network: Network) -> None:
