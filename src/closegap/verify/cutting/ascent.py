@@ -257,7 +257,7 @@ class HullClimb:
         )
 
     def _remember(self, lower: float, shares: tuple[Array, Array]) -> None:
-        if lower > self._best:
+        if self._kept is None or lower > self._best:  # the first may be NaN
             self._kept = lower, self._hull, self._slopes.copy(), *shares
 
     def _cut(self, rested: Array) -> int:
