@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from closegap.bounds.records import Interval
 from closegap.bounds.regions import underflow
+from closegap.bounds.sparse_rows import SparseRows
 from closegap.core.numerics import gamma
 from closegap.graph.network import Node
 
@@ -182,23 +184,43 @@ class LinearCuts:
     def terms(self, multipliers: Tensor, values: Sequence[Interval] | None) -> Terms:
         """See `ConstraintSet`: `-gamma . weights . value >= -gamma . limits`."""
         held = multipliers.clamp(min=0)
-        coefficients, rounding = dict[int, Tensor](), held.new_zeros(held.shape[:2])
-        allowance = gamma(self.size + len(self.parts) + 2, unit_of(held.dtype))
         limits = self.limits.reshape(-1, self.size, 1)
-        met = held.new_zeros(held.shape[0], 1)  # what errors of coefficients are multiplied with
-        for part in self.parts:
-            moved = held @ part.weights
+        coefficients, rounding = self._taken(held), held.new_zeros(held.shape[:2])
+        if values is not None:
+            allowance = gamma(self.size + len(self.parts) + 2, unit_of(held.dtype))
+            terms, met = self._reached(held, values)
+            vanished = 4 * (self.size + 2) * underflow(held.dtype) * (met + 2)
+            rounding = allowance * (terms + (held @ limits.abs())[..., 0]) + vanished
+        return Terms(coefficients, -(held @ limits)[..., 0], rounding)
+
+    def _taken(self, held: Tensor) -> dict[int, Tensor]:
+        """What is taken off the coefficients, by node."""
+        coefficients = dict[int, Tensor]()
+        for part, moved in zip(self.parts, self._products(held), strict=True):
             taken = scattered(-moved, part.neurons, part.shape)
             before = coefficients.get(part.node)
             coefficients[part.node] = taken if before is None else before + taken
-            if values is not None:
-                reach = values[part.node].magnitude.flatten(1)[:, None, part.neurons]
-                rounding = rounding + ((held @ part.weights.abs()) * reach).sum(2)
-                met = met + reach.sum(2) + len(part.neurons)
-        if values is not None:
-            vanished = 4 * (self.size + 2) * underflow(held.dtype) * (met + 2)
-            rounding = allowance * (rounding + (held @ limits.abs())[..., 0]) + vanished
-        return Terms(coefficients, -(held @ limits)[..., 0], rounding)
+        return coefficients
+
+    def _reached(self, held: Tensor, values: Sequence[Interval]) -> tuple[Tensor, Tensor]:
+        """Sums of absolute terms, and of what errors of coefficients are multiplied with."""
+        terms, met = held.new_zeros(held.shape[:2]), held.new_zeros(held.shape[0], 1)
+        for part, moved in zip(self.parts, self._products(held, signed=False), strict=True):
+            reach = values[part.node].magnitude.flatten(1)[:, None, part.neurons]
+            terms = terms + (moved * reach).sum(2)
+            met = met + reach.sum(2) + len(part.neurons)
+        return terms, met
+
+    def _products(self, held: Tensor, *, signed: bool = True) -> list[Tensor]:
+        """Of multipliers with the weights of every part, or with their sizes."""
+        if self._sparse is not None:
+            return (self._sparse if signed else self._sparse.sizes).mixed(held)
+        return [held @ (p.weights if signed else p.weights.abs()) for p in self.parts]
+
+    @cached_property
+    def _sparse(self) -> SparseRows | None:
+        """The weights for products that skip zeros, where that is faster."""
+        return SparseRows.of([part.weights for part in self.parts])
 
     def project(self, multipliers: Tensor) -> Tensor:
         """See `ConstraintSet`."""
@@ -218,8 +240,8 @@ class LinearCuts:
         """See `ConstraintSet`."""
         held = multipliers.clamp(min=0).mean(dim=1, keepdim=True)
         found = dict[int, Tensor]()
-        for p in self.parts:
-            asked = scattered(held @ p.weights.abs(), p.neurons, (prod(p.shape),))[:, 0]
+        for p, moved in zip(self.parts, self._products(held, signed=False), strict=True):
+            asked = scattered(moved, p.neurons, (prod(p.shape),))[:, 0]
             found[p.node] = found[p.node] + asked if p.node in found else asked
         return found
 

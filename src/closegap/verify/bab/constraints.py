@@ -76,13 +76,14 @@ class DomainConstraints:
                 size = problem.exact.network.nodes[layer.feed].size
                 by_node[layer.feed] = torch.zeros(len(signs), size, dtype=signs.dtype)
                 by_node[layer.feed][:, layer.indices] = part
-        exact = []
-        for held in self.exact:
+        exact, search = [], []
+        for held, rough in zip(self.exact, self.search, strict=True):
             left, none = held.restricted(by_node)
             exact.append(left)
+            search.append(rough if left is held else left.to(torch.float32))
             if none is not None:
                 empty = empty | none
-        return Restricted(tuple(exact), tuple(s.to(torch.float32) for s in exact), empty)
+        return Restricted(tuple(exact), tuple(search), empty)
 
     def unpack(self, payload: Float[Tensor, "B Q width"]) -> dict[int, Tensor]:
         """The multipliers of each set, from a warm start."""
