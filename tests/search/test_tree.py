@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from closegap.search.tree import NodeState, Tree
 
@@ -142,3 +144,29 @@ def test_an_unbalanced_account_says_so() -> None:
     lost = type(account)(**{**vars(account), "weight": account.weight / 2})
     assert account.balanced
     assert not lost.balanced
+
+
+def test_a_split_that_finds_no_memory_leaves_the_tree_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = Tree(capacity=2)
+    tree.add_roots(np.array([-1.0, -2.0]))
+    before, zeros, made = tree.arrays(), np.zeros, 0
+
+    def short(*args: Any) -> NDArray[Any]:
+        nonlocal made
+        made += 1
+        if made == 3:
+            raise MemoryError
+        return zeros(*args)
+
+    monkeypatch.setattr(np, "zeros", short)
+    with pytest.raises(MemoryError):
+        tree.split(np.array([0, 1]), np.array([4, 5]))
+    monkeypatch.undo()
+    assert tree.accounting().balanced
+    for name, column in tree.arrays().items():
+        np.testing.assert_array_equal(column, before[name])
+    children = tree.split(np.array([0, 1]), np.array([4, 5]))
+    assert list(tree.lower(children)) == [-1.0, -2.0, -1.0, -2.0]
+    assert tree.accounting().balanced

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 __all__ = ["Accounting", "NodeState", "Paths", "Tree"]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class NodeState(IntEnum):
@@ -188,15 +191,17 @@ class Tree:
         data = self._data
         if (data.state[nodes] != NodeState.OPEN).any():
             raise ValueError("only open nodes can be split")
-        data.state[nodes] = NodeState.SPLIT
-        new = self._grow(2 * len(nodes))
+        both, again = np.concatenate([nodes, nodes]), np.concatenate([units, units])
+        cuts = 0.0 if points is None else np.concatenate([points, points])
+        signs = np.repeat(np.array([1, -1], np.int8), len(nodes))
+        new = self._grow(len(both))  # before anything changes: memory may end here
         data = self._data
-        both = np.concatenate([nodes, nodes])
+        data.state[nodes] = NodeState.SPLIT
         data.parent[new] = both
         data.depth[new] = data.depth[both] + 1
-        data.unit[new] = np.concatenate([units, units])
-        data.point[new] = 0.0 if points is None else np.concatenate([points, points])
-        data.sign[new] = np.repeat(np.array([1, -1], np.int8), len(nodes))
+        data.unit[new] = again
+        data.point[new] = cuts
+        data.sign[new] = signs
         data.lower[new] = data.lower[both]
         data.root[new] = data.root[both]
         return new
@@ -296,17 +301,23 @@ class Tree:
         )
 
     def _grow(self, count: int) -> Int[np.ndarray, "B"]:
-        first, self._size = self._size, self._size + count
+        first, size = self._size, self._size + count
         capacity = len(self._data.parent)
-        if self._size > capacity:
-            wanted = max(self._size, 2 * capacity)
-            for column in fields(_Columns):
-                old = getattr(self._data, column.name)
-                new = np.zeros(wanted, old.dtype)
-                new[: len(old)] = old
-                setattr(self._data, column.name, new)
-        new = np.arange(first, self._size)
+        if size > capacity:
+            wanted = max(size, 2 * capacity)
+            longer = {
+                c.name: _longer(getattr(self._data, c.name), wanted) for c in fields(_Columns)
+            }
+            self._data = _Columns(**longer)
+        self._size = size
+        new = np.arange(first, size)
         self._data.parent[new] = -1
         self._data.unit[new] = -1
         self._data.lower[new] = -np.inf
         return new
+
+
+def _longer(array: NDArray[Scalar], size: int) -> NDArray[Scalar]:
+    longer = np.zeros(size, array.dtype)
+    longer[: len(array)] = array
+    return longer
