@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from closegap.attacks.gradient.options import AttackOptions
 from closegap.core.budget import Budget
 from closegap.specs.property import Property
 from closegap.specs.query import Query
+from closegap.strategy import shared_tree
 from closegap.strategy.engines.bab import BranchEngine
 from closegap.strategy.engines.bab_attack import BabAttackEngine
 from closegap.strategy.session import Session
@@ -24,6 +26,7 @@ from closegap.strategy.solve import solve
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_mlp
 from closegap.verify.bab.multineuron import MultiNeuronOptions
+from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.bab.search import BranchOptions
 from tiny_networks import query
 
@@ -102,6 +105,27 @@ def test_attack_and_proof_grow_one_tree(
     if trees:
         assert all(held is trees[0] for held in [*trees, tree_of(session)])
         assert nodes == sorted(nodes)
+
+
+def test_a_tree_that_the_time_did_not_suffice_to_compose_is_not_kept(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = pair(rng, (0.01, 0.02))
+    given: list[Budget | None] = []
+
+    def composed(*args: Any, budget: Budget | None = None, **options: Any) -> SplitProblem | None:
+        given.append(budget)
+        monkeypatch.setattr(Budget, "expired", property(lambda _: True))
+        return split_problem(*args, budget=budget, **options)
+
+    monkeypatch.setattr(shared_tree, "split_problem", composed)
+    BEAM.run(session, Budget())
+    assert given
+    assert all(isinstance(budget, Budget) for budget in given)
+    assert held_tree(session) is None
+    monkeypatch.undo()
+    PROOF.run(session, Budget())
+    assert session.bracket.verdict == "verified"
 
 
 def test_a_beam_ends_the_tree_that_branch_and_bound_began(rng: np.random.Generator) -> None:

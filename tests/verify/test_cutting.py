@@ -41,7 +41,7 @@ def tiny(request, rng):
 
 def program_of(q):
     region = input_set(TorchNetwork(q.network, dtype=torch.float64), q.region)
-    programs = region_programs(q, region, interval_bounds(q))
+    programs = region_programs(q, region, interval_bounds(q), Budget())
     assert programs is not None
     return programs, programs.program(0)
 

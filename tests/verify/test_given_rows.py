@@ -44,7 +44,7 @@ def asked(request, rng):
         q = query(rng, FAMILIES[request.param](rng))
         bounds = LinearVerifier(q).activations(Budget())
         region = input_set(TorchNetwork(q.network, dtype=torch.float64), q.region)
-        programs = region_programs(q, region, bounds.flat())
+        programs = region_programs(q, region, bounds.flat(), Budget())
         if programs is None:
             continue
         relaxation, budget = Relaxation(programs.program(0)), Budget.of_seconds(20)

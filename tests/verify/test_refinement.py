@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.layered.dense import lost_by_rows
 from closegap.verify.refinement import passes as passes_module
 from closegap.verify.refinement.forest import ForestOptions
-from closegap.verify.refinement.passes import Leaves, RowPasses, Stage
+from closegap.verify.refinement.passes import Leaves, RowBounds, RowPasses, Stage
 from closegap.verify.refinement.refine import RefineOptions, refine, suits_refinement
 from tiny_networks import convolutional, dense, samples
 from tiny_networks import query as random_query
@@ -170,6 +171,38 @@ def test_refined_bounds_hold_and_are_nowhere_looser(seed: int) -> None:
         undecided += int(((after.lower < 0) & (after.upper > 0)).sum())
     assert found.undecided == undecided
     assert found.decided > 0
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 30])
+def test_a_deadline_in_the_middle_of_a_round_ends_it_and_bounds_hold(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    monkeypatch.setattr(passes_module, "_AT_ONCE", 3)  # a round has several parts
+    query = random_query(rng, dense(rng, [4, 9, 8, 8, 2], ops.Relu()), radius=0.3)
+    known = LinearVerifier(query).activations(Budget())
+    done: list[int] = []
+    part = RowPasses._part
+
+    def counted(passes: RowPasses, rows: torch.Tensor, *others: Any) -> RowBounds:
+        done.append(len(rows))
+        return part(passes, rows, *others)
+
+    monkeypatch.setattr(RowPasses, "_part", counted)
+    monkeypatch.setattr(Budget, "expired", property(lambda _: len(done) >= most))
+    found = refine(query, known, Budget(), RefineOptions())
+    monkeypatch.undo()
+    assert found is not None
+    assert len(done) == most
+    values = compiled(query.network, torch.float64).values(
+        torch.as_tensor(samples(rng, query, 1000))
+    )
+    for feed, after in found.bounds.activations.items():
+        before = known.activations[feed]
+        assert (after.lower >= before.lower).all()
+        assert (after.upper <= before.upper).all()
+        assert (values[feed] >= after.lower).all()
+        assert (values[feed] <= after.upper).all()
 
 
 def test_a_node_limit_bounds_trees_and_other_networks_are_left_alone(

@@ -49,16 +49,17 @@ class BabAttackEngine:
         held, bounds = held_tree(session), session.bounds
         if held is not None and held.query is session.query:
             bounds = held.shared.bounds  # the tree's units are numbered by these
+        spend = budget.within(self.share * budget.remaining)
         outcome = BabAttack(self.options).attack_query(
             session.query,
-            budget.within(self.share * budget.remaining),
+            spend,
             bounds,
             [candidate.point for candidate in session.pool.best(_STARTS)],
             lambda point: session.offer(point[None], "bab-attack"),
             Proofs(
                 tuple(int(clause) for clause in session.open_clauses),
                 proved,
-                lambda query, known: _shared(session, query, known),
+                lambda query, known: _shared(session, query, known, spend),
             ),
         )
         session.offer(outcome.points, "bab-attack")
@@ -69,10 +70,12 @@ class BabAttackEngine:
             held.tally.tell(session, "bab", held.shared.tree.accounting(), held.tally.seconds)
 
 
-def _shared(session: Session, query: Query, bounds: NetworkBounds) -> SharedTree | None:
+def _shared(
+    session: Session, query: Query, bounds: NetworkBounds, budget: Budget
+) -> SharedTree | None:
     """The session's tree, planted on the attack's query and bounds if there is none."""
     held = held_tree(session)
     if held is None and bounds.complete:
         clauses = np.sort(session.open_clauses)
-        held = plant(session, query, bounds, clauses) if len(clauses) else None
+        held = plant(session, query, bounds, clauses, budget) if len(clauses) else None
     return None if held is None else held.shared

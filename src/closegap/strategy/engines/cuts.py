@@ -85,7 +85,8 @@ class CutEngine:
 
 def _climb_roots(session: Session, options: ClimbOptions, until: Budget) -> None:
     """Rows and bounds of all open clauses, those that are nearly proved first."""
-    programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
+    region, bounds = session.linear.exact_region, flat_bounds(session)
+    programs = region_programs(session.query, region, bounds, until)
     given = _given(session)
     done = {rows.clause for rows in given}
     clauses = [int(clause) for clause in session.open_clauses if int(clause) not in done]
@@ -129,7 +130,8 @@ def _roots(
     session: Session, clauses: list[int], options: SearchOptions, until: Budget
 ) -> dict[int, CutSearch]:
     """The searches of clauses, once their roots are cut."""
-    programs = region_programs(session.query, session.linear.exact_region, flat_bounds(session))
+    region, bounds = session.linear.exact_region, flat_bounds(session)
+    programs = region_programs(session.query, region, bounds, until)
     shape = session.query.network.input_shape
     searches: dict[int, CutSearch] = {}
     given = _given(session)

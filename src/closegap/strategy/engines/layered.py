@@ -101,8 +101,8 @@ def _prepared(session: Session, budget: Budget) -> _Held | None:
     if bounds is None:
         bounds = session.linear.activations(budget)
         session.learn_bounds(bounds)
-    problem = split_problem(query, bounds, clauses)
-    if problem is None or not problem.units:
+    problem = split_problem(query, bounds, clauses, budget=budget)
+    if problem is None or not problem.units or budget.expired:
         return None
     if not _affordable(problem, budget):
         session.note("layered: bounding every layer again takes too much time or memory")

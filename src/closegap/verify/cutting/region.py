@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from closegap.bounds.regions import InputSet
+from closegap.core.budget import Budget
 from closegap.encode import Bounds
 from closegap.encode.reduced import ReducedNetwork, reduce_network
 from closegap.graph import ops
@@ -53,24 +54,27 @@ class RegionPrograms:
         return unit_rows(self.reduced, self.lower, self.upper)
 
 
-def region_programs(query: Query, region: InputSet, bounds: Bounds) -> RegionPrograms | None:
+def region_programs(
+    query: Query, region: InputSet, bounds: Bounds, budget: Budget
+) -> RegionPrograms | None:
     """Prepare a query.
 
     Args:
         query: what to decide.
         region: its inputs, float64, a batch of one.
         bounds: sound over the region for every pre-activation.
+        budget: composing is given up when it ends.
 
     Returns:
         `None` where the network has other activations than ReLUs, where its reduced form would not
-        fit in memory, or where it splits nothing.
+        fit in memory, where it splits nothing, or where the budget ended.
     """
     network = query.network
     if not all(isinstance(network.nodes[i].op, ops.Relu) for i in network.activations):
         return None
     lower, upper = (np.asarray(side.reshape(-1).numpy()) for side in (region.lower, region.upper))
     reach = np.maximum(np.abs(lower), np.abs(upper))
-    reduced = reduce_network(network, bounds, reach, worth=None)
+    reduced = reduce_network(network, bounds, reach, worth=None, budget=budget)
     if reduced is None or not reduced.origin:
         return None
     return RegionPrograms(query, reduced, lower, upper)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from closegap.core.budget import Budget
 from closegap.verify.refinement.passes import Leaves, RowBounds, RowPasses
 
 __all__ = ["Forest", "ForestOptions"]
@@ -46,6 +47,8 @@ class Forest:
         weight: of the neurons, by the last stage's, float64 `[K, N]`.
         bias: float64 `[K]`.
         options: how to search.
+        budget: its deadline ends the work on roots and the rounds; what it leaves no time for keeps
+            the bound of the leaf it was split from. Nothing else of it is read.
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class Forest:
         weight: Float[Tensor, "K N"],
         bias: Float[Tensor, "K"],
         options: ForestOptions,
+        budget: Budget,
     ) -> None:
         self._passes = passes
+        self._budget = budget
         self._options = options
         self._weight, self._bias = torch.cat([weight, -weight]), torch.cat([bias, -bias])
         count = len(self._bias)
@@ -76,7 +81,7 @@ class Forest:
 
     @property
     def size(self) -> int:
-        """Leaves bounded so far."""
+        """Leaves made so far."""
         return int(self._made.sum())
 
     @property
@@ -137,7 +142,8 @@ class Forest:
         self._add(rows, lower, found)
 
     def _bounded(self, rows: Int[Tensor, "M"], leaves: Leaves, iterations: int) -> RowBounds:
-        found = self._passes.bound(self._weight[rows], self._bias[rows], leaves, iterations)
+        weight, bias = self._weight[rows], self._bias[rows]
+        found = self._passes.bound(weight, bias, leaves, iterations, self._budget)
         values = self._passes.values(found.points)
         attained = (values.double() * self._weight[rows]).sum(dim=1) + self._bias[rows]
         self._attained.scatter_reduce_(0, rows, attained, "amin")

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from closegap.bounds.regions import InputSet, least, underflow
+from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
 from closegap.verify.layered.dense import CROSSING
 
@@ -203,6 +204,7 @@ class RowPasses:
         constants: Float[Tensor, "M"],
         leaves: Leaves,
         iterations: int,
+        budget: Budget | None = None,
     ) -> RowBounds:
         """Bound rows over the last stage's outputs, each under its leaf's splits.
 
@@ -211,12 +213,18 @@ class RowPasses:
             constants: float64.
             leaves: and where to start from.
             iterations: evaluations while slopes and multipliers are sought, one at least.
+            budget: leaves that its deadline leaves no time for get minus infinity, and nothing to
+                split; `None` for no limit.
         """
+        limit = Budget() if budget is None else budget
         parts = []
         for first in range(0, len(rows), _AT_ONCE):
             which = slice(first, first + _AT_ONCE)
-            part = rows[which], constants[which], leaves.select(which)
-            parts.append(self._part(*part, iterations))
+            some = leaves.select(which)
+            if limit.expired:
+                parts.append(self._unbounded(some))
+                continue
+            parts.append(self._part(rows[which], constants[which], some, iterations, limit))
         found = parts[0].leaves
         for part_found in parts[1:]:
             found = found.join(part_found.leaves)
@@ -227,9 +235,18 @@ class RowPasses:
             torch.cat([p.points for p in parts]),
         )
 
-    def _part(self, rows: Tensor, constants: Tensor, leaves: Leaves, iterations: int) -> RowBounds:
+    def _unbounded(self, leaves: Leaves) -> RowBounds:
+        """Of leaves that there was no time for."""
+        count = len(leaves.signs)
+        lower = torch.full((count,), -torch.inf, dtype=torch.float64)
+        points = self._middle.float().expand(count, -1)
+        return RowBounds(lower, leaves, torch.zeros(count, self.units), points)
+
+    def _part(
+        self, rows: Tensor, constants: Tensor, leaves: Leaves, iterations: int, budget: Budget
+    ) -> RowBounds:
         signs = leaves.signs.split(self._sizes, dim=1)
-        found, losses = self._climbed(rows.float(), constants.float(), leaves, iterations)
+        found, losses = self._climbed(rows.float(), constants.float(), leaves, iterations, budget)
         lines = [_Lines.of(s, part) for s, part in zip(self._exact, signs, strict=True)]
         slopes = [
             line.within(part.double())
@@ -249,7 +266,7 @@ class RowPasses:
         return RowBounds(torch.where(total.isfinite(), total, -torch.inf), found, losses, points)
 
     def _climbed(
-        self, rows: Tensor, constants: Tensor, leaves: Leaves, iterations: int
+        self, rows: Tensor, constants: Tensor, leaves: Leaves, iterations: int, budget: Budget
     ) -> tuple[Leaves, Tensor]:
         """Each leaf's slopes and multipliers of the best bound seen, and what its chords cost."""
         signs = leaves.signs.split(self._sizes, dim=1)
@@ -271,6 +288,8 @@ class RowPasses:
             else:
                 kept = now.where_better(value > best, kept)
                 best = torch.maximum(best, value)
+            if budget.expired:
+                break
             if count < last:
                 pull_rates = [scale * (_MULTIPLIER_RATE * _DECAY**count) for scale in scales]
                 corner = middle - planes.sign() * half

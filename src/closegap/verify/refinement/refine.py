@@ -167,7 +167,7 @@ class _Chain:
             return 0
         passes = RowPasses(stages, self._region, len(self.feeds))
         weight = self._weights[number][open_][:, last]
-        forest = Forest(passes, weight, self._biases[number][open_], options.trees)
+        forest = Forest(passes, weight, self._biases[number][open_], options.trees, budget)
         room = budget.memory // _MEMORY_SHARE
         while not budget.expired and forest.nbytes <= room and _within(budget, forest):
             if not forest.grow():

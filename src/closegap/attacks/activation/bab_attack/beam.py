@@ -110,7 +110,8 @@ class BeamSearch:
         root = None if self._shared is None else self._shared.root(self._clause)
         if self._shared is not None and root is not None:
             return Plot(self._shared.problem, self._shared.tree, root)
-        problem = split_problem(asked.query, asked.bounds, np.array([self._clause]))
+        clause = np.array([self._clause])
+        problem = split_problem(asked.query, asked.bounds, clause, budget=self._arena.budget)
         assert problem is not None  # its network is piecewise linear
         return Plot(problem)
 

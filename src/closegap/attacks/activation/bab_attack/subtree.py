@@ -58,7 +58,8 @@ class SubTree:
     def _problem(self, arena: Arena, part: Fixing, bounds: UnitBounds) -> SplitProblem | None:
         """The clause's problem with the part's bounds, positive above what is hopeless."""
         query = arena.problem.query
-        whole = split_problem(query, arena.problem.bounds, np.array([part.clause]))
+        clause = np.array([part.clause])
+        whole = split_problem(query, arena.problem.bounds, clause, budget=arena.budget)
         if whole is None:
             return None
         near = dict(whole.bounds)
