@@ -19,7 +19,7 @@ from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
 from closegap.attacks.sparse.options import OURS
-from closegap.attacks.sparse.search import SparseSearch
+from closegap.attacks.sparse.staged import StagedSearch
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
@@ -122,7 +122,7 @@ class Bracketing:
         self._best = Nearest()
         self._history: list[tuple[float, float, float]] = []
         self._counts_of: dict[str, int] = {}
-        self._tree: SparseSearch | None = None
+        self._tree: StagedSearch | None = None
         self._felled = False
         self._step = _FARTHEST_STEP
         self.watch = Stopwatch()
@@ -203,29 +203,29 @@ class Bracketing:
             shrunk = self._open(self._tree, name) / max(open_, TINY)
             rates[name] = -math.log(max(shrunk, TINY)) / spent
 
-    def _planted(self) -> SparseSearch:
+    def _planted(self) -> StagedSearch:
         """A tree for most of the time, bounded at its roots."""
         spend = self._budget.within(_TREE_SHARE * self._budget.remaining)
         incumbent = Incumbent(self._query, self._counts, self._prove)
         options = replace(OURS, attack=None, known=self._lower)
-        search = SparseSearch(options, self._query, spend, incumbent)
+        search = StagedSearch(options, self._query, spend, incumbent)
         with self.watch.part("tree"):
             search.begin(() if self._best.point is None else (self._best.point,))
         return search
 
-    def _open(self, tree: SparseSearch | None, name: str) -> float:
+    def _open(self, tree: StagedSearch | None, name: str) -> float:
         """What is left between the upper end and the tree's lower end, or the bracket's."""
         lower = tree.least if tree is not None and name == "tree" else self._lower
         return min(self._best.distance, self._farthest) - lower
 
-    def _closing(self, tree: SparseSearch, rates: dict[str, float]) -> bool:
+    def _closing(self, tree: StagedSearch, rates: dict[str, float]) -> bool:
         """Whether the tree leaves next to nothing open, if it goes on as it began."""
         if math.isinf(rates["tree"]):
             return True
         left = math.exp(-rates["tree"] * self._budget.remaining)
         return left * self._open(tree, "tree") <= _NEARLY * self._best.distance
 
-    def _next(self, tree: SparseSearch, rates: dict[str, float], turn: float) -> str:
+    def _next(self, tree: StagedSearch, rates: dict[str, float], turn: float) -> str:
         """Whose turn it is."""
         if self._closing(tree, rates):
             return "tree"

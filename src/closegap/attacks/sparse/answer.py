@@ -25,7 +25,8 @@ class SparseAnswer:
         closed: whether every node is closed: `upper - lower` is within the tolerance, or there is
             no counterexample at all.
         reason: why it is not, or `None`.
-        accounting: of all nodes.
+        accounting: of all nodes of the whole tree.
+        staged: how many nodes trees within smaller distances had.
         programs: how many were solved.
         units: undecided neurons of the last ground.
         seconds: wall-clock, by part.
@@ -38,6 +39,7 @@ class SparseAnswer:
     closed: bool
     reason: Reason | None
     accounting: Accounting
+    staged: int = 0
     programs: int = 0
     units: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -46,4 +48,4 @@ class SparseAnswer:
     @property
     def nodes(self) -> int:
         """Nodes created."""
-        return self.accounting.created
+        return self.accounting.created + self.staged

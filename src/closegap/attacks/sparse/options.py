@@ -77,6 +77,9 @@ class SparseOptions:
             again when they are split; infinity for none. What is gained further up is less: there
             the margins' planes hardly cut the region.
         tolerance: a node this close to the best distance is closed.
+        within: only inputs nearer than this count; no greater bound is proved.
+        staged: where the tree has grown long, first trees within smaller distances, which are
+            shorter by far.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
             time gives up: its bounds are too weak for this network.
     """
@@ -100,6 +103,8 @@ class SparseOptions:
     steps: int = 8
     rebound: float = 0.2
     tolerance: float = DISTANCE_TOLERANCE
+    within: float = math.inf
+    staged: bool = True
     known: float = -math.inf
 
 
@@ -120,4 +125,5 @@ PAPER = SparseOptions(
     batch=0,
     quick=False,
     attack=None,
+    staged=False,
 )

@@ -26,7 +26,7 @@ from closegap.attacks.sparse.options import Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.attacks.sparse.starts import Starts
-from closegap.attacks.sparse.wave import Limits, bounded_front
+from closegap.attacks.sparse.wave import Limits, bounded_front, started
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
@@ -116,8 +116,7 @@ class SparseSearch:
                 self._reason = Reason.TIME
                 return
             if self._starts.due(len(self._tree)):
-                with self._watch.part("attack"):
-                    self._starts.near()
+                self.attack()
             if self._hopeless():
                 self._reason = Reason.INCOMPLETE
                 return
@@ -133,6 +132,11 @@ class SparseSearch:
                 self._renew()  # a limit may be negative
             self._settle()
 
+    def attack(self) -> None:
+        """Look for near counterexamples, once."""
+        with self._watch.part("attack"):
+            self._starts.near()
+
     def _hopeless(self) -> bool:
         """Whether the tree is still behind what is known, after all this time."""
         known = self._options.known
@@ -144,6 +148,17 @@ class SparseSearch:
         return len(self._tree)
 
     @property
+    def within(self) -> float:
+        """Only inputs nearer than this count."""
+        return self._options.within
+
+    @property
+    def closed(self) -> bool:
+        """Whether no node is left: no counterexample is nearer than the limit."""
+        accounting = self._tree.accounting()
+        return accounting.roots > 0 and accounting.open + accounting.stuck == 0
+
+    @property
     def paused(self) -> bool:
         """Whether another turn may go on: only this one's time ended."""
         return self._reason is Reason.TIME and not self._budget.expired
@@ -151,9 +166,8 @@ class SparseSearch:
     def answer(self) -> SparseAnswer:
         """The bracket as it stands."""
         accounting = self._tree.accounting()
-        closed = accounting.roots > 0 and accounting.open + accounting.stuck == 0
         best = self._incumbent
-        closed = closed or best.distance - best.lower <= self._options.tolerance
+        closed = self.closed or best.distance - best.lower <= self._options.tolerance
         reason = self._reason or (Reason.TIME if self._budget.expired else Reason.INCOMPLETE)
         return SparseAnswer(
             lower=min(best.lower, best.distance),
@@ -171,10 +185,16 @@ class SparseSearch:
     @property
     def _cutoff(self) -> float:
         """A node with a bound this high holds nothing that is nearer by more than the tolerance."""
-        best = self._incumbent.distance
         if self._query.objective.integral:
-            return best - 0.5
-        return best - self._options.tolerance
+            return self._limit - 0.5
+        if self._options.within < self._incumbent.distance:
+            return self._options.within
+        return self._incumbent.distance - self._options.tolerance
+
+    @property
+    def _limit(self) -> float:
+        """Inputs from this distance on do not count."""
+        return min(self._incumbent.distance, self._options.within)
 
     def _ground(self) -> Ground:
         assert self._nodes is not None
@@ -184,7 +204,7 @@ class SparseSearch:
         """Bound the neurons within the best distance; False where there is no ground at all."""
         if self._nodes is not None and not self._options.cutoff:
             return True
-        limit = self._incumbent.distance if self._options.cutoff else math.inf
+        limit = self._limit if self._options.cutoff else math.inf
         with self._watch.part("bounds"):
             ground = make_ground(self._query, limit, self._budget)
         if ground is not None:
@@ -260,7 +280,7 @@ class SparseSearch:
     def _settle(self) -> None:
         """What the leaves prove together."""
         left = self._tree.least_lower()
-        self.least = min(float(left.min(initial=math.inf)), self._closed)
+        self.least = min(float(left.min(initial=math.inf)), self._closed, self._limit)
         self._incumbent.prove(self.least)
 
     def _wave(self) -> None:
@@ -273,7 +293,7 @@ class SparseSearch:
             rows = self._tree.root(np.array(front))
             held = [self._ranges[node] for node in front]
             ranges = Ranges(np.stack([r.low for r in held]), np.stack([r.high for r in held]))
-            start = self._started(front, ranges)
+            start = started(self._nodes, ranges, [self._slopes.get(node) for node in front])
             seen = bounded_front(self._nodes, rows, ranges, start, self._limits(front))
         split = []
         for at, node in enumerate(front):
@@ -306,17 +326,6 @@ class SparseSearch:
         """How long to bound nodes."""
         chosen = self._tree.lower(np.array(front)) >= self._options.rebound * self._cutoff
         return Limits(self._options.steps, self._cutoff, chosen)
-
-    def _started(self, front: list[int], ranges: Ranges) -> Slopes:
-        """Slopes of the nodes' parents, where they are known."""
-        assert self._nodes is not None
-        start = self._nodes.start(ranges)
-        for at, node in enumerate(front):
-            if node in self._slopes:
-                start.alpha[at] = self._slopes[node].alpha[0]
-                start.beta[at] = self._slopes[node].beta[0]
-                start.flows[at] = self._slopes[node].flows[0]
-        return start
 
     def _visit(self, node: int) -> None:
         """Bound a node; close it, split it, or give it up."""
@@ -356,8 +365,7 @@ class SparseSearch:
         if self._options.reduced_costs:
             with self._watch.part("reduced costs"):
                 # Not the cutoff: what is left may be bounded above it, what is cut off was not.
-                best = self._incumbent.distance
-                self._ranges[node] = self._nodes.implied(proof, before, best)
+                self._ranges[node] = self._nodes.implied(proof, before, self._limit)
         if self._options.tighten and self._narrow(node, [proof]):
             return True
         return narrower(self._ranges[node], before)

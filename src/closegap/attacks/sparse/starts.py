@@ -67,10 +67,10 @@ class Starts:
 
     def near(self) -> None:
         """Everything, once."""
-        self._waiting = False
         attack, query, budget = self._options.attack, self._query, self._budget
-        if attack is None or budget.expired:
+        if attack is None or not self._waiting or budget.expired:
             return
+        self._waiting = False
         spend = budget.within(self._options.attack_share * budget.remaining)
         best = self._incumbent.best.point
         starts = () if best is None else (best,)

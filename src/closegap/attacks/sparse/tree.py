@@ -11,7 +11,7 @@ from closegap.attacks.activation.nearest import OnNearer
 from closegap.attacks.sparse.answer import SparseAnswer
 from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
 from closegap.attacks.sparse.options import OURS, SparseOptions
-from closegap.attacks.sparse.search import SparseSearch
+from closegap.attacks.sparse.staged import StagedSearch
 from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
 
@@ -48,7 +48,7 @@ class SparseTree:
         Raises:
             SoundnessError: a proof and a counterexample exclude each other.
         """
-        search = SparseSearch(self.options, query, budget, Incumbent(query, judge, prove))
+        search = StagedSearch(self.options, query, budget, Incumbent(query, judge, prove))
         if not search.clean():
             search.begin(starts)
             search.grow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from closegap.attacks.sparse.ascent import Climbed, Slopes
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.planes import Ranges
 
-__all__ = ["Front", "Limits", "bounded_front"]
+__all__ = ["Front", "Limits", "bounded_front", "started"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,3 +76,14 @@ def bounded_front(
     given = np.pad(given, ((0, 0), (0, 1)), constant_values=-1.0)  # there may be no units
     units = np.where(given.max(axis=1) < 0, -1, given.argmax(axis=1))
     return Front(lower, ranges, units, climbed)
+
+
+def started(nodes: Nodes, ranges: Ranges, parents: Sequence[Slopes | None]) -> Slopes:
+    """Slopes of the nodes' parents, where they are known."""
+    start = nodes.start(ranges)
+    for at, slopes in enumerate(parents):
+        if slopes is not None:
+            start.alpha[at] = slopes.alpha[0]
+            start.beta[at] = slopes.beta[0]
+            start.flows[at] = slopes.flows[0]
+    return start

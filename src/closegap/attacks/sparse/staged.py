@@ -1,0 +1,200 @@
+"""A tree of least distances that has grown long, helped by trees within smaller distances.
+
+Within a smaller distance fewer phases are open and every bound is tighter, so a tree there is
+shorter by far: what it proves, that nothing is nearer, raises the lower end from the first seconds.
+Sizes grow about exponentially with the distance. Distances between what is proved and the least
+one that stayed open are tried, in geometric means, until both are near; then the open tree goes on.
+Once sizes say that the whole tree ends in time, it goes on in place of all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from closegap.attacks.sparse.answer import SparseAnswer
+from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.options import SparseOptions
+from closegap.attacks.sparse.search import SparseSearch
+from closegap.core.budget import Budget
+from closegap.core.stopwatch import Stopwatch
+from closegap.specs.distance import DistanceQuery
+
+__all__ = ["StagedSearch"]
+
+#: Of the time, for the whole tree before the others, and for its later turns.
+_FIRST_SHARE, _WHOLE_SHARE = 0.1, 0.25
+#: Of what is left, for the first turn of a smaller tree; each of its later ones is twice as long.
+_TURN_SHARE = 0.04
+#: The first distance, as a share of the best, and how near to nothing it may fall.
+_DOWN, _LEAST = 0.25, 1e-3
+#: Distances are tried while what stayed open is so much more than what is proved.
+_NEAR = 1.05
+#: Trees of fewer nodes say nothing of how sizes grow.
+_COUNTED = 48
+
+
+@dataclass(eq=False)
+class _Stage:
+    """A tree within a distance, and the seconds of its next turn."""
+
+    search: SparseSearch
+    limit: float
+    turn: float
+
+
+class StagedSearch:
+    """One query's trees, grown in turns.
+
+    Args:
+        options: the parts; where `staged` is off there is one tree.
+        query: on a network of ReLUs and leaky ReLUs.
+        budget: of all turns; with a limit of nodes there is one tree.
+        incumbent: judges points, and is told what is proved.
+    """
+
+    def __init__(
+        self, options: SparseOptions, query: DistanceQuery, budget: Budget, incumbent: Incumbent
+    ) -> None:
+        self._options, self._query = options, query
+        self._budget, self._incumbent = budget, incumbent
+        self._whole = SparseSearch(options, query, budget, incumbent)
+        self._floor = self._whole.least
+        self._proved = self._floor
+        self._ceiling = math.inf
+        self._stages: list[_Stage] = []
+        self._sizes: list[tuple[float, int]] = []
+        self._nodes = self._units = self._programs = 0
+        self._young = True
+        self._watch = Stopwatch()
+
+    def clean(self) -> bool:
+        """Whether the image itself is a counterexample."""
+        return self._whole.clean()
+
+    def begin(self, starts: Sequence[NDArray[np.floating]]) -> None:
+        """As `SparseSearch.begin`."""
+        with self._watch.part("whole"):
+            self._whole.begin(starts)
+
+    def offer(self, point: NDArray[np.floating] | None) -> None:
+        """A counterexample that others found; `None` for none."""
+        self._whole.offer(point)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes created, of all trees."""
+        return self._whole.nodes + self._nodes + sum(stage.search.nodes for stage in self._stages)
+
+    @property
+    def least(self) -> float:
+        """What these trees prove."""
+        return max([self._whole.least, self._proved, *(s.search.least for s in self._stages)])
+
+    @property
+    def paused(self) -> bool:
+        """Whether another turn may go on."""
+        return not (self._ended or self._budget.expired)
+
+    @property
+    def _ended(self) -> bool:
+        best = self._incumbent
+        if self._whole.closed or best.distance - best.lower <= self._options.tolerance:
+            return True
+        return not (self._young or self._whole.paused or self._stages or self._radius() is not None)
+
+    def grow(self, turn: Budget | None = None) -> None:
+        """Grow trees until the bracket is closed, nothing helps, the budget or this turn ends."""
+        turn = turn or self._budget
+        if not self._options.staged or self._budget.nodes is not None:
+            self._young = False
+            self._whole.grow(turn)
+            return
+        while not (self._ended or turn.expired):
+            if self._young:
+                self._grow_whole(turn, _FIRST_SHARE)
+                self._young = False
+                if not self._ended:
+                    self._whole.attack()
+            elif self._hopeful() or not self._grow_stage(turn):
+                self._grow_whole(turn, _WHOLE_SHARE)
+
+    def _grow_whole(self, turn: Budget, share: float) -> None:
+        with self._watch.part("whole"):
+            self._whole.grow(turn.within(share * self._budget.remaining))
+
+    def _hopeful(self) -> bool:
+        """Whether the whole tree may end in time, as sizes grow."""
+        if len(self._sizes) < 2 or not self._whole.paused:
+            return False
+        (near, few), (far, many) = self._sizes[-2:]
+        rate = math.log(many / few) / (far - near)
+        steps = rate * (self._incumbent.distance - far)
+        seen = self._whole.nodes
+        guess = many * math.exp(min(max(steps, 0.0), 64.0))
+        each = self._watch.seconds["whole"] / max(seen, 1)
+        return seen < 2 * guess and (guess - seen) * each <= self._budget.remaining
+
+    def _grow_stage(self, turn: Budget) -> bool:
+        """A turn of the tree within the least distance; False where there is none."""
+        radius = self._radius()
+        if radius is not None:
+            options = replace(
+                self._options, within=radius, attack=None, quick=False, known=-math.inf
+            )
+            search = SparseSearch(options, self._query, self._budget, self._incumbent)
+            seconds = _TURN_SHARE * self._budget.remaining
+            self._stages.append(_Stage(search, radius, seconds))
+            search.begin(())
+        if not self._stages:
+            return False
+        stage = self._stages[-1]
+        stage.search.grow(turn.within(stage.turn))
+        stage.turn *= 2
+        self._judge(stage)
+        return True
+
+    def _judge(self, stage: _Stage) -> None:
+        """Keep what a tree showed; drop it where it ended, and those that are of no use."""
+        if stage.search.closed:
+            self._proved = max(self._proved, min(stage.limit, self._incumbent.distance))
+            if stage.search.nodes >= _COUNTED:
+                self._sizes.append((stage.limit, stage.search.nodes))
+                self._sizes.sort()
+        elif not stage.search.paused and not self._budget.expired:
+            self._ceiling = min(self._ceiling, stage.limit)
+        for other in list(self._stages):
+            if other.limit <= self._incumbent.lower or other.limit >= self._ceiling:
+                self._stages.remove(other)
+                self._nodes += other.search.nodes
+
+    def _radius(self) -> float | None:
+        """The next distance, or `None` where those that are open are near to what is proved."""
+        floor, low = self._floor, self._incumbent.lower
+        top = min([self._incumbent.distance, self._ceiling, *(s.limit for s in self._stages)])
+        if math.isinf(top):
+            top = self._farthest()
+        if low > floor:
+            radius = floor + math.sqrt((low - floor) * (top - floor))
+        else:
+            radius = floor + _DOWN * (top - floor)
+        if self._query.objective.integral:
+            radius = float(math.floor(radius))
+            return radius if low < radius < top else None
+        wide = top - floor > _NEAR * (low - floor)
+        least = _LEAST * (min(self._incumbent.distance, self._farthest()) - floor)
+        return radius if wide and radius - floor > least else None
+
+    def _farthest(self) -> float:
+        center = self._query.center
+        corner = np.where(center < 1 - center, 1.0, 0.0)
+        return max(self._query.objective.attained(center, corner), self._floor)
+
+    def answer(self) -> SparseAnswer:
+        """The bracket as it stands."""
+        whole = self._whole.answer()
+        return replace(whole, staged=self.nodes - self._whole.nodes)
