@@ -80,6 +80,7 @@ def _variants() -> dict[str, Variant]:
         found[f"BaBSR{end}"] = Variant(babsr)
         found[f"MN, BaBSR{end}"] = Variant(babsr, MultiNeuronOptions(after=0))
         found[f"MN, ACS{end}"] = Variant(acs, MultiNeuronOptions(after=0))
+    found["MN, intercept"] = Variant(BranchingOptions("intercept"), MultiNeuronOptions(after=0))
     found["auto"] = Variant(BranchingOptions())
     found["MN, auto"] = Variant(BranchingOptions(), MultiNeuronOptions(after=0))
     return found
@@ -92,6 +93,7 @@ _PAIRS = (
     ("BaBSR + CAB", "MN, BaBSR + CAB"),
     ("auto", "MN, auto"),
     ("MN, BaBSR", "MN, ACS"),
+    ("MN, intercept", "MN, ACS"),
     ("MN, BaBSR + CAB", "MN, ACS + CAB"),
     ("BaBSR", "BaBSR + CAB"),
     ("MN, BaBSR", "MN, BaBSR + CAB"),

@@ -49,10 +49,10 @@ def evidence_of(rng: np.random.Generator, **more: torch.Tensor) -> Evidence:
 
 
 @pytest.mark.parametrize("name", SCORERS)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_stable_units_score_nothing(name: str, weighted: bool, rng: np.random.Generator) -> None:
-    weights = torch.as_tensor(rng.uniform(size=(4, 30)) * (rng.random((4, 30)) < 0.3))
-    evidence = evidence_of(rng, **({"constraint_weights": weights} if weighted else {}))
+@pytest.mark.parametrize("joint", [False, True])
+def test_stable_units_score_nothing(name: str, joint: bool, rng: np.random.Generator) -> None:
+    more = {n: torch.as_tensor(rng.normal(size=(4, 30))) for n in ("residual", "resting")}
+    evidence = evidence_of(rng, **(more if joint else {}))
     scores = SCORERS[name](evidence)
     assert (scores[~evidence.open] == 0).all()
     assert (scores >= 0).all()
@@ -67,14 +67,18 @@ def test_intercept_is_the_loss_at_the_chord(rng: np.random.Generator) -> None:
     assert torch.allclose(intercept(evidence)[evidence.open], expected[evidence.open])
 
 
-def test_active_constraints_come_first(rng: np.random.Generator) -> None:
+def test_active_constraints_count_by_multiplier_and_distance(rng: np.random.Generator) -> None:
     evidence = evidence_of(rng)
-    weights = torch.zeros(4, 30, dtype=torch.float64)
-    weights[0, 20], weights[0, 25], weights[0, 0] = 2.0, 0.5, 9.0  # the last cannot be split
-    scores = SCORERS["acs"](replace(evidence, constraint_weights=weights))
-    assert scores[0].argsort(descending=True)[:2].tolist() == [20, 25]
-    plain = SCORERS["babsr"](evidence)
-    assert (scores[1:].argmax(dim=1) == plain[1:].argmax(dim=1)).all()
+    at_zero = SCORERS["acs"](evidence)
+    assert torch.allclose(at_zero, intercept(evidence))
+    taken = replace(evidence, residual=torch.zeros_like(evidence.incoming))
+    assert torch.allclose(SCORERS["acs"](taken), at_zero / 2)
+    # On [-1, 1] the line is at (z + 1) / 2: at 0.5 the children gain 0.25 and 0.75 of it.
+    units = [torch.full((1, 3), value).double() for value in (-2.0, -1.0, 1.0)]
+    point = torch.tensor([[0.5, -0.5, 7.0]]).double()
+    both = Evidence(*units, torch.ones(1, 3).bool(), point[0], torch.zeros(3).int(), resting=point)
+    expected = [2 * (0.25 * 0.75) ** 0.5] * 2 + [2 * 0.05**0.5]
+    assert torch.allclose(SCORERS["acs"](both), torch.tensor([expected]).double())
 
 
 def test_costs_and_votes_reorder(rng: np.random.Generator) -> None:
@@ -176,4 +180,5 @@ def test_choices_agree_with_strong_branching(rng: np.random.Generator) -> None:
             ranks[name].append(float((worse <= worse[unit] + 1e-9).mean()))
     means = {name: float(np.mean(found)) for name, found in ranks.items()}
     assert all(means[name] > 0.5 for name in NAMES)
+    assert means["acs"] > means["babsr"]
     assert all(means[name] > max(0.75, means["babsr"]) for name in FILTERS)

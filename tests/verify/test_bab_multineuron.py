@@ -177,19 +177,31 @@ def test_subdomains_hold_against_samples(size: int, rng: np.random.Generator) ->
                 assert result.lower[row] <= least
 
 
-def test_active_constraints_are_scored(rng: np.random.Generator) -> None:
+def test_rows_take_over_from_units(rng: np.random.Generator) -> None:
     climb = AscentOptions(iterations=20, goal=np.inf)
     most = 0.0
     for case in islice(cases(rng, RELU_KINDS["wide"], 1, radius=0.8), 5):
         problem = problem_of(case.query)
         held = found_rows(problem, OPTIONS[2]).constraints
         result = DomainBounder(problem, climb, held).bound(root_batch(problem), Budget())
-        assert result.constraint_weights is not None
-        assert result.constraint_weights.shape == (len(problem.rows), problem.units)
-        most = max(most, float(result.constraint_weights.max()))
+        assert result.residual is not None
+        most = max(most, float((result.residual - result.incoming).max()))
     assert most > 0
     bare = DomainBounder(problem, climb).bound(root_batch(problem), Budget())
-    assert bare.constraint_weights is None
+    assert bare.residual is None
+
+
+def test_bounds_rest_on_first_layers_at_the_candidates(rng: np.random.Generator) -> None:
+    for case in islice(cases(rng, RELU_KINDS["wide"], 1), 2):
+        problem = problem_of(case.query)
+        bounder = DomainBounder(problem, SHORT)
+        batch = root_batch(problem)
+        result = bounder.bound(batch, Budget())
+        found = bounder.inputs_at_rest(replace(batch, payload=result.payload))
+        layer = problem.layers[0]
+        points = torch.as_tensor(result.candidates).flatten(1)
+        values = problem.exact.values(points)[layer.feed].flatten(1)[:, layer.indices]
+        torch.testing.assert_close(found[:, layer.units], values, rtol=1e-4, atol=1e-4)
 
 
 def test_under_rows_units_are_chosen_by_the_estimate_alone(rng: np.random.Generator) -> None:
@@ -200,7 +212,7 @@ def test_under_rows_units_are_chosen_by_the_estimate_alone(rng: np.random.Genera
         result = bounder.bound(rows.batch, Budget())
         ranked = [
             Brancher(problem, bounder, BranchingOptions(name)).rank(rows.batch, result)
-            for name in ("auto", "intercept")
+            for name in ("auto", "acs")
         ]
         assert (ranked[0] == ranked[1]).all()
 

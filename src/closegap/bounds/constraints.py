@@ -82,12 +82,6 @@ class ConstraintSet(Protocol):
                 neither, `[B, N]`.
         """
 
-    def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
-        """How much is asked of each neuron: sums of absolute multipliers, by node, `[B, N]`.
-
-        The mean over rows; the active constraint score of Ferrari et al., ICLR 2022.
-        """
-
     def to(self, dtype: torch.dtype) -> ConstraintSet:
         """The set in another dtype: for search, not for proof."""
 
@@ -235,15 +229,6 @@ class LinearCuts:
     def restricted(self, signs: Mapping[int, Tensor]) -> tuple[LinearCuts, None]:
         """See `ConstraintSet`: splits change nothing."""
         return self, None
-
-    def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
-        """See `ConstraintSet`."""
-        held = multipliers.clamp(min=0).mean(dim=1, keepdim=True)
-        found = dict[int, Tensor]()
-        for p, moved in zip(self.parts, self._products(held, signed=False), strict=True):
-            asked = scattered(moved, p.neurons, (prod(p.shape),))[:, 0]
-            found[p.node] = found[p.node] + asked if p.node in found else asked
-        return found
 
     def to(self, dtype: torch.dtype) -> LinearCuts:
         """See `ConstraintSet`."""

@@ -25,7 +25,9 @@ class Evidence:
         layer: number of the unit's layer, from the input on.
         relief: estimated gain of units that are not ReLUs; zero elsewhere. `None` if all are.
         hinge: units that are ReLUs or leaky ReLUs. `None` if all are.
-        constraint_weights: how much joint constraints of several neurons lean on each unit.
+        residual: `incoming` without what joint constraints of several neurons take over: what is
+            left for the unit's own relaxation. `None` without such constraints.
+        resting: the value of each ReLU's input that the bound rests on. `None` if not computed.
     """
 
     incoming: Float[Tensor, "B U"]
@@ -36,7 +38,8 @@ class Evidence:
     layer: Int[Tensor, " U"]
     relief: Float[Tensor, "B U"] | None = None
     hinge: Bool[Tensor, " U"] | None = None
-    constraint_weights: Float[Tensor, "B U"] | None = None
+    residual: Float[Tensor, "B U"] | None = None
+    resting: Float[Tensor, "B U"] | None = None
 
     def where_open(self, gain: Float[Tensor, "B U"]) -> Float[Tensor, "B U"]:
         """A ReLU's estimate, relief for other units, 0 where nothing can be split."""

@@ -12,13 +12,15 @@ from closegap.branching.gains import GAINS
 from closegap.branching.intercept import intercept
 from closegap.core.errors import OptionError
 
-__all__ = ["FILTERS", "SCORERS", "BranchingOptions", "Cut"]
+__all__ = ["AT_REST", "FILTERS", "SCORERS", "BranchingOptions", "Cut"]
 
 #: Estimates that decide on their own.
 SCORERS: dict[str, Scorer] = {"babsr": babsr, "intercept": intercept, "acs": acs}
+#: Those that look at `Evidence.resting`, which costs a backward pass and its derivative.
+AT_REST: frozenset[str] = frozenset({"acs"})
 #: Shortlists by estimates, decided by bounds of both children: of each layer, or of all together.
-#: `auto` begins as `kfsb`, and goes on with the estimate alone where filtering is not worth it, and
-#: under rows over several units.
+#: `auto` begins as `kfsb`, and goes on with the estimate alone where filtering is not worth it;
+#: under rows over several units it is `acs`.
 FILTERS: tuple[str, ...] = ("auto", "fsb", "kfsb")
 
 #: Where smooth activations are cut: in the middle, or at zero where that is well inside.

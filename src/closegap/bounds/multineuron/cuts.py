@@ -172,10 +172,6 @@ class HullCuts:
         limits[found.domain[pair], row] = -values.where(values.isfinite(), least.amin(dim=1))
         return replace(self, rows=replace(self.rows, limits=limits)), empty
 
-    def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
-        """See `ConstraintSet`."""
-        return self.rows.activity(multipliers)
-
 
 def _below(numbers: Tensor, count: int) -> bool:
     return bool(((numbers >= 0) & (numbers < count)).all())

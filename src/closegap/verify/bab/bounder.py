@@ -85,8 +85,8 @@ class DomainResult:
         unit_upper: likewise.
         candidates: where the best row's linear bound is least, float64 `[B, *input shape]`.
         payload: warm start for the children, `[B, width]`.
-        constraint_weights: how much joint constraints lean on each unit, `[B, U]`; `None` where
-            there are none.
+        residual: `incoming` without what joint constraints take over, `[B, U]`; `None` where there
+            are none.
     """
 
     lower: NDArray[np.float64]
@@ -95,11 +95,11 @@ class DomainResult:
     unit_upper: Float[Tensor, "B U"]
     candidates: NDArray[np.float64]
     payload: NDArray[np.float32]
-    constraint_weights: Float[Tensor, "B U"] | None = None
+    residual: Float[Tensor, "B U"] | None = None
 
     def part(self, which: Int[np.ndarray, "M"]) -> DomainResult:
         """Of some of the subdomains."""
-        weights = self.constraint_weights
+        residual = self.residual
         return DomainResult(
             lower=self.lower[which],
             incoming=self.incoming[which],
@@ -107,7 +107,7 @@ class DomainResult:
             unit_upper=self.unit_upper[which],
             candidates=self.candidates[which],
             payload=self.payload[which],
-            constraint_weights=None if weights is None else weights[which],
+            residual=None if residual is None else residual[which],
         )
 
 
@@ -180,11 +180,14 @@ class DomainBounder:
             linear = exact.run(start, rows, parameters, keep_incoming=True)
             lower = self._proved(linear, offsets)
             lower[held.empty] = torch.inf
+        residual = self._by_unit(linear.incoming, len(root))
+        incoming = residual + self._by_unit(held.imposed(parameters), len(root))
+        self._learn_scales(incoming)
         best = lower.argmax(dim=1)
         points = minimiser(problem.exact_region, linear.coefficients)
         return DomainResult(
             lower=np.asarray(lower.amax(dim=1).numpy()),
-            incoming=self._incoming(linear, held.imposed(parameters), len(root)),
+            incoming=incoming,
             unit_lower=self._gather(bounds, len(root), upper=False),
             unit_upper=self._gather(bounds, len(root), upper=True),
             candidates=np.asarray(
@@ -193,7 +196,7 @@ class DomainBounder:
                 .numpy()
             ),
             payload=self.pack(result.parameters, len(root)),
-            constraint_weights=self._constraints.activity(problem, parameters, len(root)),
+            residual=residual if self._constraints.width else None,
         )
 
     def glance(self, batch: DomainBatch) -> NDArray[np.float64]:
@@ -208,6 +211,16 @@ class DomainBounder:
             )
         found = (found + offsets).amax(dim=1)
         return np.asarray(torch.where(empty, torch.inf, found).double().numpy())
+
+    def inputs_at_rest(self, batch: DomainBatch) -> Float[Tensor, "B U"]:
+        """The value of each ReLU's input that the payload's bounds rest on, the mean over rows."""
+        rest, count = self.resting(batch), len(batch.root)
+        found = torch.zeros(count, self._problem.units, dtype=torch.float64)
+        for layer in self._problem.layers:
+            if layer.feed in rest.values:
+                values = rest.values[layer.feed].unflatten(0, (count, -1))
+                found[:, layer.units] = values[:, :, layer.indices].mean(dim=1)
+        return found
 
     def resting(self, batch: DomainBatch) -> RestingPoint:
         """What the payload's bounds rest on at ReLUs, every row of every domain: a guide."""
@@ -329,14 +342,13 @@ class DomainBounder:
         others = self._constraints.pack(parameters, (count, self._rows)).flatten(1)
         return np.asarray(torch.cat([payload.reshape(count, -1), others], dim=1).numpy())
 
-    def _incoming(self, linear: LinearBound, imposed: Mapping[int, Tensor], count: int) -> Tensor:
+    def _by_unit(self, coefficients: Mapping[int, Tensor], count: int) -> Tensor:
+        """What stands at the outputs of units, the mean over rows, `[B, U]`."""
         found = torch.zeros(count, self._problem.units, dtype=torch.float64)
         for layer in self._problem.layers:
-            part = linear.incoming.get(layer.activation)
+            part = coefficients.get(layer.activation)
             if part is not None:
-                part = part + imposed.get(layer.activation, part.new_zeros(()))
                 found[:, layer.units] = part.flatten(2)[:, :, layer.indices].mean(dim=1)
-        self._learn_scales(found)
         return found
 
     def _learn_scales(self, incoming: Tensor) -> None:

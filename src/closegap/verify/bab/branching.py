@@ -7,6 +7,7 @@ decomposition, 2021 (FSB); kFSB as in the beta-CROWN verifier.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from closegap.branching.costs import cost_adjusted
 from closegap.branching.evidence import Evidence
 from closegap.branching.gains import GAINS
 from closegap.branching.guided import disagreement, guided
-from closegap.branching.options import FILTERS, SCORERS, BranchingOptions
+from closegap.branching.options import AT_REST, FILTERS, SCORERS, BranchingOptions
 from closegap.branching.shortlist import best_of_all, best_of_each_layer
 from closegap.core.numerics import TINY
 from closegap.graph.network import Node
@@ -31,6 +32,8 @@ __all__ = ["Brancher"]
 
 #: The estimate that `auto` goes on with where filtering is not worth it; first of every shortlist.
 _ALONE = "intercept"
+#: What `auto` goes by under rows over several units.
+_UNDER_ROWS = "acs"
 
 
 class Brancher:
@@ -88,11 +91,12 @@ class Brancher:
         evidence = self._evidence(result)
         name, auto = self._options.name, self._options.name == "auto"
         if name not in FILTERS or (auto and not self._filters(evidence)):
-            estimate = SCORERS[_ALONE if auto else name]
-            units = best_of_all([self._table(evidence, estimate(evidence))], self.width)
+            under_rows = evidence.residual is not None
+            chosen = (_UNDER_ROWS if under_rows else _ALONE) if auto else name
+            units = best_of_all([self._table(chosen, evidence, batch)], self.width)
             ranked = np.asarray(units.numpy())
         else:
-            ranked = self._filtered(self._shortlist(evidence), batch, result)
+            ranked = self._filtered(self._shortlist(evidence, batch), batch, result)
         self._worth.end()
         wide = np.full((len(ranked), self.width), -1)
         wide[:, : ranked.shape[1]] = ranked[:, : self.width]
@@ -104,8 +108,7 @@ class Brancher:
         Not under rows over several units: what a split gains there comes with new multipliers of
         rows, which quick bounds do not seek.
         """
-        under_rows = evidence.constraint_weights is not None
-        return not under_rows and (self.steady or self._worth.filtering)
+        return evidence.residual is None and (self.steady or self._worth.filtering)
 
     def points(
         self, result: DomainResult, ranked: Int[np.ndarray, "B width"]
@@ -142,7 +145,7 @@ class Brancher:
             layer=self._layer,
             relief=None if self._hinge is None else self._by_layer(gain, result),
             hinge=self._hinge,
-            constraint_weights=result.constraint_weights,
+            residual=result.residual,
         )
 
     def _by_layer(self, rule: Callable[[Node, slice], Tensor], result: DomainResult) -> Tensor:
@@ -152,17 +155,20 @@ class Brancher:
             parts.append(rule(node, layer.units).double())
         return torch.cat(parts, dim=1)
 
-    def _shortlist(self, evidence: Evidence) -> Int[np.ndarray, "B candidates"]:
+    def _shortlist(self, evidence: Evidence, batch: DomainBatch) -> Int[np.ndarray, "B candidates"]:
         names = [_ALONE, "babsr"]
-        if evidence.constraint_weights is not None:
-            names.append("acs")
-        tables = [self._table(evidence, SCORERS[name](evidence)) for name in names]
+        if evidence.residual is not None:
+            names.append(_UNDER_ROWS)
+        tables = [self._table(name, evidence, batch) for name in names]
         if self._options.name == "fsb":
             return np.asarray(best_of_each_layer(tables, self._layer).numpy())
         return np.asarray(best_of_all(tables, self._options.count).numpy())
 
-    def _table(self, evidence: Evidence, scores: Tensor) -> Tensor:
+    def _table(self, name: str, evidence: Evidence, batch: DomainBatch) -> Tensor:
         """Scores after guidance and costs; positive exactly where a unit is open."""
+        if name in AT_REST:
+            evidence = replace(evidence, resting=self._bounder.inputs_at_rest(batch))
+        scores = SCORERS[name](evidence)
         if self._votes is not None:
             scores = guided(scores, self._votes)
         if self._costs is not None:

@@ -98,17 +98,3 @@ class DomainConstraints:
             given = torch.zeros(1, 1, held.size) if weights is None else weights.detach()
             parts.append(given.to(torch.float32).expand(*shape, held.size))
         return torch.cat(parts, dim=2)
-
-    def activity(
-        self, problem: SplitProblem, parameters: Parameters, count: int
-    ) -> Float[Tensor, "B U"] | None:
-        """How much the constraints lean on each unit, at its input and its output together."""
-        if not self.exact:
-            return None
-        found = torch.zeros(count, problem.units, dtype=torch.float64)
-        for place, weights in parameters.weights.items():
-            asked = self.exact[place].activity(weights.detach().double())
-            for layer in problem.layers:
-                for node in asked.keys() & {layer.feed, layer.activation}:
-                    found[:, layer.units] += asked[node][:, layer.indices]
-        return found
