@@ -19,8 +19,8 @@ SCORERS: dict[str, Scorer] = {"babsr": babsr, "intercept": intercept, "acs": acs
 #: Those that look at `Evidence.resting`, which costs a backward pass and its derivative.
 AT_REST: frozenset[str] = frozenset({"acs"})
 #: Shortlists by estimates, decided by bounds of both children: of each layer, or of all together.
-#: `auto` begins as `kfsb`, and goes on with the estimate alone where filtering is not worth it;
-#: under rows over several units it is `acs`.
+#: `auto` is `acs` where all units are ReLUs, and under rows over several units; elsewhere it begins
+#: as `kfsb` and goes on with the estimate alone where filtering is not worth it.
 FILTERS: tuple[str, ...] = ("auto", "fsb", "kfsb")
 
 #: Where smooth activations are cut: in the middle, or at zero where that is well inside.

@@ -30,10 +30,8 @@ from closegap.verify.bab.worth import FilterWorth
 
 __all__ = ["Brancher"]
 
-#: The estimate that `auto` goes on with where filtering is not worth it; first of every shortlist.
-_ALONE = "intercept"
-#: What `auto` goes by under rows over several units.
-_UNDER_ROWS = "acs"
+#: The estimate that `auto` goes by where it does not filter; first of every shortlist.
+_ALONE = "acs"
 
 
 class Brancher:
@@ -91,9 +89,8 @@ class Brancher:
         evidence = self._evidence(result)
         name, auto = self._options.name, self._options.name == "auto"
         if name not in FILTERS or (auto and not self._filters(evidence)):
-            under_rows = evidence.residual is not None
-            chosen = (_UNDER_ROWS if under_rows else _ALONE) if auto else name
-            units = best_of_all([self._table(chosen, evidence, batch)], self.width)
+            table = self._table(_ALONE if auto else name, evidence, batch)
+            units = best_of_all([table], self.width)
             ranked = np.asarray(units.numpy())
         else:
             ranked = self._filtered(self._shortlist(evidence, batch), batch, result)
@@ -105,10 +102,12 @@ class Brancher:
     def _filters(self, evidence: Evidence) -> bool:
         """Whether `auto` filters.
 
-        Not under rows over several units: what a split gains there comes with new multipliers of
-        rows, which quick bounds do not seek.
+        Where all units are ReLUs the estimate alone chooses as well. Not under rows over several
+        units: what a split gains there comes with new multipliers of rows, which quick bounds do
+        not seek.
         """
-        return evidence.residual is None and (self.steady or self._worth.filtering)
+        rough = self._hinge is not None and evidence.residual is None
+        return rough and (self.steady or self._worth.filtering)
 
     def points(
         self, result: DomainResult, ranked: Int[np.ndarray, "B width"]
@@ -156,24 +155,21 @@ class Brancher:
         return torch.cat(parts, dim=1)
 
     def _shortlist(self, evidence: Evidence, batch: DomainBatch) -> Int[np.ndarray, "B candidates"]:
-        names = [_ALONE, "babsr"]
-        if evidence.residual is not None:
-            names.append(_UNDER_ROWS)
-        tables = [self._table(name, evidence, batch) for name in names]
+        tables = [self._table(name, evidence, batch) for name in (_ALONE, "babsr")]
         if self._options.name == "fsb":
             return np.asarray(best_of_each_layer(tables, self._layer).numpy())
         return np.asarray(best_of_all(tables, self._options.count).numpy())
 
     def _table(self, name: str, evidence: Evidence, batch: DomainBatch) -> Tensor:
         """Scores after guidance and costs; positive exactly where a unit is open."""
-        if name in AT_REST:
+        if name in AT_REST and (self._hinge is None or bool(self._hinge.any())):
             evidence = replace(evidence, resting=self._bounder.inputs_at_rest(batch))
         scores = SCORERS[name](evidence)
         if self._votes is not None:
             scores = guided(scores, self._votes)
         if self._costs is not None:
             scores = cost_adjusted(scores, self._costs, self._layer)
-        return torch.where(evidence.open, scores.clamp(min=TINY), 0.0)
+        return torch.where(evidence.open, scores.nan_to_num().clamp(min=TINY), 0.0)
 
     def _filtered(
         self,
