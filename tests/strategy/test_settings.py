@@ -56,6 +56,8 @@ def test_every_key_names_one_field() -> None:
         (["bab.batch=many"], "whole number"),
         (["bab.batch=-3"], "whole number"),
         (["bab.batch=0"], "bab.batch: the batch must be positive"),
+        (["cut-roots.climb.first=0"], "cut-roots.climb.first: first must be positive"),
+        (["cut-roots.climb.share=1"], "cut-roots.climb.share: share must lie between 0 and 1"),
         (["bab.children.decay=nan"], "finite"),
         (["bab.branching=best"], "unknown branching 'best'; known: babsr"),
         (["bab.branching.guided=maybe"], "yes or no"),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array, vstack
 
 from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
 from closegap.core.numerics import CUT_VIOLATION, SEARCH_EPSILON, TINY
 from closegap.encode.expression import place
 from closegap.mip.certify import certified_lower_bound
@@ -49,6 +50,9 @@ class ClimbOptions:
         share: of a mixture, what a new row begins with.
         least: rows with a smaller share are dropped.
         stall: cuts end where a round gained less than this share of what is missing.
+
+    Raises:
+        OptionError: there is no first step, or the share is not between 0 and 1.
     """
 
     first: int = 60
@@ -61,6 +65,12 @@ class ClimbOptions:
     share: float = 0.3
     least: float = 1e-2
     stall: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.first < 1:
+            raise OptionError(f"first must be positive, got {self.first}")
+        if not 0 < self.share < 1:
+            raise OptionError(f"share must lie between 0 and 1, got {self.share}")
 
 
 @dataclass(frozen=True, eq=False)
