@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.numerics import gamma
-from closegap.encode.reduced import ReducedNetwork, reduce_network
+from closegap.encode.reduced import ReducedNetwork, composed_entries, reduce_network
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.specs.distance import DistanceQuery
@@ -32,6 +32,9 @@ from closegap.verify.incomplete import LinearVerifier
 __all__ = ["Ground", "make_ground"]
 
 Array = NDArray[np.float64]
+
+#: Of composed networks that cost more than the convolutions they replace: several may be held.
+_MOST_ENTRIES = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,12 @@ class Ground:
 
 
 def make_ground(
-    query: DistanceQuery, limit: float, budget: Budget, climb: AscentOptions | None = None
+    query: DistanceQuery,
+    limit: float,
+    budget: Budget,
+    climb: AscentOptions | None = None,
+    *,
+    dense: bool = False,
 ) -> Ground | None:
     """Bound the activations within a distance, and compose what is stable.
 
@@ -110,6 +118,7 @@ def make_ground(
         limit: a distance.
         budget: for the bounds.
         climb: on the slopes of each undecided neuron; `None` for plain CROWN.
+        dense: whether networks are composed wherever that fits in memory, at whatever cost.
 
     Returns:
         `None` where the network is too large to be composed, or the budget ended first.
@@ -125,7 +134,9 @@ def make_ground(
     box = bounding_box(decision.region)
     lower, upper = box.lower.reshape(-1), box.upper.reshape(-1)
     reach = np.maximum(np.abs(lower), np.abs(upper))
-    reduced = reduce_network(network, flat, reach, budget=budget)
+    fits = dense and composed_entries(network, flat) <= _MOST_ENTRIES
+    worth = {"worth": None} if fits else {}
+    reduced = reduce_network(network, flat, reach, budget=budget, **worth)
     if reduced is None or budget.expired:
         return None
     image = query.image.reshape(-1).astype(np.float64)

@@ -38,6 +38,8 @@ _NEARLY = 1e-3
 _ROOT_STEPS = 40
 #: No input is farther in any coordinate.
 _FAR = 1.0
+#: Units are not bounded again in nodes where that takes so many products.
+_COSTLY = 2e9
 #: Another sweep is made while the last one narrowed the units to less than this share.
 _GAINED = 0.9
 
@@ -112,6 +114,8 @@ class Nodes:
         """
         if self._reach.variation is not None or self._reach.grid is not None:
             return ranges  # their own limits count, the ball or box around them hardly
+        if self.ground.units**2 * self.ground.inputs > _COSTLY:
+            return ranges
         return self._rebound.run(ranges, margins)
 
     def start(self, ranges: Ranges) -> Slopes:

@@ -78,6 +78,7 @@ class SparseOptions:
             the margins' planes hardly cut the region.
         tolerance: a node this close to the best distance is closed.
         within: only inputs nearer than this count; no greater bound is proved.
+        climb: steps on the slopes of each neuron's bounds within such a distance; 0 for none.
         staged: where the tree has grown long, first trees within smaller distances, which are
             shorter by far.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
@@ -104,6 +105,7 @@ class SparseOptions:
     rebound: float = 0.2
     tolerance: float = DISTANCE_TOLERANCE
     within: float = math.inf
+    climb: int = 0
     staged: bool = True
     known: float = -math.inf
 

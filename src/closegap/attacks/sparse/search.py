@@ -27,6 +27,7 @@ from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.attacks.sparse.starts import Starts
 from closegap.attacks.sparse.wave import Limits, bounded_front, started
+from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
@@ -148,11 +149,6 @@ class SparseSearch:
         return len(self._tree)
 
     @property
-    def within(self) -> float:
-        """Only inputs nearer than this count."""
-        return self._options.within
-
-    @property
     def closed(self) -> bool:
         """Whether no node is left: no counterexample is nearer than the limit."""
         accounting = self._tree.accounting()
@@ -206,7 +202,7 @@ class SparseSearch:
             return True
         limit = self._limit if self._options.cutoff else math.inf
         with self._watch.part("bounds"):
-            ground = make_ground(self._query, limit, self._budget)
+            ground = self._bounded_within(limit)
         if ground is not None:
             old = self._nodes
             self._nodes = Nodes(ground, self._query.objective, self._budget)
@@ -217,6 +213,11 @@ class SparseSearch:
                     whole = self._nodes.settled(self._options.sweeps)
                 self._move(old.ground, ground, whole)
         return self._nodes is not None
+
+    def _bounded_within(self, limit: float) -> Ground | None:
+        inner = math.isfinite(self._options.within)
+        climb = AscentOptions(iterations=self._options.climb) if self._options.climb else None
+        return make_ground(self._query, limit, self._budget, climb, dense=inner)
 
     def _move(self, old: Ground, new: Ground, whole: Ranges) -> None:
         """Open nodes' ranges on a new ground; those it excludes are closed."""

@@ -34,6 +34,11 @@ _TURN_SHARE = 0.04
 _DOWN, _LEAST = 0.25, 1e-3
 #: Distances are tried while what stayed open is so much more than what is proved.
 _NEAR = 1.05
+#: Once a smaller tree did not close at once, steps on the slopes of bounds before each of them: in
+#: networks of so many layers, where all neurons' planes take at most so many products.
+_CLIMB, _DEEP, _COSTLY = 10, 3, 4e9
+#: The next distance, in multiples of what is proved, at most, where each takes such bounds.
+_STEP = 1.2
 #: Trees of fewer nodes say nothing of how sizes grow.
 _COUNTED = 48
 
@@ -69,7 +74,7 @@ class StagedSearch:
         self._stages: list[_Stage] = []
         self._sizes: list[tuple[float, int]] = []
         self._nodes = self._units = self._programs = 0
-        self._young = True
+        self._young, self._climb = True, 0
         self._watch = Stopwatch()
 
     def clean(self) -> bool:
@@ -143,20 +148,32 @@ class StagedSearch:
         """A turn of the tree within the least distance; False where there is none."""
         radius = self._radius()
         if radius is not None:
-            options = replace(
-                self._options, within=radius, attack=None, quick=False, known=-math.inf
-            )
-            search = SparseSearch(options, self._query, self._budget, self._incumbent)
             seconds = _TURN_SHARE * self._budget.remaining
-            self._stages.append(_Stage(search, radius, seconds))
-            search.begin(())
+            self._stages.append(_Stage(self._planted(radius), radius, seconds))
         if not self._stages:
             return False
         stage = self._stages[-1]
         stage.search.grow(turn.within(stage.turn))
+        if not (stage.search.closed or self._climb) and self._deep():
+            self._climb = _CLIMB
         stage.turn *= 2
         self._judge(stage)
         return True
+
+    def _planted(self, radius: float) -> SparseSearch:
+        """A tree within a distance."""
+        inner = replace(self._options, within=radius, attack=None, quick=False, known=-math.inf)
+        options = replace(inner, climb=self._climb)
+        search = SparseSearch(options, self._query, self._budget, self._incumbent)
+        search.begin(())
+        return search
+
+    def _deep(self) -> bool:
+        """Whether slopes of many layers' bounds matter, and there is time for them."""
+        network = self._query.network
+        count = sum(network.nodes[i].size for i in network.activations)
+        products = count**2 * network.input_size
+        return len(network.activations) >= _DEEP and products <= _COSTLY
 
     def _judge(self, stage: _Stage) -> None:
         """Keep what a tree showed; drop it where it ended, and those that are of no use."""
@@ -182,6 +199,8 @@ class StagedSearch:
             radius = floor + math.sqrt((low - floor) * (top - floor))
         else:
             radius = floor + _DOWN * (top - floor)
+        if self._climb and low > floor:
+            radius = min(radius, floor + _STEP * (low - floor))
         if self._query.objective.integral:
             radius = float(math.floor(radius))
             return radius if low < radius < top else None
