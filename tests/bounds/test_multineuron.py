@@ -341,8 +341,8 @@ def test_linear_cuts_act_like_the_rows_they_are(rng: np.random.Generator) -> Non
     inner, outer = rng.normal(size=(2, 4, 5))
     every = torch.arange(5)
     parts = (
-        CutPart(feed, (5,), every, torch.as_tensor(inner)),
-        CutPart(activation, (5,), every, torch.as_tensor(outer)),
+        CutPart.of(feed, (5,), every, torch.as_tensor(inner)),
+        CutPart.of(activation, (5,), every, torch.as_tensor(outer)),
     )
     reached = sum(values[p.node] @ p.weights.T for p in parts)
     assert isinstance(reached, torch.Tensor)

@@ -233,7 +233,7 @@ def test_weights_that_are_not_normal_numbers_are_refused() -> None:
 
 def test_what_underflow_takes_from_cuts_is_allowed_for() -> None:
     size, weight, held, reach = 2, 1e-200, 1e-200, 1e50
-    part = CutPart(
+    part = CutPart.of(
         1, (size,), torch.arange(size), torch.full((1, size), weight, dtype=torch.float64)
     )
     cuts = LinearCuts((part,), torch.full((1,), weight, dtype=torch.float64))

@@ -94,13 +94,20 @@ class CutPart:
         node: where they are.
         shape: of the node.
         neurons: flat indices, without repeats, `[N]`.
-        weights: `[rows, N]`.
+        weights: sparse, `[rows, N]`.
     """
 
     node: int
     shape: tuple[int, ...]
     neurons: Int[Tensor, "N"]
     weights: Float[Tensor, "rows N"]
+
+    @classmethod
+    def of(
+        cls, node: int, shape: tuple[int, ...], neurons: Int[Tensor, "N"], dense: Tensor
+    ) -> CutPart:
+        """From dense weights, `[rows, N]`."""
+        return cls(node, shape, neurons, dense.to_sparse())
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +133,9 @@ class LinearCuts:
 
     def part(self, rows: Int[Tensor, "M"]) -> LinearCuts:
         """Some of the rows."""
-        parts = tuple(replace(p, weights=p.weights[rows]) for p in self.parts)
+        parts = tuple(
+            replace(p, weights=p.weights.index_select(0, rows).coalesce()) for p in self.parts
+        )
         return replace(self, parts=parts, limits=self.limits[..., rows])
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -137,7 +146,8 @@ class LinearCuts:
         }
         for place, part in enumerate(self.parts):
             found[f"neurons_{place}"] = np.asarray(part.neurons.numpy())
-            found[f"weights_{place}"] = np.asarray(part.weights.numpy())
+            found[f"places_{place}"] = np.asarray(part.weights.indices().numpy())
+            found[f"weights_{place}"] = np.asarray(part.weights.values().numpy())
         return found
 
     @classmethod
@@ -157,20 +167,24 @@ class LinearCuts:
         limits, parts = torch.tensor(arrays["limits"]), []
         fits = limits.dtype == torch.float64 and limits.dim() == 1
         for place, node in enumerate(arrays["nodes"].astype(np.int64).tolist()):
-            neurons, weights = (
-                torch.tensor(arrays[f"{n}_{place}"]) for n in ("neurons", "weights")
+            neurons, places, weights = (
+                torch.tensor(arrays[f"{n}_{place}"]) for n in ("neurons", "places", "weights")
             )
+            sizes = torch.tensor([len(limits), len(neurons)])[:, None]
             fits = (
                 fits
                 and 0 <= node < len(nodes)
-                and neurons.dtype == torch.int64
+                and neurons.dtype == places.dtype == torch.int64
                 and weights.dtype == torch.float64
-                and weights.shape == (len(limits), len(neurons))
+                and places.shape == (2, len(weights))
                 and bool(((neurons >= 0) & (neurons < nodes[node].size)).all())
+                and bool(((places >= 0) & (places < sizes)).all())
             )
             if not fits:
                 break
-            parts.append(CutPart(node, nodes[node].shape, neurons, weights))
+            size = (len(limits), len(neurons))
+            held = torch.sparse_coo_tensor(places, weights, size, check_invariants=False)
+            parts.append(CutPart(node, nodes[node].shape, neurons, held.coalesce()))
         if not fits:
             raise ValueError("linear cuts are damaged, or of another network")
         return cls(tuple(parts), limits)
@@ -209,7 +223,11 @@ class LinearCuts:
         """Of multipliers with the weights of every part, or with their sizes."""
         if self._sparse is not None:
             return (self._sparse if signed else self._sparse.sizes).mixed(held)
-        return [held @ (p.weights if signed else p.weights.abs()) for p in self.parts]
+        return [held @ (weights if signed else weights.abs()) for weights in self._dense]
+
+    @cached_property
+    def _dense(self) -> list[Tensor]:
+        return [part.weights.to_dense() for part in self.parts]
 
     @cached_property
     def _sparse(self) -> SparseRows | None:

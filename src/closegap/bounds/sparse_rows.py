@@ -36,7 +36,7 @@ class SparseRows:
 
     @classmethod
     def of(cls, parts: Sequence[Float[Tensor, "rows _"]]) -> SparseRows | None:
-        """From dense matrices.
+        """From sparse matrices.
 
         Returns:
             `None` where dense products are as fast, or torch has no fast sparse ones here.
@@ -44,9 +44,9 @@ class SparseRows:
         entries = sum(part.numel() for part in parts)
         if entries < _LEAST or not torch.backends.mkl.is_available():
             return None
-        if _DENSER * sum(int(part.count_nonzero()) for part in parts) > entries:
+        whole = torch.cat(list(parts), dim=1).coalesce()
+        if _DENSER * len(whole.values()) > entries:
             return None
-        whole = torch.cat(list(parts), dim=1)
         return cls(tuple(p.shape[1] for p in parts), _compressed(whole), _compressed(whole.t()))
 
     @property
@@ -78,10 +78,10 @@ class _Product(torch.autograd.Function):
         return (ctx.weights @ gradient.t().contiguous()).t().contiguous(), None, None
 
 
-def _compressed(dense: Tensor) -> Tensor:
+def _compressed(matrix: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return dense.to_sparse_csr()
+        return matrix.coalesce().to_sparse_csr()
 
 
 def _unsigned(matrix: Tensor) -> Tensor:

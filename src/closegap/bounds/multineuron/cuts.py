@@ -70,7 +70,7 @@ class HullCuts:
         for first, node in ((0, hulls.feed), (size, hulls.activation)):
             spread = normals.new_zeros(len(owner), len(neurons))
             spread.scatter_(1, place[owner], -normals[:, first : first + size])
-            parts.append(CutPart(node, hulls.shape, neurons, spread))
+            parts.append(CutPart.of(node, hulls.shape, neurons, spread))
         return cls(hulls, owner, normals, least, LinearCuts(tuple(parts), -least.amin(dim=1)))
 
     @classmethod

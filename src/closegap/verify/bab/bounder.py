@@ -158,7 +158,7 @@ class DomainBounder:
         """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
         problem = self._problem
         bounds, splits, walls = self._constrained(batch)
-        held = self._constraints.restricted(problem, unit_walls(batch, problem.units))
+        held = self._constraints.restricted(problem, unit_walls(batch, problem.units), batch.root)
         start = problem.search.network.output
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root], problem.offsets[root]
@@ -233,7 +233,7 @@ class DomainBounder:
         """Bounds and parameters as the payload has them, and which domains are empty."""
         problem = self._problem
         bounds, splits, walls = self._constrained(batch)
-        held = self._constraints.restricted(problem, unit_walls(batch, problem.units))
+        held = self._constraints.restricted(problem, unit_walls(batch, problem.units), batch.root)
         given = self.parameters(batch) or Parameters()
         multipliers = {i: s.multipliers for i, s in splits.items()}
         parameters = Parameters(given.slopes, multipliers, given.weights)

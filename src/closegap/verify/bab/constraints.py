@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.records import Parameters
+from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.walls import Walls
 
@@ -35,6 +37,20 @@ class Restricted:
                 found[node] = found[node] + part if node in found else part
         return found
 
+    def activity(
+        self, problem: SplitProblem, parameters: Parameters, count: int
+    ) -> Float[Tensor, "B U"] | None:
+        """How much the constraints lean on each unit, at its input and its output together."""
+        if not self.exact:
+            return None
+        found = torch.zeros(count, problem.units, dtype=torch.float64)
+        for place, weights in parameters.weights.items():
+            asked = self.exact[place].activity(weights.detach().double())
+            for layer in problem.layers:
+                for node in asked.keys() & {layer.feed, layer.activation}:
+                    found[:, layer.units] += asked[node][:, layer.indices]
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class DomainConstraints:
@@ -58,12 +74,15 @@ class DomainConstraints:
         """Multipliers a row."""
         return sum(s.size for s in self.exact)
 
-    def restricted(self, problem: SplitProblem, walls: Walls) -> Restricted:
+    def restricted(
+        self, problem: SplitProblem, walls: Walls, roots: Int[np.ndarray, "B"]
+    ) -> Restricted:
         """The sets under the splits of each domain; only the signs that walls imply count.
 
         Args:
             problem: where units are.
             walls: of all units.
+            roots: what each domain is below.
         """
         empty = torch.zeros(len(walls), dtype=torch.bool)
         if not self.exact:
@@ -76,8 +95,13 @@ class DomainConstraints:
                 size = problem.exact.network.nodes[layer.feed].size
                 by_node[layer.feed] = torch.zeros(len(signs), size, dtype=signs.dtype)
                 by_node[layer.feed][:, layer.indices] = part
-        exact, search = [], []
+        exact: list[ConstraintSet] = []
+        search: list[ConstraintSet] = []
         for held, rough in zip(self.exact, self.search, strict=True):
+            if isinstance(held, OwnedCuts) and isinstance(rough, OwnedCuts):
+                exact.append(held.of_domains(roots))
+                search.append(rough.of_domains(roots))
+                continue
             left, none = held.restricted(by_node)
             exact.append(left)
             search.append(rough if left is held else left.to(torch.float32))

@@ -13,11 +13,12 @@ from closegap.bounds.constraints import CutPart, LinearCuts
 from closegap.verify.bab.bounder import DomainBatch
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.multineuron import JointRows, widened
+from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import SplitProblem
 
 __all__ = ["GivenRows", "with_given"]
 
-#: Rows of all clauses together: each costs a product with all that rows read, in every domain.
+#: Rows of a clause: each costs a product with what it reads, in every domain of that clause.
 _MOST_ROWS = 1000
 #: Where `SplitProblem.places` has no value.
 _NONE = -1
@@ -53,19 +54,24 @@ def with_given(
     Returns:
         `None` where no row is about this problem's units alone.
     """
-    found = [(g.clause, _translated(problem, g.cuts, _MOST_ROWS // len(given))) for g in given]
-    sets = [(clause, cuts) for clause, cuts in found if cuts is not None]
-    if not sets:
+    cuts: dict[int, LinearCuts] = {}
+    for rows in given:
+        for root in np.flatnonzero(problem.clauses == rows.clause).tolist():
+            found = _translated(problem, rows.cuts)
+            if found is not None:
+                cuts[root] = found
+    if not cuts:
         return None
-    more = np.concatenate([np.full(cuts.size, clause) for clause, cuts in sets])
-    own = problem.clauses[batch.root][:, None] == more
-    payload = widened(batch, problem.rows.shape[1], before, own.astype(np.float32))
-    held = DomainConstraints.of(*before.exact, *(cuts for _, cuts in sets))
+    more = OwnedCuts.of(cuts)
+    own = np.array([cuts[root].size if root in cuts else 0 for root in batch.root.tolist()])
+    ones = (np.arange(more.size) < own[:, None]).astype(np.float32)
+    payload = widened(batch, problem.rows.shape[1], before, ones)
+    held = DomainConstraints.of(*before.exact, more)
     columns = np.arange(held.width)
     return JointRows(held, replace(batch, payload=payload), columns, before.width)
 
 
-def _translated(problem: SplitProblem, cuts: LinearCuts, most: int) -> LinearCuts | None:
+def _translated(problem: SplitProblem, cuts: LinearCuts) -> LinearCuts | None:
     """Over the problem's own nodes, the longest; rows about other neurons are left out."""
     nodes = problem.exact.network.nodes
     lost, size = torch.zeros(cuts.size, dtype=torch.bool), torch.zeros(cuts.size)
@@ -73,14 +79,15 @@ def _translated(problem: SplitProblem, cuts: LinearCuts, most: int) -> LinearCut
     for part in cuts.parts:
         node, place = problem.places.get(part.node, (0, torch.full((prod(part.shape),), _NONE)))
         found = place[part.neurons]
-        lost |= part.weights[:, found == _NONE].any(dim=1)
-        kept = found >= 0
-        weights, neurons = part.weights[:, kept], found[kept]
+        row, column = part.weights.indices()
+        lost[row[(found == _NONE)[column]]] = True
+        kept = (found >= 0).nonzero()[:, 0]
+        weights, neurons = part.weights.index_select(1, kept).coalesce(), found[kept]
         reach = problem.values[node].magnitude.flatten()[neurons]
         size = size + weights.abs() @ reach
         parts.append(CutPart(node, nodes[node].shape, neurons, weights))
     rows = (~lost).nonzero()[:, 0]
     if not len(rows):
         return None
-    rows = rows[size[rows].argsort(descending=True)[:most]].sort().values
+    rows = rows[size[rows].argsort(descending=True)[:_MOST_ROWS]].sort().values
     return LinearCuts(tuple(parts), cuts.limits, cuts.scale).part(rows)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
-from closegap.bounds.constraints import LinearCuts
 from closegap.bounds.multineuron.build import make_hulls, separating_cuts
 from closegap.bounds.multineuron.cover import correlated_pairs, sparse_cover
 from closegap.bounds.multineuron.cuts import HullCuts
@@ -31,6 +30,7 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder, unit_walls
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge
 
@@ -209,22 +209,22 @@ def _whole(bare: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[n
 def _compacted(
     problem: SplitProblem, batch: DomainBatch, held: DomainConstraints, former: int
 ) -> JointRows:
-    """Without rows that no domain leans on, one set a layer."""
+    """Without rows over groups that no domain leans on, one set of them a layer."""
     assert batch.payload is not None
     bare, weights = _parted(batch.payload, problem.rows.shape[1], held.width)
     leaned = torch.as_tensor((weights > 0).any(axis=(0, 1)))
     by_layer: dict[int, list[tuple[HullCuts, Tensor]]] = {}
-    sets: list[HullCuts | LinearCuts] = []
+    sets: list[HullCuts | OwnedCuts] = []
     order: list[Tensor] = []
     first = 0
     for cuts in held.exact:
-        assert isinstance(cuts, HullCuts | LinearCuts)
+        assert isinstance(cuts, HullCuts | OwnedCuts)
         kept = leaned[first : first + cuts.size].nonzero()[:, 0]
         if len(kept) and isinstance(cuts, HullCuts):
             by_layer.setdefault(cuts.hulls.activation, []).append((cuts.part(kept), first + kept))
-        elif len(kept):
-            sets.append(cuts.part(kept))
-            order.append(first + kept)
+        elif isinstance(cuts, OwnedCuts):
+            sets.append(cuts)
+            order.append(first + torch.arange(cuts.size))
         first += cuts.size
     sets += [HullCuts.joined([cuts for cuts, _ in parts]) for parts in by_layer.values()]
     order += [place for parts in by_layer.values() for _, place in parts]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from closegap.bounds.constraints import ConstraintSet, LinearCuts
+from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
@@ -25,6 +25,7 @@ from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.given import GivenRows, with_given
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows, without_rows
+from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.units import is_hinge
 
@@ -106,7 +107,7 @@ class Strengthening:
             "rows_known": np.array([sorted(self._known)], dtype=np.int64),
         }
         for place, cuts in enumerate(self.constraints.exact):
-            assert isinstance(cuts, HullCuts | LinearCuts)
+            assert isinstance(cuts, HullCuts | OwnedCuts)
             found.update({f"rows_{place}_{name}": a for name, a in cuts.arrays().items()})
         return found
 
@@ -123,7 +124,7 @@ class Strengthening:
             for place in range(int(arrays["rows_sets"][0])):
                 start = f"rows_{place}_"
                 part = {n[len(start) :]: a for n, a in arrays.items() if n.startswith(start)}
-                kind = LinearCuts if "limits" in part else HullCuts
+                kind = OwnedCuts if "roots" in part else HullCuts
                 sets.append(kind.of_arrays(part, nodes))
             self._known = set(arrays["rows_known"].reshape(-1).tolist())
         except (KeyError, IndexError) as error:

@@ -107,11 +107,14 @@ def _part(
     rows: Rows, node: int, network: Network, places: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> CutPart:
     """What rows say about some columns, those they do not read left out."""
-    weights = rows.weight[:, columns].toarray()
-    read = weights.any(axis=0)
-    return CutPart(
-        node,
-        network.nodes[node].shape,
-        torch.as_tensor(places[read].astype(np.int64)),
-        torch.as_tensor(weights[:, read]),
+    weights = csr_array(rows.weight[:, columns]).tocoo()
+    weights.eliminate_zeros()
+    read, column = np.unique(weights.col, return_inverse=True)
+    held = torch.sparse_coo_tensor(
+        torch.as_tensor(np.stack([weights.row.astype(np.int64), column])),
+        torch.as_tensor(weights.data),
+        (weights.shape[0], len(read)),
+        check_invariants=False,
     )
+    neurons = torch.as_tensor(places[read].astype(np.int64))
+    return CutPart(node, network.nodes[node].shape, neurons, held.coalesce())
