@@ -7,18 +7,21 @@ import pytest
 import torch
 
 from closegap.bounds.constraints import LinearCuts
+from closegap.bounds.records import Interval
 from closegap.bounds.regions import input_set
 from closegap.core.budget import Budget
 from closegap.graph import ops
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query
 from closegap.specs.region import Box
+from closegap.strategy.engines.cutoff import CutoffEngine
 from closegap.strategy.engines.cuts import CutRootsEngine
 from closegap.strategy.session import Session
 from closegap.testing.enumeration import least_clause_margin
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.given import GivenRows, with_given
+from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import split_problem
 from closegap.verify.bab.search import BranchAndBound, BranchOptions
 from closegap.verify.cutting.ascent import ClimbOptions, HullClimb
@@ -197,3 +200,45 @@ def test_rows_survive_a_snapshot_and_damage_is_refused(asked):
     spoiled = cuts.arrays() | {"neurons_0": np.array([10**6] * len(cuts.parts[0].neurons))}
     with pytest.raises(ValueError, match="damaged"):
         LinearCuts.of_arrays(spoiled, q.network.nodes)
+
+
+def test_domains_are_bound_by_the_rows_of_their_own_root(asked, rng):
+    q, _, programs, relaxation, solved = asked
+    cuts = cuts_of(q, programs, relaxation, solved)
+    fewer = cuts.part(torch.arange(max(1, cuts.size - 1)))
+    made = OwnedCuts.of({0: cuts, 2: fewer})
+    again = OwnedCuts.of_arrays(made.arrays(), q.network.nodes)
+    values = [Interval(-torch.ones(1, *n.shape), torch.ones(1, *n.shape)) for n in q.network.nodes]
+    values = [Interval(v.lower.double(), v.upper.double()) for v in values]
+    owner = np.array([0, 2, 1, 0, 2])
+    multipliers = torch.as_tensor(rng.random((5, 1, made.size)))
+    for held in (made.of_domains(owner), again.of_domains(owner)):
+        found = held.terms(multipliers, values)
+        for place, root in enumerate(owner):
+            own = {0: cuts, 2: fewer}.get(int(root))
+            given = multipliers[[place]]
+            if own is None:
+                assert not any(part[place].any() for part in found.coefficients.values())
+                assert not found.constant[place].any()
+                continue
+            true = own.terms(given[..., : own.size], values)
+            for node, part in true.coefficients.items():
+                assert torch.allclose(found.coefficients[node][[place]], part)
+            assert torch.allclose(found.constant[[place]], true.constant)
+            assert torch.allclose(found.rounding[[place]], true.rounding)
+        some = held.select(torch.tensor([1, 4])).terms(multipliers[[1, 4]], values)
+        assert torch.allclose(some.constant, found.constant[[1, 4]])
+
+
+def test_trees_under_a_cutoff_begin_with_the_rows(asked, monkeypatch):
+    q, bounds, programs, relaxation, solved = asked
+    seen = []
+    monkeypatch.setattr(BranchAndBound, "give", lambda self, rows: seen.extend(rows))
+    monkeypatch.setattr(Session, "offer", lambda self, points, engine: False)
+    session = Session(q)
+    session.learn_bounds(bounds)
+    given = session.held["rows"] = [
+        GivenRows(clause, cuts_of(q, programs, relaxation, solved)) for clause in (0, 99)
+    ]
+    CutoffEngine()._branch(session, 0, bounds, Budget.of_seconds(20))
+    assert seen == given[:1]

@@ -229,6 +229,11 @@ class LinearCuts:
     def _dense(self) -> list[Tensor]:
         return [part.weights.to_dense() for part in self.parts]
 
+    def ready(self) -> None:
+        """Make what all products share now, not in the first of them."""
+        if self._sparse is None:
+            self._dense  # noqa: B018 - computed once
+
     @cached_property
     def _sparse(self) -> SparseRows | None:
         """The weights for products that skip zeros, where that is faster."""

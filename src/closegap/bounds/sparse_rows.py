@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class SparseRows:
             return None
         return cls(tuple(p.shape[1] for p in parts), _compressed(whole), _compressed(whole.t()))
 
-    @property
+    @cached_property
     def sizes(self) -> SparseRows:
         """The weights without their signs."""
         return SparseRows(self.widths, _unsigned(self.weights), _unsigned(self.turned))

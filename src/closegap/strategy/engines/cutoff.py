@@ -24,7 +24,8 @@ __all__ = ["CutoffEngine"]
 class CutoffEngine:
     """Tightens every layer for each open clause, the one closest to a proof first.
 
-    A clause that stays open gets a tree of its own, for its bounds hold for no other clause. Where
+    A clause that stays open gets a tree of its own, for its bounds hold for no other clause; rows
+    that hold on the whole region hold there too. Where
     the time is too short for a single sweep, all of it is left to the engines that follow.
 
     Attributes:
@@ -81,6 +82,9 @@ class CutoffEngine:
         if problem is None or budget.expired:
             return
         search = BranchAndBound(problem, self.branching, lambda p: session.offer(p, "cutoff"))
+        given = session.held.get("rows", [])
+        assert isinstance(given, list)
+        search.give([rows for rows in given if rows.clause == clause])
         outcome = search.run(budget)
         count = outcome.accounting
         session.count(nodes=count.created, leaves=count.closed)

