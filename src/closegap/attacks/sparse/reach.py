@@ -29,8 +29,9 @@ _STEEPEST = 32
 _SCALINGS = 3
 #: A tilt makes no change cheaper than this (for `kappa` above 1/4).
 _CHEAPEST = np.float32(2**-10)
-#: Steps of flows: the first one, what each is to the one before, and a gradient's worth in them.
-_RATE, _DECAY, _PUSH = 0.5, 0.95, np.float32(5)
+#: Steps of flows, times the gradients: the first one, and what each is to the one before. Longer
+#: ones throw away what flows had reached before.
+_RATE, _DECAY = 0.3, 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +193,8 @@ class Reach:
     ) -> NDArray[np.float32]:
         """One step of flows, along the gradients at the minimisers."""
         assert self.variation is not None
-        push = np.clip(_PUSH * self.variation.moved(points), -1, 1)
-        return self.variation.projected(flows + np.float32(_RATE * _DECAY**step) * push)
+        rate = np.float32(_RATE * _DECAY**step)
+        return self.variation.projected(flows + rate * self.variation.moved(points))
 
     def least_along(self, slopes: Float[np.ndarray, "B D"], flows: NDArray[np.float32]) -> Array:
         """As `least`, by flows."""
