@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -366,9 +367,9 @@ def test_phases_are_fixed_by_the_best_distance_not_by_the_cutoff(
 def test_a_negative_limit_is_no_reason_for_another_ground(monkeypatch: pytest.MonkeyPatch) -> None:
     query, limits = replace(asked(1), objective=L1TvDistance(GRID, kappa=2.0)), []
 
-    def counted(query: DistanceQuery, limit: float, budget: Budget) -> Ground | None:
+    def counted(query: DistanceQuery, limit: float, *others: Any, **options: Any) -> Ground | None:
         limits.append(limit)
-        return make_ground(query, limit, budget)
+        return make_ground(query, limit, *others, **options)
 
     monkeypatch.setattr("closegap.attacks.sparse.search.make_ground", counted)
     found = solved(query, replace(BARE, batch=0))
