@@ -98,7 +98,7 @@ class StagedSearch:
     @property
     def least(self) -> float:
         """What these trees prove."""
-        return max([self._whole.least, self._proved, *(s.search.least for s in self._stages)])
+        return max(self._whole.least, self._proved)
 
     @property
     def paused(self) -> bool:
@@ -177,8 +177,8 @@ class StagedSearch:
 
     def _judge(self, stage: _Stage) -> None:
         """Keep what a tree showed; drop it where it ended, and those that are of no use."""
+        self._proved = max(self._proved, stage.search.least)
         if stage.search.closed:
-            self._proved = max(self._proved, min(stage.limit, self._incumbent.distance))
             if stage.search.nodes >= _COUNTED:
                 self._sizes.append((stage.limit, stage.search.nodes))
                 self._sizes.sort()
