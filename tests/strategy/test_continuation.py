@@ -110,7 +110,7 @@ def test_turns_go_on_where_they_were_cut_off(
         return None if name == "layered" else run(name, engine, session, budget)
 
     monkeypatch.setattr("closegap.strategy.sequence._run", noted)
-    monkeypatch.setattr("closegap.strategy.turns.suits_cuts", lambda session: False)
+    monkeypatch.setattr("closegap.strategy.turns._suits_cuts", lambda session: False)
     monkeypatch.setattr("closegap.strategy.engines.cutoff.CutoffEngine.run", lambda *_: None)
     if kind == "images":
         monkeypatch.setattr("closegap.strategy.turns._of_images", lambda session: True)

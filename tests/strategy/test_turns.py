@@ -51,7 +51,7 @@ def test_long_attacks_leave_time_to_who_follows(rng):
 
 
 def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
-    monkeypatch.setattr("closegap.strategy.turns.suits_cuts", lambda session: False)
+    monkeypatch.setattr("closegap.strategy.turns._suits_cuts", lambda session: False)
     network = random_conv(rng)
     session = Session(robustness(network, np.full(network.input_shape, 0.5, np.float32), 0, 0.2))
     names = [name for name, _ in turns(("crown", "cutoff", "bab", "mip"), session, Budget())]

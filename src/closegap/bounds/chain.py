@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from jaxtyping import Bool
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 
-__all__ = ["ChainWeight", "affine_steps", "chain_nodes", "make_linear"]
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+__all__ = ["ChainWeight", "affine_steps", "chain_nodes", "make_linear", "may_fold"]
 
 #: Weights with fewer entries than this share are kept sparse, if there are enough of them.
 _SPARSE_SHARE = 0.15
@@ -30,6 +35,8 @@ class ChainWeight:
         self.terms = max(weight.shape)
         self._forward: csr_array | None = None
         if entries >= _SPARSE_ENTRIES and filled <= _SPARSE_SHARE * entries:
+            from scipy.sparse import csr_array  # slow to import, and few chains need it
+
             matrix = csr_array(weight.numpy())
             self._forward, self._absolute = matrix, abs(matrix)
             self._back = csr_array(matrix.T)
@@ -73,6 +80,26 @@ def chain_nodes(network: Network) -> list[list[int]] | None:
         elif not isinstance(node.op, ops.Reshape):
             return None
     return layers if layers[-1] else None
+
+
+def may_fold(network: Network) -> bool:
+    """Whether a chain's shape and readers are those of a lattice of maxima, written with ReLUs.
+
+    Neurons come in pairs, whose readers multiply by powers of two, so that no product is rounded.
+    There is one layer before the first ReLU and behind the last, and there are two between.
+    """
+    layers = chain_nodes(network)
+    if layers is None or len(layers) < 2 or [len(layers[0]), len(layers[-1])] != [1, 1]:
+        return False
+    if any(len(nodes) != 2 for nodes in layers[1:-1]):
+        return False
+    readers = [network.nodes[after[0]].op for _, after in pairwise(layers)]
+    return all(isinstance(op, ops.Linear) and _reads_pairs(op) for op in readers)
+
+
+def _reads_pairs(op: ops.Linear) -> bool:
+    used = op.weight[op.weight != 0]
+    return op.weight.shape[1] % 2 == 0 and bool((np.frexp(np.abs(used))[0] == 0.5).all())
 
 
 def affine_steps(network: TorchNetwork) -> list[list[tuple[Tensor, Tensor]]] | None:

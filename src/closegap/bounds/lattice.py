@@ -23,7 +23,7 @@ from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from closegap.bounds.boxes import BoxPlanes
-from closegap.bounds.chain import chain_nodes
+from closegap.bounds.chain import chain_nodes, may_fold
 from closegap.bounds.regions import underflow
 from closegap.core.numerics import TINY, gamma
 from closegap.graph import ops
@@ -208,9 +208,7 @@ def lattice(
         free: flat indices of the inputs that vary.
     """
     layers = chain_nodes(network)
-    if layers is None or len(layers) < 2 or [len(layers[0]), len(layers[-1])] != [1, 1]:
-        return None
-    if any(len(nodes) != 2 for nodes in layers[1:-1]):
+    if layers is None or not may_fold(network):
         return None
     fixed = lower.numpy().copy()
     fixed[free.numpy()] = 0
@@ -260,8 +258,6 @@ def _level(step: _Step, reader: _Step) -> tuple[_Step, _Step, Array] | None:
     """
     (weight, bias), (matrix, offset) = step, reader
     columns = csr_array(matrix.T)
-    if len(bias) % 2 or not _is_power(matrix.data):
-        return None
     keys = [np.abs(part @ np.sqrt(2.0 + np.arange(part.shape[1]))) for part in (columns, weight)]
     order = np.lexsort((np.abs(bias), *keys))
     one, two = order[0::2], order[1::2]
@@ -280,11 +276,6 @@ def _level(step: _Step, reader: _Step) -> tuple[_Step, _Step, Array] | None:
     if pair[0] is None or pair[1] is None:
         return None
     return pair[0], pair[1], kinds
-
-
-def _is_power(data: Array) -> bool:
-    """Products with powers of two are exact."""
-    return bool((np.frexp(np.abs(data[data != 0]))[0] == 0.5).all())
 
 
 def _is_empty(matrix: csr_array) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from closegap.encode.expression import place
 from closegap.graph import ops
 from closegap.graph.network import Node
 
-__all__ = ["AffineMap", "affine_entries", "affine_map"]
+__all__ = ["AffineMap", "affine_map"]
 
 Array: TypeAlias = NDArray[np.float64]
 AffineMap: TypeAlias = tuple[tuple[csr_array, ...], Array]
@@ -28,18 +28,6 @@ def affine_map(node: Node, parents: Sequence[Node]) -> AffineMap:
         one CSR matrix `[node.size, parent.size]` for each parent, and the bias `[node.size]`.
     """
     return _RULES[type(node.op)](node.op, node, parents)
-
-
-def affine_entries(node: Node, parents: Sequence[Node]) -> int:
-    """How many entries the op's matrices can have, without building them."""
-    op = node.op
-    if isinstance(op, ops.Linear):
-        return node.size * int(op.weight.shape[1])
-    if isinstance(op, ops.Conv):
-        return node.size * prod(op.weight.shape[1:])
-    if isinstance(op, ops.ConvTranspose):
-        return node.size * int(op.weight.shape[0]) // op.groups * prod(op.weight.shape[2:])
-    return max(node.size * len(parents), sum(p.size for p in parents))
 
 
 def _select(source: NDArray[np.int64], size: int) -> csr_array:

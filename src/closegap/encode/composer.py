@@ -15,13 +15,14 @@ from scipy.sparse import csr_array
 
 from closegap.core.errors import EncodingError
 from closegap.core.numerics import FLOAT64_UNDERFLOW, SIGN_GAP, TINY
-from closegap.encode.affine import affine_entries, affine_map
+from closegap.encode.affine import affine_map
 from closegap.encode.builder import ModelBuilder
 from closegap.encode.expression import Expression, multiply, place, product_terms, widen
 from closegap.encode.inputs import add_inputs
 from closegap.encode.rules import RULES, Site
 from closegap.encode.units import CopyUnits, Units
 from closegap.graph import ops
+from closegap.graph.entries import affine_entries
 from closegap.graph.network import Network
 from closegap.specs.region import Region
 

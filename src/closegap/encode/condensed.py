@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 
 from closegap.bounds.chain import chain_nodes
 from closegap.core.budget import Budget
-from closegap.encode.affine import affine_entries
 from closegap.encode.gathered import gathered
 from closegap.encode.reduced import ReducedNetwork, composed_entries, reduce_network
 from closegap.graph import ops
+from closegap.graph.entries import affine_entries
 from closegap.graph.network import Network, Node
 
 __all__ = ["condensed", "pruned_network"]

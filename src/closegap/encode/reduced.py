@@ -29,8 +29,8 @@ from closegap.bounds.tiles import group_by_tile, unit_rows
 from closegap.bounds.windows import Window, plan_windows, products
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
-from closegap.encode.affine import affine_entries
 from closegap.graph import ops
+from closegap.graph.entries import affine_entries
 from closegap.graph.network import Network, Node
 from closegap.runtime.cache import compiled
 

@@ -16,8 +16,8 @@ from closegap.specs.query import Query
 from closegap.store.snapshots import SnapshotFile
 from closegap.strategy.continuation import bring_back
 from closegap.strategy.engines import ENGINES
-from closegap.strategy.engines.bab import suits_boxes
 from closegap.strategy.engines.gradient import has_signs_of_images
+from closegap.strategy.engines.input_split import suits_boxes
 from closegap.strategy.optimum import check_optimum, close_bracket, is_closed
 from closegap.strategy.result import Result
 from closegap.strategy.sequence import run_engines

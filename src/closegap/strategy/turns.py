@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from closegap.core.budget import Budget
 from closegap.graph.ops import Conv, Relu
-from closegap.strategy.engines.cuts import suits_cuts
-from closegap.strategy.engines.layered import suits_layers
 from closegap.strategy.session import Session
 
 __all__ = ["turns"]
@@ -67,7 +65,7 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
     again = [(_AGAIN, 1.0)] * (_AGAIN in names)
     for name in names:
         if not layered and name in (*_LAYERS, _REFINE) and set(_LAYERS) <= set(names):
-            suited = suits_layers(session, budget)
+            suited = _suits_layers(session, budget)
             if name == _REFINE and suited:  # its turns are between those of the trees
                 continue
             layered = name != _REFINE
@@ -75,7 +73,7 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
                 refined = {_REFINE: _REFINED} if _REFINE in names else {}
                 yield from _race(_Race(_LAYERS, _SHORT_ROUNDS, _sooner, refined), again, session)
                 continue
-        paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and suits_cuts(session)
+        paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and _suits_cuts(session)
         if not paired:
             late = late and name != _LATE
             if name in _VERIFIERS:
@@ -99,6 +97,18 @@ def _first(session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
         seconds = session.outlook.get(_FIRST)
         soon = seconds is not None and seconds <= _SOON * budget.remaining
         yield _FIRST, _MORE_SHARE if soon else 0.0
+
+
+def _suits_layers(session: Session, budget: Budget) -> bool:
+    from closegap.strategy.engines.layered import suits_layers  # not before its turn may come
+
+    return suits_layers(session, budget)
+
+
+def _suits_cuts(session: Session) -> bool:
+    from closegap.strategy.engines.cuts import suits_cuts  # not before its turn may come
+
+    return suits_cuts(session)
 
 
 def _of_images(session: Session) -> bool:

@@ -8,7 +8,7 @@ those still undecided where that pays.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,16 +18,19 @@ from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.boxes import BoxChain, box_chain
+from closegap.bounds.chain import may_fold
 from closegap.bounds.forward import forward_activations
 from closegap.bounds.intermediate import bound_activations
-from closegap.bounds.lattice import Lattice, lattice
 from closegap.bounds.regions import InputSet, least
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
-from closegap.encode.affine import affine_entries
+from closegap.graph.entries import affine_entries
 from closegap.graph.network import Network
 from closegap.verify.box_store import Boxes
 from closegap.verify.incomplete import LinearVerifier
+
+if TYPE_CHECKING:
+    from closegap.bounds.lattice import Lattice
 
 __all__ = ["BoxBounder", "RowPlanes", "box_bounder"]
 
@@ -91,12 +94,24 @@ def box_bounder(
     offsets = linear.exact.tensor(prop.offsets[rows])
     lower, upper = region.lower.flatten(), region.upper.flatten()
     if region.center is None:
-        network = linear.query.network
-        found = lattice(network, lower, upper, free) or box_chain(linear.exact, lower, upper, free)
+        found = _chain(linear, lower, upper, free)
         if found is not None:
             return _ChainBounder(found, coefficients, offsets)
     backward = _backward_pays(linear.query.network, len(free))
     return _GraphBounder(linear, free, coefficients, offsets, backward)
+
+
+def _chain(
+    linear: LinearVerifier, lower: Tensor, upper: Tensor, free: Tensor
+) -> BoxChain | Lattice | None:
+    """The lattice of a chain that is one, else the chain; `None` where the network is none."""
+    if may_fold(linear.query.network):
+        from closegap.bounds.lattice import lattice  # rare; its sparse matrices load slowly
+
+        found = lattice(linear.query.network, lower, upper, free)
+        if found is not None:
+            return found
+    return box_chain(linear.exact, lower, upper, free)
 
 
 @dataclass(frozen=True, eq=False)

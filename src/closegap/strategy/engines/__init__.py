@@ -1,45 +1,49 @@
-"""The engines a strategy can call, by name: one adapter a file, one line here."""
+"""The engines a strategy can call, by name: one adapter a file, one line here.
+
+An engine's file is imported where the engine is first asked for: most queries need few of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 
-from closegap.strategy.engines.attack import AttackEngine
-from closegap.strategy.engines.bab import BranchEngine, InputSplitEngine
-from closegap.strategy.engines.bab_attack import BabAttackEngine
 from closegap.strategy.engines.base import Engine
-from closegap.strategy.engines.binarized import BinarizedEngine
-from closegap.strategy.engines.clean import CleanCheck
-from closegap.strategy.engines.cutoff import CutoffEngine
-from closegap.strategy.engines.cuts import CutEngine, CutRootsEngine
-from closegap.strategy.engines.gradient import QuickAttack, StrongAttack
-from closegap.strategy.engines.layered import LayeredEngine
-from closegap.strategy.engines.linear import AlphaCrown, Crown
-from closegap.strategy.engines.mip import MipEngine
-from closegap.strategy.engines.near_attack import NearAttackEngine
-from closegap.strategy.engines.refine import RefineEngine
-from closegap.strategy.engines.region import LippaEngine, RegionWalkEngine
 
 __all__ = ["ENGINES", "Engine"]
 
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an engine lies; called, it makes one with its defaults."""
+
+    file: str
+    name: str
+
+    def __call__(self) -> Engine:
+        make: Callable[[], Engine] = getattr(import_module(f"{__name__}.{self.file}"), self.name)
+        return make()
+
+
 ENGINES: dict[str, Callable[[], Engine]] = {
-    "clean": CleanCheck,
-    "pgd": QuickAttack,
-    "crown": Crown,
-    "binarized": BinarizedEngine,
-    "input-split": InputSplitEngine,
-    "alpha-crown": AlphaCrown,
-    "strong-pgd": StrongAttack,
-    "region-walk": RegionWalkEngine,
-    "lippa": LippaEngine,
-    "bab-attack": BabAttackEngine,
-    "near-attack": NearAttackEngine,
-    "attack": AttackEngine,
-    "refine": RefineEngine,
-    "layered": LayeredEngine,
-    "cutoff": CutoffEngine,
-    "bab": BranchEngine,
-    "cut-roots": CutRootsEngine,
-    "cuts": CutEngine,
-    "mip": MipEngine,
+    "clean": _Place("clean", "CleanCheck"),
+    "pgd": _Place("gradient", "QuickAttack"),
+    "crown": _Place("linear", "Crown"),
+    "binarized": _Place("binarized", "BinarizedEngine"),
+    "input-split": _Place("input_split", "InputSplitEngine"),
+    "alpha-crown": _Place("linear", "AlphaCrown"),
+    "strong-pgd": _Place("gradient", "StrongAttack"),
+    "region-walk": _Place("region", "RegionWalkEngine"),
+    "lippa": _Place("region", "LippaEngine"),
+    "bab-attack": _Place("bab_attack", "BabAttackEngine"),
+    "near-attack": _Place("near_attack", "NearAttackEngine"),
+    "attack": _Place("attack", "AttackEngine"),
+    "refine": _Place("refine", "RefineEngine"),
+    "layered": _Place("layered", "LayeredEngine"),
+    "cutoff": _Place("cutoff", "CutoffEngine"),
+    "bab": _Place("bab", "BranchEngine"),
+    "cut-roots": _Place("cuts", "CutRootsEngine"),
+    "cuts": _Place("cuts", "CutEngine"),
+    "mip": _Place("mip", "MipEngine"),
 }

@@ -17,9 +17,9 @@ from closegap.bounds.records import Interval
 from closegap.bounds.regions import InputSet, input_set
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
-from closegap.encode.affine import affine_entries
 from closegap.encode.condensed import condensed
 from closegap.graph import ops
+from closegap.graph.entries import affine_entries
 from closegap.graph.network import Network
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.property import Property
