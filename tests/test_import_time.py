@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from closegap.testing.networks import random_mlp
 
 HEAVY = ("torch", "onnx", "onnxruntime", "matplotlib", "ray", "highspy", "pyscipopt")
 SECONDS = 0.3
@@ -40,8 +44,8 @@ def test_import_is_fast_and_light() -> None:
 @pytest.mark.parametrize(
     "then",
     [
-        "dir(closegap); closegap.attacks; import closegap.store, closegap.core, closegap.data",
-        "import closegap.specs, closegap.specs.vnnlib, closegap.graph, closegap.evaluate",
+        "dir(closegap); closegap.attacks; from closegap.store import *; import closegap.data",
+        "from closegap.specs.vnnlib import *; from closegap.evaluate import *",
         "import closegap.cli.main, closegap.cli.evaluate, closegap.cli.verify, closegap.cli.report",
     ],
 )
@@ -51,3 +55,33 @@ def test_parts_that_stay_light(then: str) -> None:
 
 def test_the_measurement_notices_what_is_loaded() -> None:
     assert "onnx" in _measured("import onnx")[1]
+
+
+#: What the process that waits for one property does without, and the one that decides an easy one.
+NOT_WAITING = (*HEAVY, "numpy", "scipy", "rich", "jaxtyping", "asyncio", "sqlite3")
+NOT_WORKING = (
+    "scipy", "highspy", "pyscipopt", "piqp", "matplotlib", "sklearn", "rich", "sqlite3",
+    "closegap.encode", "closegap.mip", "closegap.verify.bab.search", "closegap.attacks.registry",
+)  # fmt: skip
+BOX = """(declare-const X_0 Real)
+(declare-const X_1 Real)
+(declare-const Y_0 Real)
+(assert (and (>= X_0 0.4) (<= X_0 0.5) (>= X_1 0.4) (<= X_1 0.5)))
+(assert (>= Y_0 1000.0))
+"""
+
+
+def test_an_easy_property_loads_little(tmp_path: Path, rng: np.random.Generator) -> None:
+    model, spec = tmp_path / "tiny.onnx", tmp_path / "tiny.vnnlib"
+    model.write_bytes(random_mlp(rng, [2, 3, 1]).onnx_bytes)
+    spec.write_text(BOX)
+    program = Path(__file__).parent / "_one_property.py"
+    done = subprocess.run(
+        [sys.executable, str(program), str(model), str(spec)],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    verdict, waiting, working = done.stdout.splitlines()
+    assert verdict == "verified"
+    assert set(json.loads(waiting)).isdisjoint(NOT_WAITING)
+    assert set(json.loads(working)).isdisjoint(NOT_WORKING)
+    assert "torch" in json.loads(working)

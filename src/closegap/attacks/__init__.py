@@ -6,8 +6,9 @@ takes tensors and returns tensors. Torch loads when one of them is first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from closegap.core.imports import lazily
 
 if TYPE_CHECKING:
     from closegap.attacks.activation.bab_attack.attack import BaBAttack
@@ -95,12 +96,4 @@ _HOME = {
     "Square": "gradient.square",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"closegap.attacks.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'closegap.attacks' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

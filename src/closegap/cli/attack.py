@@ -115,7 +115,8 @@ def _attack(model: Path, options: dict[str, Any]) -> None:
     """One attack within a radius: rows or a summary, and what was found in a file."""
     from closegap.attacks.gradient.options import AttackOptions
     from closegap.attacks.registry import make_attack
-    from closegap.cli.display import print_attack_summary, print_row
+    from closegap.cli.display import print_attack_summary
+    from closegap.cli.rows import print_row
     from closegap.data import fit_to_network, load_data, select
     from closegap.evaluate import Question
     from closegap.evaluate.attacking import attack_data

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from closegap.cli.rows import print_row
 from closegap.core.verdict import Verdict
 from closegap.evaluate import Event, RunStarted, Summary, Tally, TaskFinished
 from closegap.store import DistanceRecord, Record
@@ -25,7 +24,6 @@ __all__ = [
     "print_attack_summary",
     "print_distances",
     "print_nearest",
-    "print_row",
     "print_summary",
     "tell_distance",
 ]
@@ -99,12 +97,6 @@ class Follower:
         record = event.record
         text = event.trace if os.environ.get("CLOSEGAP_DEBUG") == "1" else record.detail
         self._console.print(f"{record.name or record.index}: {text}", markup=False, highlight=False)
-
-
-def print_row(row: dict[str, object]) -> None:
-    """One strict JSON object on a line of stdout, at once."""
-    sys.stdout.write(json.dumps(row, allow_nan=False) + "\n")
-    sys.stdout.flush()
 
 
 def print_summary(summary: Summary, records: Iterable[Record], title: str) -> None:

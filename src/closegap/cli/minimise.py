@@ -116,7 +116,7 @@ def _by_image(plan: DistancePlan, store: RunStore | None) -> Iterator[tuple[Dist
 
 
 def _show(held: Sequence[DistanceRecord], png: Path | None, *, as_json: bool) -> None:
-    from closegap.cli.display import print_row
+    from closegap.cli.rows import print_row
     from closegap.report import write_pictures
 
     for record in held if as_json else ():

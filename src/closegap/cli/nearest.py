@@ -28,7 +28,8 @@ def nearest(model: Path, options: dict[str, Any]) -> None:
         raise click.UsageError(f"{name} looks for the nearest image and takes no --eps")
     from closegap.attacks.gradient.options import AttackOptions
     from closegap.attacks.minimal.registry import make_minimal
-    from closegap.cli.display import print_nearest, print_row
+    from closegap.cli.display import print_nearest
+    from closegap.cli.rows import print_row
     from closegap.data import fit_to_network, load_data, select
     from closegap.evaluate.nearest import attack_nearest
     from closegap.frontend import load

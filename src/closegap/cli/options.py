@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from closegap.evaluate import WorkOptions
+    from closegap.store import SnapshotFolder
 
 __all__ = [
     "command_line",
@@ -163,7 +164,6 @@ def work_options(engines: tuple[str, ...], threads: int, options: dict[str, Any]
     """How every query is answered, from the values of `run_options`."""
     from closegap.core.budget import DEFAULT_MEMORY_BYTES
     from closegap.evaluate import WorkOptions  # --help needs none of it
-    from closegap.store import SnapshotFolder
 
     memory, store = options["memory"], options["store"]
     return WorkOptions(
@@ -174,8 +174,14 @@ def work_options(engines: tuple[str, ...], threads: int, options: dict[str, Any]
         nodes=options["nodes"],
         memory=DEFAULT_MEMORY_BYTES if memory is None else memory,
         optimum=options["optimum"],
-        trees=None if store is None else SnapshotFolder.beside(store, options["snapshot"]),
+        trees=None if store is None else _snapshots(store, options["snapshot"]),
     )
+
+
+def _snapshots(store: Path, seconds: float) -> SnapshotFolder:
+    from closegap.store import SnapshotFolder  # numpy: only where a run is kept
+
+    return SnapshotFolder.beside(store, seconds)
 
 
 def _decorated(function: F, *options: Callable[[F], F]) -> F:

@@ -66,7 +66,7 @@ def _verify_list(path: Path, options: dict[str, Any]) -> None:
 
 def _verify_one(model: Path, spec: Path, options: dict[str, Any]) -> None:
     """One property in one guarded process; this one stays light and keeps the time."""
-    from closegap.cli.display import print_row
+    from closegap.cli.rows import print_row
     from closegap.core.errors import InputError
     from closegap.evaluate import verify_file
     from closegap.specs.vnnlib import result_word

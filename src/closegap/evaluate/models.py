@@ -1,17 +1,22 @@
-"""Networks a worker has loaded, kept for the tasks to come."""
+"""Networks a worker has loaded, kept for the tasks to come; and the property it has read."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from closegap.core.errors import ModelError
-from closegap.graph.network import Network
 
-__all__ = ["LoadedModel", "ModelCache"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from closegap.graph.network import Network
+    from closegap.specs.vnnlib import Spec
+
+__all__ = ["LoadedModel", "ModelCache", "SpecCache"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,3 +68,36 @@ class ModelCache:
 
         network = load(path)
         return LoadedModel(network, replayer(network).outputs_float32)
+
+
+class SpecCache:
+    """The property read last, until it is taken. Pickles empty: properties do not travel."""
+
+    def __init__(self) -> None:
+        self._held: tuple[str, Spec, float] | None = None
+
+    def read(self, path: str) -> None:
+        """Read a VNN-LIB file.
+
+        Raises:
+            SpecError: it cannot be used.
+        """
+        from closegap.specs.vnnlib import load_vnnlib  # numpy
+
+        began = time.monotonic()
+        self._held = path, load_vnnlib(path), time.monotonic() - began
+
+    def take(self, path: str) -> tuple[Spec, float]:
+        """The specification, read now if it was not yet, and the seconds that reading it took.
+
+        Raises:
+            SpecError: as `read`.
+        """
+        if self._held is None or self._held[0] != path:
+            self.read(path)
+        assert self._held is not None
+        (_, spec, seconds), self._held = self._held, None
+        return spec, seconds
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_held": None}

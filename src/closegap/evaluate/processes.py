@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from closegap.core.errors import ClosegapError, OptionError
 from closegap.core.verdict import Reason
 from closegap.evaluate.tasks import Failure, Message, Outcome, Task, Work
-from closegap.store.records import Record
+
+if TYPE_CHECKING:
+    from closegap.store.records import Record
 
 __all__ = ["ProcessExecutor", "available_cores"]
 

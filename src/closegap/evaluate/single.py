@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from closegap.core.errors import InputError, ModelError
 from closegap.core.files import read_file
-from closegap.evaluate.instances import InstanceList, plan_instances
 from closegap.evaluate.processes import ProcessExecutor
-from closegap.evaluate.recording import failure_record
+from closegap.evaluate.properties import InstanceList, property_tasks
 from closegap.evaluate.tasks import Failure
-from closegap.evaluate.work import WorkOptions
-from closegap.specs.vnnlib import Instance, load_vnnlib
-from closegap.store import Record
+from closegap.evaluate.work import PropertyWork, WorkOptions
+from closegap.specs.vnnlib.instances import Instance
+
+if TYPE_CHECKING:
+    from closegap.store.records import Record
 
 __all__ = ["verify_file"]
 
@@ -23,7 +25,8 @@ def verify_file(
 ) -> Record:
     """Decide one VNN-LIB property in a process of its own.
 
-    This process loads nothing heavy, keeps the time, and survives whatever happens in the other.
+    This process loads nothing heavy, not even numpy, keeps the time, and survives whatever happens
+    in the other. So the property is read in the other, before that loads anything heavy.
 
     Args:
         model: the ONNX file.
@@ -34,14 +37,14 @@ def verify_file(
     Raises:
         InputError: a file or an option cannot be used.
     """
-    rows = InstanceList((Instance(model, spec, timeout),), str(spec))
-    read_file(model, ModelError)  # what is wrong with the files is told before anything starts
-    load_vnnlib(spec)
     executor = ProcessExecutor(1)
     work = replace(options or WorkOptions(), threads=executor.threads)
-    plan = plan_instances(rows, work)
+    rows = InstanceList((Instance(model, spec, timeout),), str(spec))
+    tasks = property_tasks(rows, work)
+    if not tasks[0].model_digest:
+        read_file(model, ModelError)  # says why it cannot be read, before anything starts
     try:
-        (outcome,) = executor.map_unordered(plan.work, plan.tasks())
+        (outcome,) = executor.map_unordered(PropertyWork(work), tasks)
     finally:
         executor.kill()
     answer = outcome.answer
@@ -49,4 +52,6 @@ def verify_file(
         return answer
     if answer.bad_input:
         raise InputError(answer.text)
+    from closegap.evaluate.recording import failure_record  # numpy
+
     return failure_record(outcome.task, answer, outcome.seconds)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeAlias, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from closegap.core.errors import InputError, MissingDependencyError
 from closegap.core.verdict import Reason
-from closegap.store.records import Record
+
+if TYPE_CHECKING:  # the process that waits for an answer needs neither
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from closegap.store.records import Record
 
 __all__ = ["Failure", "ImageTask", "Message", "Outcome", "PropertyTask", "Task", "Work", "attempt"]
 

@@ -1,6 +1,7 @@
 """What a worker does for one image or one property: load, ask, write down.
 
-Importing this file is light; torch and the engines load where the first task is prepared.
+Importing this file is light, for the process that waits imports it too; numpy, torch and the
+engines load where the first task is prepared.
 """
 
 from __future__ import annotations
@@ -9,24 +10,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from closegap.core.budget import DEFAULT_MEMORY_BYTES, Budget
 from closegap.core.verdict import Verdict
-from closegap.evaluate.models import LoadedModel, ModelCache
-from closegap.evaluate.recording import joined_record, result_record
+from closegap.evaluate.models import LoadedModel, ModelCache, SpecCache
 from closegap.evaluate.tasks import ImageTask, PropertyTask, Task
-from closegap.specs.query import Query, robustness
-from closegap.store.records import Pictures, Record
-from closegap.store.snapshots import SnapshotFile, SnapshotFolder
-from closegap.strategy.result import Result
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from closegap.specs.query import Query
+    from closegap.store.records import Pictures, Record
+    from closegap.store.snapshots import SnapshotFile, SnapshotFolder
+    from closegap.strategy.result import Result
 
 __all__ = ["ImageWork", "PropertyWork", "Solver", "WorkOptions", "default_solver"]
 
-Solver: TypeAlias = Callable[[Query, float, tuple[str, ...], Budget], Result]
+Solver: TypeAlias = "Callable[[Query, float, tuple[str, ...], Budget], Result]"
 
 
 def default_solver(
@@ -134,6 +136,9 @@ class ImageWork:
 
     def __call__(self, task: Task) -> Record:
         """The record of one image."""
+        from closegap.evaluate.recording import result_record
+        from closegap.specs.query import robustness
+
         assert isinstance(task, ImageTask)
         model = self.models.get(self.model, self.digest)
         query = robustness(model.network, task.image, task.label, self.eps, norm=self.norm)
@@ -151,10 +156,15 @@ class PropertyWork:
 
     options: WorkOptions
     models: ModelCache = field(default_factory=ModelCache, repr=False, compare=False)
+    specs: SpecCache = field(default_factory=SpecCache, repr=False, compare=False)
 
     def prepare(self, task: Task) -> None:
-        """Load the network and set the thread limit."""
+        """Read the property, load the network and set the thread limit.
+
+        The property comes first: what is wrong with it is told before anything heavy is loaded.
+        """
         assert isinstance(task, PropertyTask)
+        self.specs.read(task.spec)
         _limit_threads(self.options.threads)
         self.models.get(task.model, task.model_digest)
 
@@ -166,12 +176,14 @@ class PropertyWork:
         Reading the file counts as part of the time. A case gets an equal share of what is left, so
         that one hard case does not keep the others from being falsified.
         """
-        from closegap.specs.vnnlib import load_vnnlib, queries
+        from closegap.evaluate.recording import joined_record
+        from closegap.specs.vnnlib import queries
 
         assert isinstance(task, PropertyTask)
-        began = time.monotonic()
+        spec, seconds = self.specs.take(task.spec)
+        began = time.monotonic() - seconds
         model = self.models.get(task.model, task.model_digest)
-        cases = list(queries(load_vnnlib(task.spec), model.network))
+        cases = list(queries(spec, model.network))
         results: list[Result] = []
         pictures = None
         for number, query in enumerate(cases):
@@ -192,6 +204,10 @@ def _pictures(model: LoadedModel, clean: NDArray[np.floating], result: Result) -
     witness = result.witness
     if result.verdict is not Verdict.FALSIFIED or witness is None:
         return None
+    import numpy as np
+
+    from closegap.store.records import Pictures
+
     start = np.asarray(clean, dtype=np.float32).reshape(model.network.input_shape)
     return Pictures(
         clean=start,

@@ -22,12 +22,17 @@ Source: the VNN-LIB standard 1.0 (https://www.vnnlib.org) and the rules of VNN-C
 
 from __future__ import annotations
 
-from closegap.specs.vnnlib.instances import Instance, load_instances
-from closegap.specs.vnnlib.load import load_vnnlib, parse_vnnlib
-from closegap.specs.vnnlib.queries import queries
-from closegap.specs.vnnlib.results import result_word, write_result
-from closegap.specs.vnnlib.spec import Case, Spec
-from closegap.specs.vnnlib.writer import write_vnnlib
+from typing import TYPE_CHECKING
+
+from closegap.core.imports import lazily
+
+if TYPE_CHECKING:
+    from closegap.specs.vnnlib.asking import queries
+    from closegap.specs.vnnlib.instances import Instance, load_instances
+    from closegap.specs.vnnlib.load import load_vnnlib, parse_vnnlib
+    from closegap.specs.vnnlib.results import result_word, write_result
+    from closegap.specs.vnnlib.spec import Case, Spec
+    from closegap.specs.vnnlib.writer import write_vnnlib
 
 __all__ = [
     "Case",
@@ -41,3 +46,18 @@ __all__ = [
     "write_result",
     "write_vnnlib",
 ]
+
+_HOME = {
+    "Case": "spec",
+    "Instance": "instances",
+    "Spec": "spec",
+    "load_instances": "instances",
+    "load_vnnlib": "load",
+    "parse_vnnlib": "load",
+    "queries": "asking",
+    "result_word": "results",
+    "write_result": "results",
+    "write_vnnlib": "writer",
+}
+
+__getattr__, __dir__ = lazily(__name__, _HOME)

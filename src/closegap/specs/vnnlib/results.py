@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from closegap.core.bracket import Witness
+from typing import TYPE_CHECKING
+
 from closegap.core.errors import OptionError
 from closegap.core.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    from closegap.core.bracket import Witness
 
 __all__ = ["RESULT_WORDS", "result_word", "write_result"]
 
