@@ -1,12 +1,13 @@
-"""Imports of packages' names when they are first used."""
+"""Imports: of packages' names when they are first used, and of much at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["lazily"]
+__all__ = ["import_all", "lazily"]
 
 
 def lazily(
@@ -26,3 +27,22 @@ def lazily(
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
     return get, lambda: sorted(homes)
+
+
+def import_all(modules: Iterable[str]) -> None:
+    """Import modules, without looking for garbage meanwhile.
+
+    What is imported stays, and a collection walks over all of it: in vain, time and again, which is
+    a tenth of the time that importing torch takes.
+
+    Args:
+        modules: their full names.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        for name in modules:
+            import_module(name)
+    finally:
+        if collected:
+            gc.enable()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from closegap.core.budget import DEFAULT_MEMORY_BYTES, Budget
+from closegap.core.imports import import_all
 from closegap.core.verdict import Verdict
 from closegap.evaluate.models import LoadedModel, ModelCache, SpecCache
 from closegap.evaluate.tasks import ImageTask, PropertyTask, Task
@@ -90,6 +91,15 @@ class WorkOptions:
         optimum = {"optimum": True} if self.optimum else {}
         return {**self.settings, **nodes, **memory, **optimum}
 
+    def load(self) -> None:
+        """Import what every answer needs, before any query's time runs, and limit the threads."""
+        solver = ("closegap.strategy.solve",) if self.solver is default_solver else ()
+        import_all(("torch", "closegap.frontend", "closegap.runtime.cache", *solver))
+        import torch
+
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+
     def ask(self, query: Query, seconds: float, key: str, case: int = 0) -> Result:
         """Answer one query within `seconds`.
 
@@ -131,7 +141,7 @@ class ImageWork:
 
     def prepare(self, task: Task) -> None:
         """Load the network and set the thread limit."""
-        _limit_threads(self.options.threads)
+        self.options.load()
         self.models.get(self.model, self.digest)
 
     def __call__(self, task: Task) -> Record:
@@ -165,7 +175,7 @@ class PropertyWork:
         """
         assert isinstance(task, PropertyTask)
         self.specs.read(task.spec)
-        _limit_threads(self.options.threads)
+        self.options.load()
         self.models.get(task.model, task.model_digest)
 
     def __call__(self, task: Task) -> Record:
@@ -216,10 +226,3 @@ def _pictures(model: LoadedModel, clean: NDArray[np.floating], result: Result) -
         witness_outputs=witness.outputs_float32.reshape(-1),
         witness_outputs_float64=witness.outputs_float64.reshape(-1),
     )
-
-
-def _limit_threads(threads: int) -> None:
-    import torch  # heavy: only where the work is done
-
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)

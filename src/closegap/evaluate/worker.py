@@ -6,10 +6,12 @@ after another, and answers each with `begun` and then `done`; nothing else impor
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
 from collections.abc import Sequence
+from functools import cache
 from multiprocessing.connection import Connection
 
 from closegap.evaluate.lifeline import die_with_parent
@@ -29,6 +31,13 @@ def main(arguments: Sequence[str]) -> None:
         os.set_inheritable(descriptor, False)
     die_with_parent(lifeline)
     connection = Connection(channel)
+    # Once: what was loaded stays, and collections need not walk over it.
+    set_aside = cache(gc.freeze)
+
+    def begun() -> None:
+        set_aside()
+        connection.send((Message.BEGUN, None))
+
     work = pickle.loads(connection.recv_bytes())
     connection.send((Message.READY, None))
     while True:
@@ -36,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
             task = connection.recv()
         except EOFError:
             return
-        answer = attempt(work, task, lambda: connection.send((Message.BEGUN, None)))
+        answer = attempt(work, task, begun)
         connection.send((Message.DONE, answer))
 
 
