@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -15,6 +16,7 @@ from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
 from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
+from closegap.search.slots import SlotStore
 from closegap.search.tree import Tree
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.bab import strengthening
@@ -215,6 +217,28 @@ def test_under_rows_units_are_chosen_by_the_estimate_alone(rng: np.random.Genera
             for name in ("auto", "acs")
         ]
         assert (ranked[0] == ranked[1]).all()
+
+
+def test_rows_are_adopted_within_the_memory_of_warm_starts(rng: np.random.Generator) -> None:
+    problem = problem_of(next(iter(cases(rng, RELU_KINDS["wide"], 1, radius=0.8))).query)
+    rows, tree = found_rows(problem, OPTIONS[2]), Tree()
+    search = BranchAndBound(problem, LAZY, lambda points: False, tree=tree)
+    tree.plant(len(problem.rows))
+    while len(nodes := tree.open_nodes()) < 20_000:
+        tree.split(nodes, np.zeros(len(nodes), np.int64))
+    store = search._warm_starts = SlotStore(search._bounder.width, 4 * 2**20)
+    kept = nodes[: len(store._rows)]
+    starts = rng.normal(size=(len(kept), search._bounder.width)).astype(np.float16)
+    store.put(kept, starts)
+    tracemalloc.start()
+    search._adopt(rows, nodes[: len(problem.rows)], Budget(memory=16 * 2**20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * store.nbytes
+    again, found = search._warm_starts.look(kept[len(problem.rows) :])
+    width, bare = problem.rows.shape[1] * rows.constraints.width, starts[len(problem.rows) :]
+    assert width and found.sum() > len(kept) / 2
+    assert (again[found][:, :-width] == bare[found]).all()
 
 
 @pytest.mark.parametrize(("pays", "times"), [(True, 2), (False, 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 #: Slots in the beginning; doubled as needed.
 _FIRST = 64
+#: Payloads copied at a time.
+_COPIED = 1024
 
 
 class SlotStore:
@@ -99,6 +102,15 @@ class SlotStore:
         """The nodes that have a payload, and the payloads `[B, width]`; nothing is freed."""
         nodes = np.flatnonzero(self._slot >= 0)
         return np.asarray(nodes), self._look(nodes)[0]
+
+    def parts(
+        self, nodes: Int[np.ndarray, "B"]
+    ) -> Iterator[tuple[Int[np.ndarray, "M"], NDArray[np.generic]]]:
+        """Those of some nodes that have a payload, and the payloads, few enough to be copied."""
+        known = np.intersect1d(nodes, np.flatnonzero(self._slot >= 0))
+        for first in range(0, len(known), _COPIED):
+            part = known[first : first + _COPIED]
+            yield part, self._look(part)[0]
 
     def look(self, nodes: Int[np.ndarray, "B"]) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """As `take`, but nothing is freed."""

@@ -240,17 +240,16 @@ class BranchAndBound:
 
     def _adopt(self, rows: JointRows, sample: Int[np.ndarray, "M"], budget: Budget) -> None:
         """Go on with other rows; every warm start learns them."""
-        known, starts = self._warm_starts.held()
-        left = np.isin(known, self._tree.open_nodes())
-        known, each = known[left], self._problem.rows.shape[1]
-        learned = rows.extended(starts[left].astype(np.float32), self._tree.root(known), each)
-        assert rows.batch.payload is not None
-        learned[np.isin(known, sample)] = rows.batch.payload[np.isin(sample, known)]
+        before, tried, each = self._warm_starts, rows.batch.payload, self._problem.rows.shape[1]
+        assert tried is not None
         roots = rows.extended(self._root_starts, np.arange(len(self._root_starts)), each)
         self._use(rows.constraints)
         self._root_starts = roots
         self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
-        self._warm_starts.put(known, learned)
+        for known, starts in before.parts(self._tree.open_nodes()):
+            learned = rows.extended(starts.astype(np.float32), self._tree.root(known), each)
+            learned[np.isin(known, sample)] = tried[np.isin(sample, known)]
+            self._warm_starts.put(known, learned)
 
     def _use(self, constraints: DomainConstraints) -> None:
         """Bound and branch with constraints from now on."""
