@@ -159,6 +159,23 @@ def test_neither_stable_nor_split_units_are_chosen(
                 assert len(taken) or not open_[domain].any()
 
 
+@pytest.mark.parametrize("bound", [np.nan, -np.inf])
+@pytest.mark.parametrize("name", ["fsb", "kfsb"])
+def test_a_unit_is_chosen_where_quick_bounds_overflow(
+    name: str, bound: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = problem_of("narrow residual", rng)
+    bounder = DomainBounder(problem, AscentOptions(iterations=2))
+    none = np.zeros((2, 0), np.int64)
+    batch = DomainBatch(np.arange(2), none, none)
+    result = bounder.bound(batch, Budget())
+    monkeypatch.setattr(DomainBounder, "glance", lambda _, b: np.full(len(b.root), bound))
+    for gain in GAINS:
+        options = BranchingOptions(name, gain=gain)
+        ranked = Brancher(problem, bounder, options).rank(batch, result)
+        assert (ranked[:, 0] >= 0).all()
+
+
 def test_choices_agree_with_strong_branching(rng: np.random.Generator) -> None:
     # The worse child of the first choice, bounded with care, among those of all units: 1 is best.
     ranks: dict[str, list[float]] = {name: [] for name in NAMES}

@@ -32,6 +32,8 @@ __all__ = ["Brancher"]
 
 #: The estimate that `auto` goes by where it does not filter; first of every shortlist.
 _ALONE = "acs"
+#: Of units whose gain is not finite: they come last, and before the places where no unit is.
+_NO_GAIN = float(np.finfo(np.float64).min)
 
 
 class Brancher:
@@ -189,7 +191,9 @@ class Brancher:
             for sign in (1, -1)
         )
         gains = np.full(units.shape, -np.inf)
-        gains[which, column] = GAINS[self._options.gain](first, second)
+        with np.errstate(invalid="ignore"):  # bounds that overflow float32 have no gain
+            found = GAINS[self._options.gain](first, second)
+        gains[which, column] = np.nan_to_num(found, nan=_NO_GAIN, neginf=_NO_GAIN)
         self._worth.learn(gains, parent)
         if self._costs is not None:
             gains = np.asarray(gains.clip(min=TINY) / self._costs.numpy()[self._layer[units]])
