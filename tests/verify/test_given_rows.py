@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from closegap.bounds.constraints import LinearCuts
+from closegap.bounds.constraints import CutPart, LinearCuts
 from closegap.bounds.records import Interval
 from closegap.bounds.regions import input_set
 from closegap.core.budget import Budget
 from closegap.graph import ops
+from closegap.graph.network import Network, Node
 from closegap.runtime.torch_network import TorchNetwork
+from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
 from closegap.strategy.engines.cutoff import CutoffEngine
@@ -186,6 +188,29 @@ def test_rows_about_neurons_that_a_tighter_problem_has_not_are_left_out(asked):
             values[p.node].flatten(1)[:, p.neurons] @ p.weights.to_dense().T for p in held.parts
         )
         assert float((left - held.limits).max()) <= 0
+
+
+def test_rows_that_read_leaky_units_below_zero_are_left_out():
+    # h0 = x / 2, h1 = leaky(x + y): h0 <= h1 holds, and says nothing of h1 alone.
+    sizes = (
+        ops.Linear(np.array([[1.0, 0], [1, 1]]), np.zeros(2)),
+        ops.Linear(np.eye(2)[1:], np.array([0.4])),
+    )
+    kinds = (ops.Input(), sizes[0], ops.LeakyRelu(0.5), sizes[1])
+    shapes = ((2,), (2,), (2,), (1,))
+    nodes = [
+        Node(op, (place - 1,) if place else (), shape, f"n{place}")
+        for place, (op, shape) in enumerate(zip(kinds, shapes, strict=True))
+    ]
+    prop = Property(np.ones((1, 1)), np.zeros(1), np.zeros(1, np.int64), False, ("c",))
+    region = Box(np.array([-2.0, 1]), np.array([-1.0, 2]))
+    q = Query(Network(tuple(nodes), b"", "", None), region, prop, "q")
+    problem = split_problem(q, LinearVerifier(q).activations(Budget()), np.array([0]))
+    row = torch.tensor([[1.0, -1.0]]).double()
+    cuts = LinearCuts((CutPart.of(2, (2,), torch.arange(2), row),), torch.zeros(1).double())
+    none = np.zeros((1, 0), np.int64)
+    batch = DomainBatch(np.array([0]), none, none, np.zeros((1, 2 * problem.units), np.float32))
+    assert with_given(problem, batch, NONE, [GivenRows(0, cuts)]) is None
 
 
 def test_rows_survive_a_snapshot_and_damage_is_refused(asked):

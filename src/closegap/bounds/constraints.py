@@ -32,6 +32,9 @@ from closegap.graph.network import Node
 
 __all__ = ["ConstraintSet", "CutPart", "LinearCuts", "Terms", "scattered", "unit_of"]
 
+#: Sets that may add coefficients at one node, and some sums more.
+_SETS = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Terms:
@@ -195,7 +198,9 @@ class LinearCuts:
         limits = self.limits.reshape(-1, self.size, 1)
         coefficients, rounding = self._taken(held), held.new_zeros(held.shape[:2])
         if values is not None:
-            allowance = gamma(self.size + len(self.parts) + 2, unit_of(held.dtype))
+            # Every node may send coefficients to where these are added.
+            sums = self.size + len(self.parts) + len(values) + _SETS
+            allowance = gamma(sums, unit_of(held.dtype))
             terms, met = self._reached(held, values)
             vanished = 4 * (self.size + 2) * underflow(held.dtype) * (met + 2)
             rounding = allowance * (terms + (held @ limits.abs())[..., 0]) + vanished

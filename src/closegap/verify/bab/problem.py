@@ -232,7 +232,9 @@ def _places(
     behind = {source.nodes[i].inputs[0]: i for i in source.activations}
     for index in network.activations:
         feed, there = origin[network.nodes[index].inputs[0]]
-        place = torch.where(known.activations[feed].upper[0].flatten() <= 0, -2, -1)
+        silent = known.activations[feed].upper[0].flatten() <= 0
+        silent &= isinstance(source.nodes[behind[feed]].op, ops.Relu)  # leaky ones have values
+        place = torch.where(silent, -2, -1)
         place[torch.as_tensor(there)] = torch.arange(len(there))
         found[behind[feed]] = (index, place)
     return found
