@@ -47,7 +47,6 @@ __all__ = [
     "float32_inward",
     "float32_outward",
     "gamma",
-    "unit_roundoff",
 ]
 
 FLOAT32_UNIT = 2.0**-24
@@ -138,11 +137,6 @@ VERTEX_CELL = 1e-9
 #: A point is outside a hull when it is farther from it than this times the hull's reach; which
 #: hulls are used is a matter of speed, not of soundness.
 VIOLATION = 1e-4
-
-
-def unit_roundoff(dtype: str) -> float:
-    """Unit roundoff of `"float32"` or `"float64"`."""
-    return {"float32": FLOAT32_UNIT, "float64": FLOAT64_UNIT}[dtype]
 
 
 def gamma(terms: int, unit: float = FLOAT64_UNIT) -> float:

@@ -25,8 +25,8 @@ class CutoffEngine:
     """Tightens every layer for each open clause, the one closest to a proof first.
 
     A clause that stays open gets a tree of its own, for its bounds hold for no other clause; rows
-    that hold on the whole region hold there too. Where
-    the time is too short for a single sweep, all of it is left to the engines that follow.
+    that hold on the whole region hold there too. Where the time is too short for a single sweep,
+    all of it is left to the engines that follow.
 
     Attributes:
         options: how hard to try one clause.

@@ -29,8 +29,6 @@ Offer = Callable[[NDArray[np.float64]], bool]
 
 #: Weight of the child that gains less, of the other one the rest.
 _WORSE = 5.0 / 6.0
-#: Children are counted as gaining at least this when gains are multiplied.
-_LEAST_GAIN = 1e-2
 
 
 @dataclass(frozen=True)
