@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 
 def noting(query: Query, timeout: float, engines: tuple[str, ...], budget: Budget) -> Result:
-    """The strategy's own answer; its detail names what the worker has loaded."""
+    """The strategy's own answer; its detail names what the worker has loaded for this and CROWN."""
     result = default_solver(query, timeout, engines, budget)
+    from closegap.strategy.engines import ENGINES
+
+    ENGINES["crown"]()
     return replace(result, detail=json.dumps(sorted(sys.modules)))
 
 

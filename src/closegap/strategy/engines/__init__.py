@@ -29,10 +29,10 @@ class _Place:
 ENGINES: dict[str, Callable[[], Engine]] = {
     "clean": _Place("clean", "CleanCheck"),
     "pgd": _Place("gradient", "QuickAttack"),
-    "crown": _Place("linear", "Crown"),
+    "crown": _Place("crown", "Crown"),
     "binarized": _Place("binarized", "BinarizedEngine"),
     "input-split": _Place("input_split", "InputSplitEngine"),
-    "alpha-crown": _Place("linear", "AlphaCrown"),
+    "alpha-crown": _Place("alpha_crown", "AlphaCrown"),
     "strong-pgd": _Place("gradient", "StrongAttack"),
     "region-walk": _Place("region", "RegionWalkEngine"),
     "lippa": _Place("region", "LippaEngine"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from closegap.core.budget import Budget
-from closegap.strategy.engines.linear import prove_open_rows
+from closegap.strategy.engines.crown import prove_open_rows
 from closegap.strategy.session import Session
 from closegap.strategy.shared_tree import uproot
 from closegap.verify.incomplete import AlphaOptions
