@@ -261,7 +261,14 @@ def test_a_walk_falls_and_never_below_the_optimum(rng: np.random.Generator, rows
         start = visit(problem, 0, rng.random(2), problem.radius, Budget())
         assert start is not None
         values: list[float] = []
-        last = Walk().run(problem, 0, start, problem.radius, Budget(), partial(remember, values))
+        last = Walk().run(
+            problem,
+            0,
+            start,
+            problem.lowering(0, problem.radius, Budget()),
+            Budget(),
+            partial(remember, values),
+        )
         assert (np.diff(values) < 0).all()
         assert last.answer.value >= least_clause_margin(query, 0) - 1e-6
         assert problem.margins(last.answer.point)[0] == pytest.approx(last.answer.value, abs=1e-6)

@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import linprog
 
 import closegap as cg
+from closegap.attacks.activation.nearest import Nearest
 from closegap.attacks.gradient.hyperplane import least_in_box
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.minimal.attack import MinimalAttack, replayed
@@ -27,15 +28,18 @@ from closegap.attacks.minimal.lanes import (
 )
 from closegap.attacks.minimal.polish import drawn, restored
 from closegap.attacks.minimal.registry import MINIMAL, make_minimal
+from closegap.attacks.minimal.settle import Settling
 from closegap.attacks.minimal.weighting import Weighting
 from closegap.core.budget import Budget
 from closegap.core.errors import DataError, OptionError, SpecError
+from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.runtime.cache import compiled, replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import make_objective
-from closegap.testing.distances import least_distance
+from closegap.specs.objectives import Grid, make_objective
+from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.networks import random_conv, random_mlp
+from tiny_networks import dense
 
 NAMES = {0.0: "l0", 1.0: "l1", 2.0: "l2", math.inf: "linf"}
 EVERY = [(name, norm) for name, (norms, _) in MINIMAL.items() for norm in norms]
@@ -231,6 +235,50 @@ def test_the_polish_never_loses(rng: np.random.Generator) -> None:
     assert (margins(lanes, near) < -lanes.slack)[broken].all()
     before, after = (sizes(lanes, p - lanes.images, 2.0) for p in (corners, near))
     assert bool((after <= before + 1e-6).all())
+
+
+def test_settled_points_are_the_nearest_of_all_and_count(rng: np.random.Generator) -> None:
+    """From the nearest of many samples, to what enumeration finds; from others, never farther."""
+    samples, labels = rng.random((4000, 4)).astype(np.float32), np.zeros(4000)
+    while not (labels != labels[0]).sum() > 500:
+        network = random_mlp(rng, [4, 4, 3, 3])
+        labels = replayer(network).outputs_float32(samples).argmax(axis=1)
+    query = DistanceQuery(network, samples[0], int(labels[0]))
+    pieces, lost = pieces_of(query), samples[labels != labels[0]]
+    grid = Grid.of((1, 2, 2))
+    names = ["linf", "l2", "weighted-l1", "l1+tv", "l0"]
+    for objective in (make_objective(name, samples[0], grid=grid) for name in names):
+        wanted, least = replace(query, objective=objective), math.inf
+        ranked = lost[np.argsort(objective.value(query.center, lost.astype(np.float64)))]
+        optimum = least_distance(wanted, pieces)
+        for point in ranked[:: len(ranked) // 3]:
+            known = Nearest(wanted.distance(point), point)
+            found = Settling().run(wanted, known, Budget(), replayed(wanted))
+            assert optimum - 1e-7 <= found.distance <= known.distance
+            assert found.point is not None and found.distance == wanted.distance(found.point)
+            assert replayed(wanted)(found.point, found.distance)
+            least = min(least, found.distance)
+        if not objective.integral:
+            assert least <= optimum + 3e-6 * max(1.0, optimum)
+        assert Settling().run(wanted, known, Budget.of_seconds(0), replayed(wanted)) is known
+
+
+def test_without_linear_regions_bisection_goes_towards_the_image(rng: np.random.Generator) -> None:
+    network = dense(rng, [3, 8, 2], ops.Sigmoid())
+    points = rng.random((200, 3)).astype(np.float32)
+    labels = replayer(network).outputs_float64(points).argmax(axis=1)
+    query = DistanceQuery(network, points[0], int(labels[0]))
+    far = points[labels != labels[0]][0]
+    known = Nearest(query.distance(far), far)
+    found = Settling().run(query, known, Budget(), lambda p, _: _lost(query, p))
+    assert found.point is not None and _lost(query, found.point)
+    inside = query.center + (1 - 1e-3) * (found.point - query.center)
+    assert found.distance < known.distance and not _lost(query, inside)
+
+
+def _lost(query: DistanceQuery, point: np.ndarray) -> bool:
+    outputs = replayer(query.network).outputs_float64(point[None].astype(np.float32))
+    return int(outputs[0].argmax()) != query.label
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])

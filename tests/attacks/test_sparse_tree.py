@@ -99,6 +99,7 @@ def test_every_distance_is_the_enumerated_one() -> None:
         assert found.lower <= least + 1e-7
         assert found.upper >= least - 1e-7
         assert found.upper - found.lower <= OURS.tolerance + 1e-9
+        assert objective.integral or found.upper <= least + 3e-6
         assert found.witness is not None and judged(wanted, found.witness)
 
 

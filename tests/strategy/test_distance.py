@@ -56,6 +56,7 @@ def test_brackets_close_around_the_nearest_counterexample(
     assert witness.breaks
     assert query.distance(result.witness) == result.upper
     assert result.closed
+    assert result.upper <= least_distance(query) + 3e-6
     if norm != 2:
         assert least_clause_margin(query.within(result.lower), 0) > -1e-9
         assert least_clause_margin(query.within(result.upper), 0) < 1e-9

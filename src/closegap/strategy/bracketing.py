@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
+from closegap.attacks.minimal.settle import Settling, kept_for_settling
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
 from closegap.attacks.sparse.options import OURS
@@ -115,11 +116,11 @@ class Bracketing:
     ) -> None:
         self._query = query
         self._tolerance = tolerance
-        self._budget = budget
-        self._witnesses = Witnesses(query, attack, budget, self._counts, lambda: self._best)
+        self._whole, self._budget = budget, kept_for_settling(budget)
+        self._witnesses = Witnesses(query, attack, self._budget, self._counts, lambda: self._best)
         self._started = time.monotonic()
         self._lower = _floor(query)
-        self._best = Nearest()
+        self._best = self._settled = Nearest()
         self._history: list[tuple[float, float, float]] = []
         self._counts_of: dict[str, int] = {}
         self._tree: StagedSearch | None = None
@@ -136,6 +137,14 @@ class Bracketing:
         """Search for near witnesses for a share of the time."""
         if not self._done:
             self._witnesses.search()
+            self.settle()
+
+    def settle(self) -> None:
+        """Bring the nearest witness to the nearest point of its linear region."""
+        if self._best is not self._settled:
+            with self.watch.part("settling"):
+                Settling().run(self._query, self._best, self._whole, self._counts)
+            self._settled = self._best
 
     def halve(self) -> None:
         """Raise the lower end by linear bounds."""
@@ -200,6 +209,7 @@ class Bracketing:
                 with self.watch.part(name):
                     self.close(engines, self._budget if tree is None else self._budget.within(turn))
             spent = max(time.monotonic() - begun, TINY)
+            self.settle()
             shrunk = self._open(self._tree, name) / max(open_, TINY)
             rates[name] = -math.log(max(shrunk, TINY)) / spent
 
@@ -341,7 +351,9 @@ class Bracketing:
     def _remember(self, least: float = _SEEN) -> None:
         """A line of the history, unless little moved since the last."""
         _, lower, upper = self._history[-1] if self._history else (0.0, -math.inf, math.inf)
-        if upper == self._best.distance and self._lower - lower <= least * (upper - lower):
+        fallen = 0.0 if upper == self._best.distance else upper - self._best.distance
+        rest = upper - lower
+        if math.isfinite(fallen) and fallen + self._lower - lower <= least * rest:
             return
         seconds = time.monotonic() - self._started
         self._history.append((seconds, self._lower, self._best.distance))

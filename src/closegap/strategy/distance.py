@@ -62,6 +62,7 @@ def minimise_distance(
     search = Bracketing(query, tolerance, attack or NearestAttack(), budget)
     try:
         _narrow(search, solvers, engines)
+        search.settle()
     except KeyboardInterrupt as stop:
         raise DistanceInterrupted(search.result()) from stop
     return search.result()

@@ -7,6 +7,7 @@ best distance, follow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,27 +16,31 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
 from closegap.attacks.minimal.below import below
-from closegap.attacks.minimal.portfolio import Entry, portfolio
+from closegap.attacks.minimal.portfolio import Entry, portfolio, shortest
+from closegap.attacks.minimal.settle import Settling
 from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import norm_objective
 
 __all__ = ["Witnesses"]
 
-#: Of the time, for published attacks, and for those with many lanes. Of short times the published
-#: ones get so many seconds, at most this share: their steps cut short come to little.
-_ATTACK_SHARE, _SECONDS, _MOST = 0.07, 5.0, 0.55
+#: Of the time, for published attacks, and for those with many lanes; of short times more.
+_ATTACK_SHARE = 0.07
 #: On networks of more units than this exact search cannot hope to end soon: there the others get
 #: this share of as much. On networks of at most `_FEW` it may end sooner than the attacks.
 _LARGE, _LARGE_MOST, _FEW = 1500, 0.5, 300
 #: Of the time, for walks, and for FAB below the best distance before them and after them.
 _WALK_SHARE, _BELOW_SHARE = 0.15, 0.05
+#: Of the time, for the nearest points of the linear regions at what the attacks found.
+_SETTLE_SHARE = 0.05
 #: For other distances than norms, of the time, for attacks and programs, and for walks in l1.
 _PROXY_ATTACKS, _PROXY_WALK = 0.16, 0.04
 #: Of what is left, for a walk from a witness that came up elsewhere.
 _IMPROVE_SHARE = 0.2
 #: Of what is left, for attacks of thousands of steps, if all of these fit.
 _LONG_SHARE = 0.35
+#: As long as their share lasts.
+_SETTLING = Settling(seconds=math.inf)
 
 
 class Witnesses:
@@ -79,8 +84,9 @@ class Witnesses:
         proxy = query.objective.norm is None
         share = (_PROXY_ATTACKS if proxy else _ATTACK_SHARE) * whole
         if self._units > _LARGE:
-            share = max(share, _LARGE_MOST * _shortest(whole))
+            share = max(share, _LARGE_MOST * shortest(whole))
         found = self._portfolio.starts(query, budget.within(share), self._counts, known)
+        found = _SETTLING.each(query, found, budget.within(_SETTLE_SHARE * whole), self._counts)
         walk = budget.within((_PROXY_WALK if proxy else _WALK_SHARE) * whole)
         if proxy:
             self._attack.run(replace(query, objective=norm_objective(1)), walk, self._by_proxy)
@@ -93,7 +99,7 @@ class Witnesses:
     def published(self) -> tuple[Nearest, ...]:
         """What attacks find that run as they were published, as far as they fit."""
         whole = self._budget.remaining
-        spend = self._budget.within(max(_ATTACK_SHARE * whole, _shortest(whole)))
+        spend = self._budget.within(max(_ATTACK_SHARE * whole, shortest(whole)))
         found, self._cut = self._portfolio.first(self._query, spend, self._counts, self._budget)
         return found
 
@@ -121,8 +127,3 @@ class Witnesses:
     def _by_proxy(self, point: NDArray[np.float32], _: float) -> bool:
         """Whether a point breaks the property; if so, it may be the nearest in our distance."""
         return self._counts(point, self._query.distance(point))
-
-
-def _shortest(seconds: float) -> float:
-    """What the published attacks get of so much time at least."""
-    return min(_SECONDS, _MOST * seconds)

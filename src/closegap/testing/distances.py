@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-from closegap.core.numerics import CELL_TOLERANCE
+from closegap.core.numerics import CELL_TOLERANCE, MIP_FEASIBILITY
 from closegap.mip.model import Status
 from closegap.mip.piqp import solve_quadratic
 from closegap.mip.quadratic import QuadraticModel
@@ -124,6 +124,10 @@ class _Linear:
             np.concatenate(self.limits),
             bounds=list(zip(self.lower, self.upper, strict=True)),
             method="highs",
+            options={
+                "primal_feasibility_tolerance": MIP_FEASIBILITY,
+                "dual_feasibility_tolerance": MIP_FEASIBILITY,
+            },
         )
         if found.status or found.fun is None or found.x is None:
             return math.inf, self.lower

@@ -237,16 +237,14 @@ class _Search:
         clause = int(np.argmin(problem.margins(start)))
         place = visit(problem, clause, start, radius, self._budget)
         while place is not None and not self._budget.expired:
+            optimum = problem.lowering(clause, radius, self._budget)
             place = self._options.walk.run(
-                problem, clause, place, radius, self._budget, self._broken
+                problem, clause, place, optimum, self._budget, self._broken
             )
             if not self._shrink(problem, clause, place):
                 return
             radius = self._radius()
-            near = place.walls
-            answer = problem.program.least_margin(
-                place.cell, problem.goals[clause], radius, near, self._budget
-            )
+            answer = problem.lowering(clause, radius, self._budget)(place.cell, place.walls)
             place = None if answer is None else Place(place.cell, answer)
 
     def _radius(self) -> float:

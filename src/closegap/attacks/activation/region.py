@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from closegap.attacks.activation.cells import UnitNetwork, unit_network
-from closegap.attacks.activation.programs import PROGRAMS, CellProgram, Goal, Ground
+from closegap.attacks.activation.programs import PROGRAMS, CellProgram, Goal, Ground, Optimum
 from closegap.attacks.projection import region_norm
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
@@ -66,6 +66,11 @@ class RegionProblem:
         """Every clause's margin at a flat point, in float64."""
         outputs = self.units.outputs(point)
         return np.array([goal.margin(outputs) for goal in self.goals])
+
+    def lowering(self, clause: int, radius: float, budget: Budget) -> Optimum:
+        """Of cells, the least margin of a clause within a radius of the ground's center."""
+        goal = self.goals[clause]
+        return lambda cell, near: self.program.least_margin(cell, goal, radius, near, budget)
 
     def gradient(
         self, clause: int, point: Float[np.ndarray, "D"], values: Float[np.ndarray, "U"]

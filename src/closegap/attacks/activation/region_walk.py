@@ -171,9 +171,8 @@ class _Search:
         start = visit(problem, clause, point, problem.radius, budget)
         if start is None:
             return
-        last = self._options.walk.run(
-            problem, clause, start, problem.radius, budget, self._on_place
-        )
+        optimum = problem.lowering(clause, problem.radius, budget)
+        last = self._options.walk.run(problem, clause, start, optimum, budget, self._on_place)
         self._harvest.take(last.answer.point)
         self._optima.append((last.answer.value, last.answer.point))
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from closegap.attacks.activation.cells import Cell, cell_key, flipped
-from closegap.attacks.activation.programs import CellAnswer
+from closegap.attacks.activation.programs import CellAnswer, Optimum
 from closegap.attacks.activation.programs.lazy import nearest_walls
 from closegap.attacks.activation.region import RegionProblem
 from closegap.core.budget import Budget
@@ -84,7 +84,7 @@ class Walk:
         problem: RegionProblem,
         clause: int,
         start: Place,
-        radius: float,
+        optimum: Optimum,
         budget: Budget,
         on_place: Callable[[Place], bool],
     ) -> Place:
@@ -92,9 +92,9 @@ class Walk:
 
         Args:
             problem: the query.
-            clause: whose margin falls.
+            clause: whose margin counts.
             start: where.
-            radius: of the ball around the ground's center.
+            optimum: of a cell; what falls is its value, the margin or the distance.
             budget: its deadline.
             on_place: told of every cell's optimum; True ends the walk.
 
@@ -103,7 +103,7 @@ class Walk:
         """
         place, tried = start, {cell_key(start.cell.phase)}
         while not (on_place(place) or budget.expired):
-            better = self._step(problem, clause, place, radius, budget, tried)
+            better = self._step(problem, clause, place, optimum, budget, tried)
             if better is None:
                 break
             place = better
@@ -114,7 +114,7 @@ class Walk:
         problem: RegionProblem,
         clause: int,
         place: Place,
-        radius: float,
+        optimum: Optimum,
         budget: Budget,
         tried: set[bytes],
     ) -> Place | None:
@@ -128,9 +128,7 @@ class Walk:
                 continue
             tried.add(key)
             cell = problem.units.cell(phase, place.cell)
-            answer = problem.program.least_margin(
-                cell, problem.goals[clause], radius, place.walls, budget
-            )
+            answer = optimum(cell, place.walls)
             if answer is not None and answer.value < least:
                 return Place(cell, answer)
         return None

@@ -16,8 +16,11 @@ from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import Objective
 
-__all__ = ["Entry", "Portfolio", "portfolio"]
+__all__ = ["Entry", "Portfolio", "portfolio", "shortest"]
 
+#: Of short times, seconds for published attacks, and their share at most: steps cut short come to
+#: little.
+_SECONDS, _MOST = 5.0, 0.55
 #: Of the time that is left, what an attack may take that does not fit into it with all its steps.
 _SHARE = 0.5
 #: Of the time, for all attacks where programs follow: these gain more.
@@ -203,3 +206,8 @@ def portfolio(objective: Objective) -> Portfolio:
         return Portfolio((), _SEVERAL[1.0], SuccessivePrograms())
     norm = objective.norm
     return Portfolio(_PUBLISHED[norm], _SEVERAL[norm])
+
+
+def shortest(seconds: float) -> float:
+    """What the published attacks get of so much time at least."""
+    return min(_SECONDS, _MOST * seconds)

@@ -24,9 +24,7 @@ from closegap.attacks.minimal.lanes import Lanes, build_lanes, evaluate, lanes_o
 from closegap.attacks.minimal.variation import VariationProgram
 from closegap.core.budget import Budget
 from closegap.core.numerics import DISTANCE_STEP
-from closegap.encode.builder import ModelBuilder
-from closegap.encode.distances import RULES
-from closegap.encode.distances.base import Ground
+from closegap.encode.distances import distance_over
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
 from closegap.runtime.cache import compiled
@@ -176,12 +174,7 @@ def _program(query: DistanceQuery) -> _Program:
 def linear_program(query: DistanceQuery) -> _Program:
     """`(slope, limit, box, begin, budget) -> x`, of any distance that a program can write."""
     size = query.center.size
-    builder = ModelBuilder()
-    inputs = builder.add_columns(np.zeros(size), np.ones(size))
-    terms = RULES[type(query.objective)](query.objective, Ground(inputs, query.center), builder)
-    cost = np.zeros(builder.columns)
-    np.add.at(cost, terms.columns, terms.cost)
-    base = replace(builder.build(cost, terms.constant), cones=())
+    base = distance_over(Box(np.zeros(size), np.ones(size)), query.objective, query.center)
     solver, _ = choose("lp")
 
     def solve(

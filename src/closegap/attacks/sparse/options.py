@@ -68,6 +68,8 @@ class SparseOptions:
         quick: look for a counterexample to start with, where none is given.
         attack: looks for near counterexamples once the tree has grown long; `None` for none.
         attack_share: of the time for either.
+        settle: bring the nearest counterexample to the nearest point of its linear region, and of
+            those beside it, at the end.
         tried: units whose children are bounded before one is chosen (`GAINS`).
         reliable: a unit whose gains were seen so often on both sides is not tried again.
         batch: how many nodes are bounded together, by ascent on slopes, and split; programs are
@@ -98,6 +100,7 @@ class SparseOptions:
     quick: bool = True
     attack: NearestAttack | None = field(default_factory=NearestAttack)
     attack_share: float = 0.1
+    settle: bool = True
     tried: int = 6
     reliable: int = 4
     batch: int = 64
@@ -127,5 +130,6 @@ PAPER = SparseOptions(
     batch=0,
     quick=False,
     attack=None,
+    settle=False,
     staged=False,
 )

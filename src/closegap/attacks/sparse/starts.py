@@ -1,19 +1,22 @@
 """Counterexamples from elsewhere, for the tree: a quick one at first, nearer ones if it grows long.
 
 A tree of few units closes sooner than an attack gives up; one of many is the shorter, the nearer
-the counterexample that it starts with. Where the distance is no norm the attack minimises l1, and
-successive programs go on from what it finds.
+the counterexample that it starts with: there all attacks come first. Where the distance is no norm
+the walks minimise l1, and successive programs go on from what they find.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.portfolio import portfolio, shortest
 from closegap.attacks.minimal.registry import make_minimal
+from closegap.attacks.minimal.settle import Settling
 from closegap.attacks.minimal.successive import SuccessivePrograms
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.options import SparseOptions
@@ -27,6 +30,8 @@ __all__ = ["Starts"]
 _QUICK = "fmn", AttackOptions(steps=100, restarts=4)
 #: Nodes, or the share of the time, after which a tree has grown long.
 _NODES, _SHARE = 2048, 0.1
+#: Trees of networks of more neurons are long.
+_FEW = 300
 
 
 class Starts:
@@ -47,12 +52,17 @@ class Starts:
         self._budget = budget
         self._incumbent = incumbent
         self._patience = budget.within(_SHARE * budget.remaining)
-        self._waiting = options.attack is not None
+        self._waiting = self._many = options.attack is not None
+        network = query.network
+        self._large = sum(network.nodes[i].size for i in network.activations) > _FEW
 
     def quick(self) -> None:
-        """A few gradient steps, where nothing is known."""
+        """A few gradient steps, where nothing is known; on large networks many attacks."""
         query, budget, incumbent = self._query, self._budget, self._incumbent
         if not self._options.quick or incumbent.best.found or budget.expired:
+            return
+        if self._large and self._many:
+            self._several()
             return
         norm = 0.0 if query.objective.integral else query.objective.norm
         attack = make_minimal(*_QUICK, 1.0 if norm is None else norm)
@@ -71,6 +81,7 @@ class Starts:
         if attack is None or not self._waiting or budget.expired:
             return
         self._waiting = False
+        self._several()
         spend = budget.within(self._options.attack_share * budget.remaining)
         best = self._incumbent.best.point
         starts = () if best is None else (best,)
@@ -80,6 +91,22 @@ class Starts:
         proxy = replace(query, objective=norm_objective(1))
         self._offer(attack.run(proxy, spend, self._breaks, starts).point)
         self._programs()
+
+    def _several(self) -> None:
+        """The attacks that the distance has, once; and the linear regions at what they found."""
+        query, budget, counts = self._query, self._budget, self._incumbent.counts
+        if not self._many or budget.expired:
+            return
+        self._many = False
+        share, suite = self._options.attack_share, portfolio(query.objective)
+        first = budget.within(max(share * budget.remaining, shortest(budget.remaining)))
+        known, _ = suite.first(query, first, counts, budget)
+        spend = budget.within(share * budget.remaining)
+        for nearest in (found := suite.starts(query, spend, counts, known))[:1]:
+            self._offer(nearest.point)
+        spend = budget.within(share * budget.remaining)
+        for nearest in Settling(seconds=math.inf).each(query, found, spend, counts)[:1]:
+            self._offer(nearest.point)
 
     def _programs(self) -> None:
         """From the best, successive programs of a distance that is no norm."""

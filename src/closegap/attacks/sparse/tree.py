@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import OnNearer
+from closegap.attacks.minimal.settle import Settling, kept_for_settling
 from closegap.attacks.sparse.answer import SparseAnswer
 from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
 from closegap.attacks.sparse.options import OURS, SparseOptions
@@ -48,8 +49,13 @@ class SparseTree:
         Raises:
             SoundnessError: a proof and a counterexample exclude each other.
         """
-        search = StagedSearch(self.options, query, budget, Incumbent(query, judge, prove))
+        incumbent = Incumbent(query, judge, prove)
+        before = kept_for_settling(budget) if self.options.settle else budget
+        search = StagedSearch(self.options, query, before, incumbent)
         if not search.clean():
             search.begin(starts)
             search.grow()
+            if self.options.settle:
+                found = Settling().run(query, incumbent.best, budget, incumbent.counts)
+                search.offer(found.point)
         return search.answer()

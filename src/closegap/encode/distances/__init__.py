@@ -31,11 +31,13 @@ from closegap.specs.objectives import (
     LinfDistance,
     Objective,
 )
+from closegap.specs.region import Box
 
 __all__ = [
     "RULES",
     "DistanceTerms",
     "EncodedDistance",
+    "distance_over",
     "encode_distance",
     "fixed_integers",
     "tangents",
@@ -113,6 +115,22 @@ def encode_distance(
         builder.add_rows(csr_array(total[None]), -np.inf, limit - terms.constant + slack)
     model = replace(builder.build(total, terms.constant), cones=terms.cones)
     return EncodedDistance(model, network, margin, terms)
+
+
+def distance_over(box: Box, objective: Objective, image: Float[np.ndarray, "D"]) -> Model:
+    """The least distance over a flat box, whose inputs are the first columns; without cones.
+
+    Args:
+        box: flat; the image may lie outside.
+        objective: the distance.
+        image: from where, flat.
+    """
+    builder = ModelBuilder()
+    inputs = builder.add_columns(box.lower, box.upper)
+    terms = RULES[type(objective)](objective, Ground(inputs, image), builder)
+    cost = np.zeros(builder.columns)
+    np.add.at(cost, terms.columns, terms.cost)
+    return builder.build(cost, terms.constant)
 
 
 def fixed_integers(model: Model, values: Float[np.ndarray, "V"]) -> Model:

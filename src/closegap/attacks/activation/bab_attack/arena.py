@@ -178,8 +178,9 @@ class Arena:
         first = visit(problem, clause, point, problem.radius, self.budget)
         if first is None or self.done:
             return
+        optimum = problem.lowering(clause, problem.radius, self.budget)
         last = self._polish.walk.run(
-            problem, clause, first, problem.radius, self.budget, lambda _: self.done
+            problem, clause, first, optimum, self.budget, lambda _: self.done
         )
         self.offer(last.answer.point[None])
 

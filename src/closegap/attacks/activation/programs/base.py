@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ from closegap.attacks.activation.cells import Cell
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 
-__all__ = ["CellAnswer", "CellProgram", "Goal", "Ground"]
+__all__ = ["CellAnswer", "CellProgram", "DistanceProgram", "Goal", "Ground", "Optimum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,39 @@ class CellAnswer:
     row_duals: Float[np.ndarray, "Q"]
 
 
+#: The optimum over a cell, from the walls to begin with; `None` where there is none.
+Optimum: TypeAlias = Callable[[Cell, Int[np.ndarray, "W"]], CellAnswer | None]
+
+
 @runtime_checkable
-class CellProgram(Protocol):
-    """A distance, and how to optimise under it within a cell."""
+class DistanceProgram(Protocol):
+    """A distance, and its least in a cell."""
+
+    def least_distance(
+        self,
+        cell: Cell,
+        goal: Goal,
+        margin: float,
+        near: Int[np.ndarray, "W"],
+        budget: Budget,
+    ) -> CellAnswer | None:
+        """The point of the cell nearest to the center where the goal is at most `margin`.
+
+        Args:
+            cell: where.
+            goal: what.
+            margin: at most.
+            near: walls to begin with; others are added as they are violated.
+            budget: its deadline.
+
+        Returns:
+            `None` where the cell has no such point, or the solver gave none in time.
+        """
+
+
+@runtime_checkable
+class CellProgram(DistanceProgram, Protocol):
+    """A norm, and how to optimise under it within a cell."""
 
     def distance(self, point: Float[np.ndarray, "D"]) -> float:
         """From the ground's center, in float64."""
@@ -91,18 +122,4 @@ class CellProgram(Protocol):
 
         Returns:
             `None` where the cell has no point there, or the solver gave none in time.
-        """
-
-    def least_distance(
-        self,
-        cell: Cell,
-        goal: Goal,
-        margin: float,
-        near: Int[np.ndarray, "W"],
-        budget: Budget,
-    ) -> CellAnswer | None:
-        """The point of the cell nearest to the center where the goal is at most `margin`.
-
-        Returns:
-            `None` where the cell has no such point, or the solver gave none in time.
         """

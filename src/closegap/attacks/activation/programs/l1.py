@@ -34,7 +34,8 @@ class L1Program:
         self._substitution = Substitution(ground.center, (1.0, -1.0))
         room = ground.upper - ground.center, ground.center - ground.lower
         self._upper = np.maximum(np.concatenate(room), 0.0)
-        self._lower = np.zeros_like(self._upper)
+        away = ground.lower - ground.center, ground.center - ground.upper
+        self._lower = np.maximum(np.concatenate(away), 0.0)
 
     def distance(self, point: Float[np.ndarray, "D"]) -> float:
         """See `CellProgram`."""

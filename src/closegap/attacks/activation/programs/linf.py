@@ -21,8 +21,10 @@ from closegap.attacks.activation.programs.linear import (
     Substitution,
     margin_model,
 )
+from closegap.attacks.activation.programs.written import WrittenProgram
 from closegap.core.budget import Budget
 from closegap.core.numerics import CELL_TOLERANCE
+from closegap.specs.objectives import LinfDistance
 
 __all__ = ["LinfProgram"]
 
@@ -60,8 +62,12 @@ class LinfProgram:
         best = session.least_margin(high, budget)
         if best is None or best.value > margin:
             return None
-        low, radius = 0.0, self.distance(best.point)
         slack = CELL_TOLERANCE * session.unit
+        low = self.distance(np.clip(ground.center, ground.lower, ground.upper))
+        first = session.least_margin(low, budget) if low > 0 else None
+        if first is not None and first.value - margin <= slack:
+            return replace(first, value=low)  # the ground's own end is nearest
+        radius = self.distance(best.point)
         for _ in range(_STEPS):
             answer = session.least_margin(radius, budget)
             over = math.inf if answer is None else answer.value - margin
@@ -72,6 +78,9 @@ class LinfProgram:
             if high - low <= CELL_TOLERANCE or abs(over) <= slack:
                 break
             radius = _next(radius, over, session.slope(radius), (low, high))
+        if best.value < margin - slack:  # walls alone end the way: the margin has no multipliers
+            whole = WrittenProgram(LinfDistance(), ground)
+            return whole.least_distance(cell, goal, margin, near, budget)
         return replace(best, value=high)
 
 
