@@ -169,25 +169,30 @@ def test_a_tree_that_is_given_rows_decides_as_enumeration_does(asked, distance):
     assert (float(outcome.lower[0]) > 0) == (distance > 0)
 
 
-def test_rows_about_neurons_that_a_tighter_problem_has_not_are_left_out(asked):
+def test_rows_about_neurons_that_a_tighter_problem_has_not_are_left_out(asked, rng):
     q, _, programs, relaxation, solved = asked
     cuts = cuts_of(q, programs, relaxation, solved)
-    point = (q.region.lower + q.region.upper) / 2 + 1e-3
-    certain = Query(q.network, Box(point - 1e-9, point + 1e-9), q.prop)
-    bounds = LinearVerifier(certain).activations(Budget())
-    problem = split_problem(certain, bounds, np.array([0]))
-    assert problem.units == 0
-    none = np.zeros((1, 0), np.int64)
-    batch = DomainBatch(np.array([0]), none, none, np.zeros((1, 0), np.float32))
-    given = with_given(problem, batch, NONE, [GivenRows(0, cuts)])
-    points = torch.as_tensor(samples(np.random.default_rng(0), certain, 50)).double()
-    values = problem.exact.values(points.reshape(len(points), *problem.exact.network.input_shape))
-    own = [] if given is None else given.constraints.exact[0].cuts.values()
-    for held in own:
-        left = sum(
-            values[p.node].flatten(1)[:, p.neurons] @ p.weights.to_dense().T for p in held.parts
+    middle, half = (q.region.lower + q.region.upper) / 2, (q.region.upper - q.region.lower) / 2
+    none, kept = np.zeros((1, 0), np.int64), []
+    for share in (0.9, 0.5, 0.2):
+        inner = Box(middle - share * half, middle + share * half)
+        certain = Query(q.network, inner, q.prop)
+        problem = split_problem(
+            certain, LinearVerifier(certain).activations(Budget()), np.zeros(1, int)
         )
-        assert float((left - held.limits).max()) <= 0
+        payload = np.zeros((1, DomainBounder(problem, BranchOptions().root).width), np.float32)
+        batch = DomainBatch(np.array([0]), none, none, payload)
+        given = with_given(problem, batch, NONE, [GivenRows(0, cuts)])
+        kept.append(0 if given is None else given.constraints.width)
+        points = torch.as_tensor(samples(rng, certain, 50)).double()
+        shape = problem.exact.network.input_shape
+        values = problem.exact.values(points.reshape(len(points), *shape))
+        for held in [] if given is None else given.constraints.exact[0].cuts.values():
+            left = sum(
+                values[p.node].flatten(1)[:, p.neurons] @ p.weights.to_dense().T for p in held.parts
+            )
+            assert float((left - held.limits).max()) <= 1e-9
+    assert cuts.size >= kept[0] > kept[2]
 
 
 def test_rows_that_read_leaky_units_below_zero_are_left_out():
