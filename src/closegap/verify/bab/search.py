@@ -125,7 +125,6 @@ class BranchAndBound:
         self._kept: Mapping[str, NDArray[np.generic]] | None = None
         self._broken = False
         self._begun = False
-        self._warm: NDArray[np.float32] | None = None
 
     def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Continue a search of this problem where `TreeKeeper` was given its state.
@@ -170,8 +169,8 @@ class BranchAndBound:
             if limit is not None or not len(picked):
                 break
             self._pace.begin()
-            leaves = self._expand(picked, count)
-            self._visit(leaves, self._bounder, budget)
+            leaves, batch = self._expand(picked, count)
+            self._visit(leaves, batch, budget)
             self._pace.end(len(leaves))
             if keeper is not None and keeper.due:
                 keeper.keep(self._state())
@@ -211,9 +210,8 @@ class BranchAndBound:
     def _begin(self, budget: Budget) -> None:
         """Bound the roots, even if they are split already, with more work than other domains."""
         nodes = np.arange(len(self._problem.rows))
-        rooted = DomainBounder(self._problem, self._options.root)
         self._pace.begin()
-        self._visit(nodes, rooted, budget)
+        self._visit(nodes, self._batch(nodes, None), budget)
         self._pace.end(_ROOT_WORK * len(nodes))
         self.settle(self._problem.clauses[self._tree.lower(nodes) > 0])
 
@@ -307,7 +305,9 @@ class BranchAndBound:
         self._frontier = Frontier(plunging=bool(arrays["plunging"][0]))
         self._watch.seconds.update(zip(_PARTS, arrays["seconds"].tolist(), strict=True))
 
-    def _expand(self, nodes: Int[np.ndarray, "B"], count: int) -> Int[np.ndarray, "leaves"]:
+    def _expand(
+        self, nodes: Int[np.ndarray, "B"], count: int
+    ) -> tuple[Int[np.ndarray, "leaves"], DomainBatch]:
         """Split each node, at several units while there are few nodes; returns the leaves."""
         warm, found = self._warm_starts.take(nodes)
         ranked = self._ranks.take(nodes)[0].astype(np.int64) - 1
@@ -324,8 +324,7 @@ class BranchAndBound:
             children = self._tree.split(leaves[can], units[can], points[owner[can], level])
             leaves = np.concatenate([leaves[~can], children])
             owner = np.concatenate([owner[~can], owner[can], owner[can]])
-        self._warm = self._started(nodes, warm, found)[owner]
-        return leaves
+        return leaves, self._batch(leaves, self._started(nodes, warm, found)[owner])
 
     def _started(
         self, nodes: Int[np.ndarray, "B"], warm: NDArray[np.generic], found: NDArray[np.bool_]
@@ -339,12 +338,13 @@ class BranchAndBound:
         path = self._tree.paths(nodes)
         return DomainBatch(self._tree.root(nodes), path.units, path.signs, start, path.points)
 
-    def _visit(self, nodes: Int[np.ndarray, "B"], bounder: DomainBounder, budget: Budget) -> None:
-        """Bound nodes, close the proved ones, prepare the others for splitting."""
-        batch = self._batch(nodes, self._warm)
+    def _visit(self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, budget: Budget) -> None:
+        """Bound nodes, close the proved ones, prepare the others; only roots have no start."""
+        begins = batch.payload is None
+        bounder = DomainBounder(self._problem, self._options.root) if begins else self._bounder
         with self._watch.part("bounds"):
             result = bounder.bound(batch, budget)
-        if bounder is not self._bounder:
+        if begins:
             self._root_starts[batch.root] = result.payload
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
