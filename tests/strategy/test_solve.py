@@ -29,6 +29,7 @@ from closegap.strategy.session import Session
 from closegap.strategy.solve import solve
 from closegap.testing import networks
 from closegap.testing.enumeration import least_clause_margin
+from closegap.verify.bab.leaves import LeafPrograms, LeafResult
 
 Make = Callable[[np.random.Generator], Network]
 
@@ -99,6 +100,22 @@ def test_a_tree_over_hinges_has_all_the_time(kind: str, rng: np.random.Generator
     session = Session(query)
     BranchEngine(smooth_share=0.0).run(session, Budget.of_seconds(30))
     assert session.decided
+
+
+def test_leaves_that_nothing_proves_are_a_reason(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(_: LeafPrograms, root: np.ndarray, *__: object) -> LeafResult:
+        none = np.zeros((0, *query.network.input_shape))
+        return LeafResult(np.full(len(root), -np.inf), none, np.ones(len(root), bool))
+
+    monkeypatch.setattr(LeafPrograms, "solve", silent)
+    query = next(queries(rng, "dense", (-1e-9,)))[0]  # broken by less than is looked for here
+    monkeypatch.setattr(Session, "offer", lambda *_: False)
+    result = solve(query, timeout=30, engines=("bab",))
+    assert result.counts["stuck"] > 0 and result.counts["open"] == 0
+    assert (result.verdict, result.reason) == (Verdict.UNKNOWN, Reason.INCOMPLETE)
+    assert "nothing left to split" in result.detail
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])

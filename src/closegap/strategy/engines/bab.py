@@ -26,6 +26,11 @@ from closegap.verify.incomplete import LinearVerifier
 
 __all__ = ["BranchEngine"]
 
+_STUCK = (
+    "bab: subdomains with nothing left to split are not proved: ties, pieces too narrow to cut, "
+    "or linear programs without a bound"
+)
+
 
 @dataclass(frozen=True)
 class BranchEngine:
@@ -65,6 +70,8 @@ class BranchEngine:
         tree.tally.tell(session, "bab", count, outcome.seconds)
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
+        if count.stuck:
+            session.note(_STUCK)
         if outcome.limit is not None:
             session.limit = outcome.limit
         for clause, lower in zip(tree.clauses, outcome.lower, strict=True):
