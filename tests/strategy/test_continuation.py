@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from closegap.specs.region import Box
 from closegap.store.snapshots import Snapshot, SnapshotFile
 from closegap.strategy import sequence
 from closegap.strategy.continuation import bring_back
-from closegap.strategy.engines import Engine
 from closegap.strategy.engines.bab import BranchEngine
 from closegap.strategy.result import Result
 from closegap.strategy.session import Session
@@ -105,9 +105,11 @@ def test_turns_go_on_where_they_were_cut_off(
 ) -> None:
     path, turns, run = tmp_path / "tree.npz", [], sequence._run
 
-    def noted(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
+    def noted(
+        name: str, settings: Mapping[str, str], session: Session, budget: Budget
+    ) -> Reason | None:
         turns.append((name, budget.remaining))
-        return None if name == "layered" else run(name, engine, session, budget)
+        return None if name == "layered" else run(name, settings, session, budget)
 
     monkeypatch.setattr("closegap.strategy.sequence._run", noted)
     monkeypatch.setattr("closegap.strategy.turns._suits_cuts", lambda session: False)

@@ -22,7 +22,7 @@ from closegap.specs.property import Property
 from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains, lp_ball
 from closegap.strategy import solve as solve_module
-from closegap.strategy.engines import ENGINES
+from closegap.strategy.engines import ENGINES, Engine
 from closegap.strategy.engines.bab import BranchEngine
 from closegap.strategy.failures import EngineWarning
 from closegap.strategy.session import Session
@@ -238,6 +238,18 @@ def test_a_bug_is_said_aloud_and_loses_nothing(query: Query, install) -> None:
     install("late", prove_then_fail)
     with pytest.warns(EngineWarning, match="KeyError"):
         assert solve(query, engines=["late"]).verdict is Verdict.VERIFIED
+
+
+def test_an_engine_that_cannot_be_loaded_loses_nothing(
+    query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unloadable() -> Engine:
+        raise ImportError("libbroken.so: cannot open shared object file")
+
+    monkeypatch.setitem(ENGINES, "absent", unloadable)
+    with pytest.warns(EngineWarning, match=r"absent failed unexpectedly: ImportError: libbroken"):
+        result = solve(query, engines=["absent", *PROOFS])
+    assert result.verdict is Verdict.VERIFIED
 
 
 def test_a_contradiction_is_never_a_verdict(rng: np.random.Generator, install) -> None:

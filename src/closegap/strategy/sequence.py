@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason
-from closegap.strategy.engines import Engine
 from closegap.strategy.failures import describe_failure
 from closegap.strategy.session import Session
 from closegap.strategy.settings import build_engine
@@ -46,17 +45,17 @@ def run_engines(
         past = session.seconds - began if number == resumed else 0.0
         turn = budget.within(share * (budget.remaining + past) - past)
         session.turn = number, session.seconds - past
-        reason = _run(name, build_engine(name, settings), session, turn) or reason
+        reason = _run(name, settings, session, turn) or reason
     if reason is Reason.INCOMPLETE:
         reason = Reason.TIME if budget.expired else session.limit or reason
     return reason
 
 
-def _run(name: str, engine: Engine, session: Session, budget: Budget) -> Reason | None:
-    """Run one engine; a failure is a note and a reason, and the next engine goes on."""
+def _run(name: str, settings: Mapping[str, str], session: Session, budget: Budget) -> Reason | None:
+    """Load and run one engine; a failure is a note and a reason, and the next engine goes on."""
     started = time.monotonic()
     try:
-        engine.run(session, budget)
+        build_engine(name, settings).run(session, budget)
     except Exception as error:  # whatever one engine does, the others' verdicts stand
         reason, note = describe_failure(name, error)
         session.note(note)
