@@ -246,6 +246,7 @@ def test_settled_points_are_the_nearest_of_all_and_count(rng: np.random.Generato
     query = DistanceQuery(network, samples[0], int(labels[0]))
     pieces, lost = pieces_of(query), samples[labels != labels[0]]
     grid = Grid.of((1, 2, 2))
+    settling = Settling(seconds=math.inf)
     names = ["linf", "l2", "weighted-l1", "l1+tv", "l0"]
     for objective in (make_objective(name, samples[0], grid=grid) for name in names):
         wanted, least = replace(query, objective=objective), math.inf
@@ -253,14 +254,14 @@ def test_settled_points_are_the_nearest_of_all_and_count(rng: np.random.Generato
         optimum = least_distance(wanted, pieces)
         for point in ranked[:: len(ranked) // 3]:
             known = Nearest(wanted.distance(point), point)
-            found = Settling().run(wanted, known, Budget(), replayed(wanted))
+            found = settling.run(wanted, known, Budget(), replayed(wanted))
             assert optimum - 1e-7 <= found.distance <= known.distance
             assert found.point is not None and found.distance == wanted.distance(found.point)
             assert replayed(wanted)(found.point, found.distance)
             least = min(least, found.distance)
         if not objective.integral:
             assert least <= optimum + 3e-6 * max(1.0, optimum)
-        assert Settling().run(wanted, known, Budget.of_seconds(0), replayed(wanted)) is known
+        assert settling.run(wanted, known, Budget.of_seconds(0), replayed(wanted)) is known
 
 
 def test_without_linear_regions_bisection_goes_towards_the_image(rng: np.random.Generator) -> None:

@@ -74,7 +74,7 @@ class Settling:
     overshoots: tuple[float, ...] = (16.0, 1.0)
     halvings: int = 20
     walk: Walk = field(default_factory=lambda: Walk(single=3))
-    seconds: float = _SECONDS
+    seconds: float = 1.0
 
     def run(self, query: DistanceQuery, known: Nearest, budget: Budget, judge: OnNearer) -> Nearest:
         """The nearest counterexample of the linear regions at a known one; never a farther one.
