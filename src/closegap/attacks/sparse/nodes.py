@@ -139,7 +139,7 @@ class Nodes:
 
     def swept(self, ranges: Ranges, margins: list[Proof]) -> Ranges:
         """Tighter ranges of the units, for inputs nearer than the ground's limit."""
-        return sweep(self._planes, self._currents, ranges, margins)
+        return sweep(self._planes, self._currents, ranges, margins, self._budget)
 
     def solve(self, row: int, ranges: Ranges, stop: float) -> tuple[Solved, Proof | None]:
         """A node's program; `lower` is proved.

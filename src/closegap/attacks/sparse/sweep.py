@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.sparse.currents import Currents
 from closegap.attacks.sparse.planes import Functions, Planes, Proof, Ranges
+from closegap.core.budget import Budget
 from closegap.core.numerics import TINY, gamma
 
 __all__ = ["sweep"]
@@ -20,9 +21,13 @@ Array = NDArray[np.float64]
 
 #: Multiples of the margin that are tried, of the ratio of both planes' slopes.
 _MULTIPLES = (0.3, 1.0, 3.0)
+#: Units that are bounded together.
+_TOGETHER = 256
 
 
-def sweep(planes: Planes, currents: Currents, ranges: Ranges, margins: list[Proof]) -> Ranges:
+def sweep(
+    planes: Planes, currents: Currents, ranges: Ranges, margins: list[Proof], budget: Budget
+) -> Ranges:
     """Ranges at least as tight, that hold wherever the margins' planes may be at most 0.
 
     Args:
@@ -30,32 +35,43 @@ def sweep(planes: Planes, currents: Currents, ranges: Ranges, margins: list[Proo
         currents: over a region that holds every input that counts; of two functions a unit.
         ranges: of the node.
         margins: planes below the target's margin that hold in the node, one row each; or none.
+        budget: units that its deadline leaves out keep their ranges.
     """
     found = Ranges(ranges.low.copy(), ranges.high.copy())
-    ground = planes.ground
-    for number, layer in enumerate(ground.layers):
+    for number, layer in enumerate(planes.ground.layers):
         units = layer.start + np.flatnonzero(found.free[layer])
-        if not len(units):
-            continue
-        both = np.concatenate([units, units])
-        sign = np.repeat([1.0, -1.0], len(units))
-        functions = Functions(
-            ground.weight[both], ground.bias[both], ground.slack[both]
-        ).times(sign)  # fmt: skip
-        y = planes.propagated(functions, found, number)
-        proof = planes.proof(functions, y, found)
-        numbers = 2 * both + (sign < 0)
-        best = np.full(len(both), -np.inf)
-        if not margins:
-            best = _lowered(currents.least(proof.slopes, numbers), proof, ground.reach)
-        for margin in margins:
-            best = np.maximum(best, _constrained(currents, numbers, proof, margin, ground.reach))
-        count = len(units)
-        found.low[units] = np.fmax(found.low[units], best[:count])
-        found.high[units] = np.fmin(found.high[units], -best[count:])
+        for first in range(0, len(units), _TOGETHER):
+            if budget.expired:
+                return found
+            some = units[first : first + _TOGETHER]
+            best = _least(planes, currents, found, margins, some, number)
+            found.low[some] = np.fmax(found.low[some], best[0])
+            found.high[some] = np.fmin(found.high[some], -best[1])
         if found.empty:
             break
     return found
+
+
+def _least(
+    planes: Planes,
+    currents: Currents,
+    ranges: Ranges,
+    margins: list[Proof],
+    units: NDArray[np.int64],
+    number: int,
+) -> Array:
+    """Lower bounds of units of a layer, and of minus these, `[2, N]`."""
+    ground = planes.ground
+    both, sign = np.concatenate([units, units]), np.repeat([1.0, -1.0], len(units))
+    functions = Functions(ground.weight[both], ground.bias[both], ground.slack[both]).times(sign)
+    proof = planes.proof(functions, planes.propagated(functions, ranges, number), ranges)
+    numbers = 2 * both + (sign < 0)
+    best = np.full(len(both), -np.inf)
+    if not margins:
+        best = _lowered(currents.least(proof.slopes, numbers), proof, ground.reach)
+    for margin in margins:
+        best = np.maximum(best, _constrained(currents, numbers, proof, margin, ground.reach))
+    return best.reshape(2, -1)
 
 
 def _lowered(least: Array, proof: Proof, reach: Array) -> Array:
