@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from closegap.attacks.sparse import starts
 from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.incumbent import Incumbent
@@ -18,6 +19,7 @@ from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.reach import Reach
+from closegap.attacks.sparse.search import SparseSearch
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
@@ -329,6 +331,16 @@ def test_no_time_a_lost_label_and_a_deadline() -> None:
     found = solved(hard, BARE, 0.5)
     assert time.monotonic() - begun < 2.0
     assert found.accounting.balanced and found.lower >= 0.0
+
+
+def test_trees_of_large_networks_begin_with_all_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "_FEW", 0)
+    query = replace(asked(1), objective=L2Distance())
+    best = Incumbent(query, lambda point, _: judged(query, point))
+    SparseSearch(OURS, query, Budget.of_seconds(2), best).begin(())
+    assert best.best.point is not None and judged(query, best.best.point)
+    least = least_distance(query)
+    assert least - 1e-7 <= best.distance <= 1.01 * least
 
 
 def test_a_limit_of_nodes_and_points_to_start_from() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.below import below
 from closegap.attacks.minimal.portfolio import portfolio, shortest
 from closegap.attacks.minimal.registry import make_minimal
 from closegap.attacks.minimal.settle import Settling
@@ -93,7 +94,7 @@ class Starts:
         self._programs()
 
     def _several(self) -> None:
-        """The attacks that the distance has, once; and the linear regions at what they found."""
+        """The attacks that the distance has, once; linear regions at what they found; FAB below."""
         query, budget, counts = self._query, self._budget, self._incumbent.counts
         if not self._many or budget.expired:
             return
@@ -107,6 +108,10 @@ class Starts:
         spend = budget.within(share * budget.remaining)
         for nearest in Settling(seconds=math.inf).each(query, found, spend, counts)[:1]:
             self._offer(nearest.point)
+        distance = self._incumbent.distance
+        if query.objective.norm is not None and 0 < distance < math.inf:
+            spend = budget.within(share * budget.remaining)
+            self._offer(below(query, distance, spend, counts).point)
 
     def _programs(self) -> None:
         """From the best, successive programs of a distance that is no norm."""
