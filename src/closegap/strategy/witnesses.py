@@ -31,8 +31,9 @@ _ATTACK_SHARE = 0.07
 _LARGE, _LARGE_MOST, _FEW = 1500, 0.5, 300
 #: Of the time, for walks, and for FAB below the best distance before them and after them.
 _WALK_SHARE, _BELOW_SHARE = 0.15, 0.05
-#: Of the time, for the nearest points of the linear regions at what the attacks found.
-_SETTLE_SHARE = 0.05
+#: Of the time, for the nearest points of the linear regions at what the attacks found; of short
+#: times this share, up to a second.
+_SETTLE_SHARE, _SETTLE_MOST = 0.05, 0.1
 #: For other distances than norms, of the time, for attacks and programs, and for walks in l1.
 _PROXY_ATTACKS, _PROXY_WALK = 0.16, 0.04
 #: Of what is left, for a walk from a witness that came up elsewhere.
@@ -86,7 +87,8 @@ class Witnesses:
         if self._units > _LARGE:
             share = max(share, _LARGE_MOST * shortest(whole))
         found = self._portfolio.starts(query, budget.within(share), self._counts, known)
-        found = _SETTLING.each(query, found, budget.within(_SETTLE_SHARE * whole), self._counts)
+        settling = budget.within(max(_SETTLE_SHARE * whole, min(_SETTLE_MOST * whole, 1.0)))
+        found = _SETTLING.each(query, found, settling, self._counts)
         walk = budget.within((_PROXY_WALK if proxy else _WALK_SHARE) * whole)
         if proxy:
             self._attack.run(replace(query, objective=norm_objective(1)), walk, self._by_proxy)
