@@ -182,7 +182,7 @@ class _Run:
     def _prepared(self) -> _Ground:
         """The incumbent's region and the activations' bounds there, made anew when it shrinks."""
         ground = self._ground
-        if ground is None or self._best.distance < _SHRUNK * ground.limit:
+        if ground is None or self._best.distance < ground.shrunk:
             query = self._query.within(0.0)
             limit = self._best.distance
             if math.isfinite(limit):
@@ -299,6 +299,11 @@ class _Ground:
     limit: float
     query: Query
     bounds: NetworkBounds
+
+    @property
+    def shrunk(self) -> float:
+        """From which limit on bounds are made anew; a limit may be negative."""
+        return min(_SHRUNK * self.limit, (2 - _SHRUNK) * self.limit)
 
     @property
     def boxed(self) -> Query:

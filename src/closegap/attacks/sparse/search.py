@@ -267,6 +267,8 @@ class SparseSearch:
     def _bounded(self, node: int, lower: float) -> bool:
         """Raise a node's bound; True where that closes it."""
         at = np.array([node])
+        if self._query.objective.integral:
+            lower = float(np.ceil(lower))
         self._tree.raise_lower(at, np.array([lower]))
         bound = float(self._tree.lower(at)[0])
         if bound < self._cutoff:

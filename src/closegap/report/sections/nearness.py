@@ -19,7 +19,8 @@ _SYMBOLS = {
     "weighted-l1": "weighted ℓ1",
 }  # fmt: skip
 
-#: Metrics of a record by name, with their headings; higher is less visible or sparser.
+#: Metrics of a record by name, with their headings; of all but the pixels, higher is sparser or
+#: less visible.
 METRICS = {
     "pixels": "pixels changed",
     "sparsity": "sparsity, %",
