@@ -28,7 +28,7 @@ from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.search import BranchAndBound
 
 SHORT = AscentOptions(iterations=10, slope_rate=0.05)
-OPTIONS = {s: MultiNeuronOptions(size=s, units=10, climb=SHORT, after=0) for s in (2, 3)}
+OPTIONS = {s: MultiNeuronOptions(size=s, units=10, climb=SHORT, after=0) for s in (2, 3, 4)}
 
 
 def found_rows(
@@ -47,7 +47,7 @@ def root_batch(problem: SplitProblem) -> DomainBatch:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "after"), [("dense", 3, 0), ("leaky", 2, 3), ("narrow residual", 3, 3)]
+    ("kind", "size", "after"), [("dense", 4, 0), ("leaky", 2, 3), ("narrow residual", 3, 3)]
 )
 def test_verdicts_agree_with_enumeration(
     kind: str, size: int, after: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -256,3 +256,27 @@ def test_rows_that_paid_are_followed_by_others_sooner(
     trial = rows.tried(replace(root_batch(problem), payload=payload), tree, bounder, Budget())
     assert (trial.rows is not None) == pays
     assert not rows.due(times * len(tree) - 1, 1) and rows.due(times * len(tree), 1)
+
+
+def test_larger_groups_are_tried_once_a_tree_has_grown(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def counted(
+        problem: SplitProblem, batch: DomainBatch, before: Any, options: Any, budget: Budget
+    ) -> JointRows:
+        asked.append(options.size)
+        return joint_rows(problem, batch, before, options, budget)
+
+    monkeypatch.setattr(strengthening, "joint_rows", counted)
+    problem = problem_of(next(iter(cases(rng, RELU_KINDS["dense"], 1))).query)
+    bounder, tree = DomainBounder(problem, SHORT), Tree()
+    tree.plant(len(problem.rows))
+    payload = bounder.bound(root_batch(problem), Budget()).payload
+    batch = replace(root_batch(problem), payload=payload)
+    rows = strengthening.Strengthening(problem, replace(OPTIONS[2], size=None), SHORT)
+    trial = rows.tried(batch, tree, bounder, Budget(nodes=10))
+    assert asked == [3]
+    rows.tried(batch if trial.rows is None else trial.rows.batch, tree, bounder, Budget(nodes=10))
+    assert asked == [3, 3, 4]

@@ -59,6 +59,11 @@ class VertexHulls:
     lifted: Float[Tensor, "G V W"]
     tolerance: Float[Tensor, "G"]
 
+    @property
+    def size(self) -> int:
+        """Neurons a group (k)."""
+        return self.members.shape[1]
+
     @classmethod
     def joined(cls, hulls: Sequence[VertexHulls]) -> VertexHulls:
         """All groups of hulls of one layer, equally many neurons a group."""

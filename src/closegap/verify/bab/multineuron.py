@@ -36,8 +36,13 @@ from closegap.verify.bab.units import is_hinge
 
 #: A tree with fewer open nodes, relative to `after`, may close soon whatever its last children did.
 _NARROW = 1 / 8
+#: Fewer neurons are no group.
+_SMALLEST = 2
+#: Neurons a group where nothing is said: for twice the time of pairs, bounds tighter by far;
+#: four take two or three times as long again.
+FIRST_SIZE = 3
 
-__all__ = ["JointRows", "MultiNeuronOptions", "joint_rows", "widened", "without_rows"]
+__all__ = ["FIRST_SIZE", "JointRows", "MultiNeuronOptions", "joint_rows", "widened", "without_rows"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class MultiNeuronOptions:
     """Which groups of neurons are bounded together.
 
     Attributes:
-        size: neurons a group, two or three.
+        size: neurons a group, from two to four, fewer in layers that have no more; `None` for
+            three at first, later for whichever of three and four a trial says will take less time.
         units: of each layer, the neurons considered: those where the bounds lose most.
         groups: a layer, at most.
         rows: of each layer in each round, all domains together, at most (one for each at least).
@@ -59,7 +65,7 @@ class MultiNeuronOptions:
         OptionError: groups of another size.
     """
 
-    size: int = 3
+    size: int | None = None
     units: int = 25
     groups: int = 50
     rows: int = 100
@@ -71,7 +77,7 @@ class MultiNeuronOptions:
     after: int | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.size <= GREATEST_GROUP:
+        if self.size is not None and not 2 <= self.size <= GREATEST_GROUP:
             raise OptionError(f"groups have 2 to {GREATEST_GROUP} neurons, got {self.size}")
 
     def due(self, nodes: int, open_nodes: int, closing: float) -> bool:
@@ -209,11 +215,11 @@ def _whole(bare: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[n
 def _compacted(
     problem: SplitProblem, batch: DomainBatch, held: DomainConstraints, former: int
 ) -> JointRows:
-    """Without rows over groups that no domain leans on, one set of them a layer."""
+    """Without rows over groups that no domain leans on, one set for each layer and group size."""
     assert batch.payload is not None
     bare, weights = _parted(batch.payload, problem.rows.shape[1], held.width)
     leaned = torch.as_tensor((weights > 0).any(axis=(0, 1)))
-    by_layer: dict[int, list[tuple[HullCuts, Tensor]]] = {}
+    by_layer: dict[tuple[int, int], list[tuple[HullCuts, Tensor]]] = {}
     sets: list[HullCuts | OwnedCuts] = []
     order: list[Tensor] = []
     first = 0
@@ -221,7 +227,8 @@ def _compacted(
         assert isinstance(cuts, HullCuts | OwnedCuts)
         kept = leaned[first : first + cuts.size].nonzero()[:, 0]
         if len(kept) and isinstance(cuts, HullCuts):
-            by_layer.setdefault(cuts.hulls.activation, []).append((cuts.part(kept), first + kept))
+            alike = cuts.hulls.activation, cuts.hulls.size
+            by_layer.setdefault(alike, []).append((cuts.part(kept), first + kept))
         elif isinstance(cuts, OwnedCuts):
             sets.append(cuts)
             order.append(first + torch.arange(cuts.size))
@@ -288,11 +295,12 @@ def _groups(
     losses = torch.where(torch.isfinite(losses), losses, 0.0)
     best = losses.argsort(descending=True)[: options.units]
     best = best[losses[best] > 0]
-    if len(best) < options.size:
-        return np.zeros((0, options.size), np.int64)
+    size = min(options.size or FIRST_SIZE, len(best))
+    if size < _SMALLEST:
+        return np.zeros((0, _SMALLEST), np.int64)
     neurons = layer.indices[best]
     pairs = correlated_pairs(_as_inputs(problem, layer.feed, neurons), losses[best].numpy())
-    cover = sparse_cover(pairs, options.size, options.groups)
+    cover = sparse_cover(pairs, size, options.groups)
     return np.asarray(neurons.numpy()[cover])
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.multineuron.cuts import HullCuts
+from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
@@ -24,7 +25,13 @@ from closegap.search.tree import Tree
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.given import GivenRows, with_given
-from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows, without_rows
+from closegap.verify.bab.multineuron import (
+    FIRST_SIZE,
+    JointRows,
+    MultiNeuronOptions,
+    joint_rows,
+    without_rows,
+)
 from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.units import is_hinge
@@ -191,8 +198,14 @@ class Strengthening:
             given, self._waiting = self._waiting, ()
             rows = with_given(self._problem, batch, self.constraints, given)
             return [] if rows is None else [rows]
+        options = self._options
+        early = self._due == options.after
+        sizes = (FIRST_SIZE,) if early else (FIRST_SIZE, GREATEST_GROUP)
         self._due = max(_AGAIN * nodes, _LEAST)
-        return [joint_rows(self._problem, batch, self.constraints, self._options, budget)]
+        return [
+            joint_rows(self._problem, batch, self.constraints, replace(options, size=size), budget)
+            for size in (sizes if options.size is None else (options.size,))
+        ]
 
 
 def _work(lower: Float[np.ndarray, "M"], gain: float, seconds: float) -> float:
