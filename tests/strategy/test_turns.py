@@ -8,6 +8,7 @@ import pytest
 from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
 from closegap.specs.query import robustness
+from closegap.strategy.early import programs_take
 from closegap.strategy.engines import ENGINES
 from closegap.strategy.engines.refine import RefineEngine
 from closegap.strategy.outlook import Outlook
@@ -62,6 +63,38 @@ def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
         shares = [share for _, share in turns(("cutoff", "bab"), session, budget)]
         assert shares == [0.3, more, more, 1.0, 1.0]
     assert [name for name, _ in turns(("cutoff", "mip"), session, Budget())] == ["cutoff", "mip"]
+
+
+def test_exact_searches_have_a_trial_where_few_units_are_undecided(hard):
+    session, names = Session(hard[0].query), ("alpha-crown", "strong-pgd", "bab", "mip")
+    budget = Budget.of_seconds(50)
+    order = ["alpha-crown", "bab", "mip", "mip", "strong-pgd", "bab", "mip"]
+    assert list(turns(names, session, budget))[1:4] == [("bab", 0), ("mip", 0), ("mip", 0)]
+    session.learn_bounds(session.linear.activations(Budget()))
+    for outlook, programs in ((None, True), (1e6, True), (1e-6, False)):
+        turn = turns(names, session, budget)
+        assert next(turn)[0] == "alpha-crown"
+        assert next(turn) == ("bab", 0.02)
+        session.outlook["bab"], session.held["bab"] = outlook, "a tree"
+        assert (next(turn) != ("mip", 0)) == programs
+        assert not session.held  # another tree begins with the bounds there are then
+        assert next(turn) == ("mip", 0)  # nothing was gained
+        assert [name for name, _ in turn] == order[4:]
+    assert [share for _, share in turns(names, session, Budget(nodes=9))] == [1, 0, 0, 0, 1, 1, 1]
+    assert [name for name, _ in turns(names[:-1], session, budget)] == list(names[:-1])
+
+
+def test_programs_go_on_where_they_will_close_soon(hard):
+    session, budget = Session(hard[0].query), Budget.of_seconds(500)
+    session.learn_bounds(session.linear.activations(Budget()))
+    for lower, goes_on in ((-2.0, False), (-0.1, True), (-0.1, False)):
+        turn = turns(("alpha-crown", "bab", "mip"), session, budget)
+        assert [next(turn)[0] for _ in range(3)] == ["alpha-crown", "bab", "mip"]
+        for clause in session.open_clauses:
+            session.prove_clause(int(clause), lower, "mip")
+        assert (next(turn) != ("mip", 0)) == goes_on, lower
+    assert programs_take(9, 2) - programs_take(0, 2) == pytest.approx(0.1)
+    assert np.isfinite(programs_take(10**6, 9))
 
 
 def test_one_of_the_pair_alone_has_one_turn(hard):

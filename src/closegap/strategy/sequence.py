@@ -40,7 +40,7 @@ def run_engines(
         if budget.expired:
             reason = Reason.TIME
             break
-        if number < resumed:  # had before the run was cut off
+        if number < resumed or not share:  # had before the run was cut off, or without any time
             continue
         past = session.seconds - began if number == resumed else 0.0
         turn = budget.within(share * (budget.remaining + past) - past)

@@ -31,6 +31,8 @@ _REFINE, _REFINED = "refine", {1: 8.0, 3: 40.0}
 #: follow where it is expected to close in so much of what is left then.
 _FIRST, _FIRST_SHARE = "bab", 0.3
 _MORE, _MORE_SHARE, _SOON = 2, 0.4, 0.8
+#: With the bounds that it leaves, exact searches have their trial.
+_BOUNDED = "alpha-crown"
 #: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
 #: at once.
 _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
@@ -81,6 +83,8 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
             if name == _LATE and _FIRST in names and _of_images(session):
                 yield from _first(session, budget)
             yield name, 1.0 - _LEFT * (name in _LONG and name != names[-1])
+            if name == _BOUNDED:
+                yield from _early(names, session, budget)
         elif not raced:
             raced = True
             tightened = {_LATE: _LATE_ROUNDS} if late else {}
@@ -97,6 +101,12 @@ def _first(session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
         seconds = session.outlook.get(_FIRST)
         soon = seconds is not None and seconds <= _SOON * budget.remaining
         yield _FIRST, _MORE_SHARE if soon else 0.0
+
+
+def _early(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
+    from closegap.strategy.early import early_turns  # not before its turn may come
+
+    yield from early_turns(names, session, budget)
 
 
 def _suits_layers(session: Session, budget: Budget) -> bool:
