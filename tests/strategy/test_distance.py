@@ -12,7 +12,7 @@ import pytest
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.core.budget import Budget
-from closegap.core.errors import OptionError
+from closegap.core.errors import EncodingError, OptionError
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import (
@@ -27,7 +27,7 @@ from closegap.strategy.bracketing import Bracketing
 from closegap.strategy.distance import DistanceInterrupted, minimise_distance
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.enumeration import least_clause_margin
-from closegap.testing.networks import random_mlp
+from closegap.testing.networks import random_mlp, random_sigmoid
 
 NORMS = [1.0, 2.0, math.inf]
 
@@ -104,6 +104,25 @@ def test_where_no_input_loses_the_label_the_whole_box_is_proved(rng: np.random.G
     result = minimise_distance(query, timeout=5, attack=NearestAttack(rounds=1, steps=10))
     assert result.lower == pytest.approx(float(np.maximum(image, 1 - image).max()))
     assert result.upper == math.inf and result.witness is None
+
+
+def test_who_could_do_nothing_is_named(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise EncodingError("no such node")
+
+    monkeypatch.setattr("closegap.attacks.sparse.generic.encode", refused)
+    smooth = random_sigmoid(rng, [2, 4, 2])
+    image = rng.random(2).astype(np.float32)
+    label = int(replayer(smooth).outputs_float32(image[None])[0].argmax())
+    objective = L1TvDistance(Grid(1, 1, 2))
+    query = DistanceQuery(smooth, image, label, objective)
+    search = Bracketing(query, 1e-4, NearestAttack(rounds=1, steps=10), Budget.of_seconds(6))
+    for name in ("tree", "mip"):
+        search.solve(name)
+    tree, mip = search.result().notes
+    assert "other activations than ReLUs" in tree and mip == "mip: clause 0: no such node"
 
 
 def test_no_time_leaves_everything_open(rng: np.random.Generator) -> None:

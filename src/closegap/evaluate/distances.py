@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from closegap.attacks.minimal.attack import replayed
-from closegap.attacks.minimal.grid import to_grid
+from closegap.attacks.minimal.grid import as_picture
 from closegap.core.errors import OptionError
 from closegap.data import DataSet
 from closegap.evaluate import provenance
@@ -24,7 +23,7 @@ from closegap.specs.objectives import OBJECTIVES, Grid, ObjectiveOptions, make_o
 from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
 from closegap.strategy.distance import DistanceInterrupted, DistanceResult, minimise_distance
 
-_CUT_OFF = "interrupted"
+_CUT_OFF, _CLEAN = "interrupted", "the image itself loses the label"
 
 __all__ = ["Distance", "DistancePlan", "measure", "plan_distances"]
 
@@ -195,8 +194,13 @@ def _measured(
     except DistanceInterrupted as stop:
         stopped, result = stop, stop.result
     pictures = _pictures(query, result)
-    rounded, note = _rounded(query, result.witness)
-    notes = [_CUT_OFF] * (stopped is not None) + [note] * bool(note)
+    rounded, note = None, ""
+    if result.witness is not None:
+        rounded, note = as_picture(query, result.witness)
+    clean = pictures is not None and np.array_equal(pictures.clean, pictures.witness)
+    notes = [_CUT_OFF] * (stopped is not None) + [_CLEAN] * clean
+    notes += [] if result.closed else result.notes
+    notes += [note] * bool(note)
     record = DistanceRecord(
         key=key,
         index=int(plan.data.indices[place]),
@@ -249,20 +253,3 @@ def _metrics(pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None) -> di
     clean, changed = (a.reshape(-1)[entries] for a in (pictures.clean, shown))
     named = asdict(picture_metrics(clean, changed))
     return {name: float(value) for name, value in named.items() if math.isfinite(value)}
-
-
-def _rounded(
-    query: DistanceQuery, witness: NDArray[np.float32] | None
-) -> tuple[UInt8[np.ndarray, "..."] | None, str]:
-    """The witness as an 8-bit picture that loses the label when it is read back; and a note.
-
-    Every entry is rounded, those of a clean image that lies between the levels too.
-    """
-    if witness is None:
-        return None, ""
-    found = to_grid(query, witness)
-    levels = np.rint(255 * found.point.astype(np.float64))
-    back = (levels / 255).astype(np.float32)
-    if not (found.broken and replayed(query)(back, query.distance(back))):
-        return None, "as an 8-bit picture it keeps the label"
-    return levels.astype(np.uint8), found.note if found.repaired else ""

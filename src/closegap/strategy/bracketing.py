@@ -84,6 +84,10 @@ class ExactAnswer(Protocol):
     def nodes(self) -> int:
         """Nodes of all trees."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be done, and why; for people."""
+
 
 @runtime_checkable
 class ExactSolver(Protocol):
@@ -123,6 +127,7 @@ class Bracketing:
         self._best = self._settled = Nearest()
         self._history: list[tuple[float, float, float]] = []
         self._counts_of: dict[str, int] = {}
+        self._notes: list[str] = []
         self._tree: StagedSearch | None = None
         self._felled = False
         self._step = _FARTHEST_STEP
@@ -221,6 +226,7 @@ class Bracketing:
         search = StagedSearch(options, self._query, spend, incumbent)
         with self.watch.part("tree"):
             search.begin(() if self._best.point is None else (self._best.point,))
+        self._notes += search.notes
         return search
 
     def _open(self, tree: StagedSearch | None, name: str) -> float:
@@ -278,6 +284,7 @@ class Bracketing:
         with self.watch.part(name):
             answer = solver.run(self._query, self._budget, self._counts, starts, self._prove)
         self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
+        self._notes += answer.notes
         self._prove(answer.lower)
 
     def _prove(self, lower: float) -> None:
@@ -370,6 +377,7 @@ class Bracketing:
             tuple(self._history),
             self._counts_of,
             self.watch.seconds,
+            tuple(dict.fromkeys(self._notes)),
         )
 
 

@@ -16,14 +16,15 @@ class DistanceResult:
 
     Attributes:
         lower: proved: no counterexample is nearer.
-        upper: attained by `witness`; infinity where none was found. There is none in the box at
-            all where `lower` is the farthest corner's distance, up to rounding.
+        upper: attained by `witness`; infinity where none was found. Of norms, there is none in
+            the box at all where `lower` is the farthest corner's distance, up to rounding.
         witness: float32, replayed, in the network's input shape.
         tolerance: a bracket this narrow is closed.
         seconds: wall-clock.
         history: seconds, lower and upper end after every improvement.
         counts: what was done how often, such as nodes.
         part_seconds: wall-clock of each part.
+        notes: who could do nothing, and why; for people.
     """
 
     lower: float
@@ -34,6 +35,7 @@ class DistanceResult:
     history: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
     counts: dict[str, int] = field(default_factory=dict)
     part_seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def closed(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 
 from closegap.attacks.minimal.attack import replayed
@@ -14,7 +14,7 @@ from closegap.attacks.minimal.lanes import Lanes, build_lanes, evaluate, lanes_o
 from closegap.runtime.cache import compiled
 from closegap.specs.distance import DistanceQuery
 
-__all__ = ["GridPoint", "to_grid"]
+__all__ = ["GridPoint", "as_picture", "to_grid"]
 
 _LEVELS = 255
 #: Shares of the changed entries that are rounded against the gradient, in one wave of trials.
@@ -66,6 +66,39 @@ def to_grid(query: DistanceQuery, point: Float[np.ndarray, "..."]) -> GridPoint:
                 note = f"rounding lost it; repaired, at most {levels} off"
                 return GridPoint(trial.reshape(shape), True, True, note)
     return GridPoint(nearest.reshape(shape), False, False, "lost by rounding; no repair found")
+
+
+def as_picture(
+    query: DistanceQuery, witness: Float32[np.ndarray, "..."]
+) -> tuple[UInt8[np.ndarray, "..."] | None, str]:
+    """A witness as an 8-bit picture that loses the label when it is read back; and a note.
+
+    Every entry is rounded, those of a clean image that lies between the levels too. Where that
+    loses what the entries that changed had kept, any entry may be turned.
+
+    Args:
+        query: that the point is a witness of.
+        witness: in [0, 1].
+
+    Returns:
+        the levels, in the witness's shape, `None` where none were found; what happened, for
+        people, empty where the nearest levels do.
+    """
+    for image in (query.image, _read_back(_levels(query.image))):
+        found = to_grid(replace(query, image=image), witness)
+        levels = _levels(found.point)
+        back = _read_back(levels)
+        if found.broken and replayed(query)(back, query.distance(back)):
+            return levels, found.note if found.repaired else ""
+    return None, "as an 8-bit picture it keeps the label"
+
+
+def _levels(picture: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    return np.asarray(np.rint(_LEVELS * picture.astype(np.float64)), dtype=np.uint8)
+
+
+def _read_back(levels: UInt8[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    return np.asarray(levels / _LEVELS, dtype=np.float32)
 
 
 def _on_grid(

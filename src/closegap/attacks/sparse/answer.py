@@ -31,6 +31,7 @@ class SparseAnswer:
         units: undecided neurons of the last ground.
         seconds: wall-clock, by part.
         history: seconds, lower and upper end after every improvement of either.
+        notes: why there is no tree, for people.
     """
 
     lower: float
@@ -44,6 +45,7 @@ class SparseAnswer:
     units: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     history: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> int:

@@ -104,6 +104,7 @@ class GenericAnswer:
         seconds: wall-clock.
         history: seconds, lower and upper end after every improvement.
         details: one line for each clause that was solved: the solver's words.
+        notes: those of clauses that could not be written, or that every solver failed on.
     """
 
     lower: float
@@ -113,6 +114,7 @@ class GenericAnswer:
     seconds: float
     history: tuple[tuple[float, float, float], ...] = ()
     details: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Run:
@@ -132,6 +134,7 @@ class _Run:
         self._best = Nearest()
         self._nodes = 0
         self._details: list[str] = []
+        self._notes: list[str] = []
         self._history: list[tuple[float, float, float]] = []
         self._prop = query.within(0.0).prop
         size = query.center.size
@@ -202,7 +205,7 @@ class _Run:
         try:
             network = encode(ground.boxed, ground.flat, clause=clause, options=settings)
         except EncodingError as error:
-            self._details.append(f"clause {clause}: {error}")
+            self._note(f"clause {clause}: {error}")
             return
         asked, query = bound_allowance(network), self._query
         program = encode_distance(network, query.objective, query.center, margin=asked, limit=limit)
@@ -220,8 +223,15 @@ class _Run:
         )
         claim, words = solver.solve(program.model, options)
         self._nodes += claim.nodes
-        self._details.append(f"clause {clause}: {words}")
+        if claim.status is Status.FAILED:
+            self._note(f"clause {clause}: {words}")
+        else:
+            self._details.append(f"clause {clause}: {words}")
         self._judge_claim(clause, claim, allowance, limit)
+
+    def _note(self, words: str) -> None:
+        self._details.append(words)
+        self._notes.append(f"mip: {words}")
 
     def _start(self, program: EncodedDistance) -> Array | None:
         if self._best.point is None:
@@ -289,6 +299,7 @@ class _Run:
             time.monotonic() - self._begun,
             tuple(self._history),
             tuple(self._details),
+            tuple(self._notes),
         )
 
 

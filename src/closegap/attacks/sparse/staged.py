@@ -41,6 +41,7 @@ _CLIMB, _DEEP, _COSTLY = 10, 3, 4e9
 _STEP = 1.2
 #: Trees of fewer nodes say nothing of how sizes grow.
 _COUNTED = 48
+_NO_TREE = "tree: the network has other activations than ReLUs, or is too large to be composed"
 
 
 @dataclass(eq=False)
@@ -60,6 +61,9 @@ class StagedSearch:
         query: on a network of ReLUs and leaky ReLUs.
         budget: of all turns; with a limit of nodes there is one tree.
         incumbent: judges points, and is told what is proved.
+
+    Attributes:
+        notes: why there is no tree, once it has begun; for people.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class StagedSearch:
         self._sizes: list[tuple[float, int]] = []
         self._nodes = self._units = self._programs = 0
         self._young, self._climb = True, 0
+        self.notes: tuple[str, ...] = ()
         self._watch = Stopwatch()
 
     def clean(self) -> bool:
@@ -85,6 +90,8 @@ class StagedSearch:
         """As `SparseSearch.begin`."""
         with self._watch.part("whole"):
             self._whole.begin(starts)
+        if not (self._whole.nodes or self._budget.expired):
+            self.notes = (_NO_TREE,)
 
     def offer(self, point: NDArray[np.floating] | None) -> None:
         """A counterexample that others found; `None` for none."""
@@ -216,4 +223,4 @@ class StagedSearch:
     def answer(self) -> SparseAnswer:
         """The bracket as it stands."""
         whole = self._whole.answer()
-        return replace(whole, staged=self.nodes - self._whole.nodes)
+        return replace(whole, staged=self.nodes - self._whole.nodes, notes=self.notes)
