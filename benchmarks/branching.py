@@ -25,8 +25,9 @@ from closegap.frontend import load
 from closegap.specs.query import robustness
 from closegap.strategy.engines import ENGINES
 from closegap.strategy.session import Session
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from common import data_root, print_table
 
 __all__ = ["CASES", "Case", "main"]

@@ -33,8 +33,9 @@ from closegap.data import fit_to_network, load_data, select
 from closegap.frontend import load
 from closegap.specs.query import Query, robustness
 from closegap.verify.bab.multineuron import MultiNeuronOptions
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import SplitProblem, split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.incomplete import LinearVerifier
 from common import data_root, print_table
 

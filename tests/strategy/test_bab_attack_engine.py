@@ -26,8 +26,8 @@ from closegap.strategy.solve import solve
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import random_mlp
 from closegap.verify.bab.multineuron import MultiNeuronOptions
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import SplitProblem, split_problem
-from closegap.verify.bab.search import BranchOptions
 from tiny_networks import query
 
 BEAM = BabAttackEngine(

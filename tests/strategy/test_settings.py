@@ -21,12 +21,14 @@ DEMO = Path(cg.__file__).parent / "demo" / "digits_mlp.onnx"
 
 def test_an_engine_is_built_with_its_settings() -> None:
     texts = ["bab.batch=128", " bab.children.decay = 0.5 ", "bab.nodes=none", "bab.branching=fsb"]
+    texts.append("bab.learning.after=64")
     settings = parse_settings([*texts, "bab.branching.guided=yes", "mip.solver=highs"])
     engine = build_engine("bab", settings)
     assert isinstance(engine, BranchEngine)
     options = engine.options
     assert (options.batch, options.nodes, options.children.decay) == (128, None, 0.5)
     assert (options.branching.name, options.branching.guided) == ("fsb", True)
+    assert options.learning.after == 64
     assert options.root == BranchEngine().options.root
     assert build_engine("crown", settings) == ENGINES["crown"]()
 

@@ -14,9 +14,10 @@ from closegap.core.budget import Budget
 from closegap.specs.query import Query
 from closegap.specs.region import Ball
 from closegap.testing.enumeration import clause_margin
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.outcome import BranchOutcome
 from closegap.verify.bab.problem import SplitProblem, split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.incomplete import LinearVerifier
 
 #: Few steps of the ascent: more splits, more leaves, more to go wrong.

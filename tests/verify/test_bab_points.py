@@ -19,9 +19,10 @@ from closegap.specs.query import Query
 from closegap.testing.enumeration import clause_margin, least_clause_margin
 from closegap.verify.bab import units as units_module
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.outcome import BranchOutcome
 from closegap.verify.bab.problem import SplitProblem, split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.bab.units import cut_points, open_units
 from closegap.verify.incomplete import LinearVerifier
 from tiny_networks import dense, linear, network, query, samples

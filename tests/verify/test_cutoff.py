@@ -16,8 +16,9 @@ from closegap.core.budget import Budget
 from closegap.specs.query import Query
 from closegap.testing.enumeration import clause_margin
 from closegap.verify import reduction
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.cutoff import CutoffOptions, CutoffSearch, margin_query
 from closegap.verify.incomplete import LinearVerifier
 from closegap.verify.reduction import climb_activations, reduced_query

@@ -23,9 +23,10 @@ from closegap.testing.enumeration import least_clause_margin
 from closegap.verify.bab.bounder import DomainBatch, DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.given import GivenRows, with_given
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.cutting.ascent import ClimbOptions, HullClimb
 from closegap.verify.cutting.region import region_programs
 from closegap.verify.cutting.relaxation import Fixings, Relaxation

@@ -20,7 +20,8 @@ from closegap.strategy.session import Session
 from closegap.strategy.shared_tree import HeldTree, held_tree, hold, plant, uproot
 from closegap.strategy.shelf import Arrays
 from closegap.strategy.tally import COUNTED, Tally
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.options import BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
 

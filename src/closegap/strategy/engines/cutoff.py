@@ -12,8 +12,9 @@ from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
 from closegap.strategy.session import Session
 from closegap.verify.bab.multineuron import MultiNeuronOptions
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import split_problem
-from closegap.verify.bab.search import BranchAndBound, BranchOptions
+from closegap.verify.bab.search import BranchAndBound
 from closegap.verify.cutoff import CutoffOptions, CutoffSearch
 from closegap.verify.reduction import reduced_query
 

@@ -29,7 +29,7 @@ class BranchOutcome:
         finished: nothing is open any more.
         broken: a candidate was accepted.
         limit: the node or memory limit that ended it, if one did.
-        seconds: by part: bounds, rows, branching, candidates, leaves.
+        seconds: by part: bounds, rows, branching, candidates, leaves, learning.
     """
 
     lower: NDArray[np.float64]

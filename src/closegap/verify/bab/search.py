@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from closegap.bounds.optimise import AscentOptions
-from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
-from closegap.core.errors import OptionError
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
 from closegap.search.frontier import Frontier
@@ -25,14 +22,17 @@ from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
 from closegap.verify.bab.given import GivenRows
+from closegap.verify.bab.learning import Learning
 from closegap.verify.bab.leaves import LeafPrograms
-from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions
+from closegap.verify.bab.multineuron import JointRows
+from closegap.verify.bab.nogoods import NoGoods
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.outcome import BranchOutcome, Offer
 from closegap.verify.bab.pace import tree_pace
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.strengthening import Strengthening
 
-__all__ = ["BranchAndBound", "BranchOptions"]
+__all__ = ["BranchAndBound"]
 
 #: Roots climb so many times longer than other domains.
 _ROOT_WORK = 3
@@ -47,41 +47,7 @@ _REBOUND = 1 / 4
 _WARM_SHARE = _TREE_SHARE = 4
 
 #: What is timed.
-_PARTS = ("bounds", "rows", "candidates", "branching", "leaves")
-
-
-@dataclass(frozen=True)
-class BranchOptions:
-    """How to search.
-
-    Attributes:
-        batch: domains split at a time; the children are twice as many.
-        root: climbing on the roots.
-        children: climbing on every other domain.
-        branching: which unit to split.
-        offered: candidates offered from each batch, the lowest first.
-        nodes: at most so many domains, or `None`.
-        multineuron: constraints on groups of neurons, in trees that grow.
-
-    Raises:
-        OptionError: the batch is empty.
-    """
-
-    batch: int = 64
-    root: AscentOptions = field(default_factory=lambda: AscentOptions(iterations=60))
-    children: AscentOptions = field(
-        default_factory=lambda: AscentOptions(
-            iterations=20, slope_rate=0.1, split_rate=0.3, decay=0.95, patience=6
-        )
-    )
-    branching: BranchingOptions = field(default_factory=BranchingOptions)
-    offered: int = 8
-    nodes: int | None = None
-    multineuron: MultiNeuronOptions = field(default_factory=lambda: MultiNeuronOptions(after=256))
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise OptionError(f"the batch must be positive, got {self.batch}")
+_PARTS = ("bounds", "rows", "candidates", "branching", "leaves", "learning")
 
 
 class BranchAndBound:
@@ -109,6 +75,7 @@ class BranchAndBound:
         self._tree = Tree() if tree is None else tree
         self._rows = Strengthening(problem, options.multineuron, options.children)
         self._bounder = DomainBounder(problem, options.children)
+        self._learning = Learning(problem, options.learning)
         self._leaves = LeafPrograms(problem)
         costs = measured_costs(problem) if options.branching.cost_adjusted else None
         self._branching_by = partial(
@@ -136,6 +103,7 @@ class BranchAndBound:
         if not np.array_equal(arrays.get("form", np.zeros(0)), self._problem.form):
             raise ValueError("the tree is one of another form of the network")
         self._rows.restore(arrays)
+        self._learning.restore(arrays)
         self._use(self._rows.constraints)
         unlike = unlike_arrays(arrays, self._state())
         units = np.asarray(arrays.get("unit", [0]))
@@ -149,6 +117,11 @@ class BranchAndBound:
     def tree(self) -> Tree:
         """The tree; another one once `resume` was called."""
         return self._tree
+
+    @property
+    def learned(self) -> NoGoods:
+        """Sets of signs under which a root's clause is proved."""
+        return self._learning.known
 
     def run(self, budget: Budget, keeper: TreeKeeper | None = None) -> BranchOutcome:
         """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
@@ -169,7 +142,7 @@ class BranchAndBound:
             if limit is not None or not len(picked):
                 break
             self._pace.begin()
-            leaves, batch = self._expand(picked, count)
+            leaves, batch = self._expand(picked, count, self._most(budget))
             self._visit(leaves, batch, budget)
             self._pace.end(len(leaves))
             if keeper is not None and keeper.due:
@@ -261,17 +234,22 @@ class BranchAndBound:
 
     def _limit(self, budget: Budget) -> Reason | None:
         """The limit that is reached."""
-        nodes = _fewest(self._options.nodes, budget.nodes)
+        nodes = self._most(budget)
         if nodes is not None and len(self._tree) >= nodes:
             return Reason.NODES
         held = self._tree.nbytes + self._ranks.nbytes + self._points.nbytes
         return Reason.MEMORY if held > budget.memory // _TREE_SHARE else None
 
+    def _most(self, budget: Budget) -> int | None:
+        """Nodes that the tree may have."""
+        limits = (self._options.nodes, budget.nodes)
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def _count(self, budget: Budget) -> int:
         """Domains of the next batch; as many whatever the clock says under a node limit."""
         steady = budget.nodes is not None
         count = self._options.batch if steady else self._pace.batch(budget.remaining)
-        nodes = _fewest(self._options.nodes, budget.nodes)
+        nodes = self._most(budget)
         return count if nodes is None else max(1, min(count, (nodes - len(self._tree)) // 2))
 
     def _state(self) -> dict[str, NDArray[np.generic]]:
@@ -281,6 +259,7 @@ class BranchAndBound:
         return {
             **self._tree.arrays(),
             **self._rows.arrays,
+            **self._learning.arrays,
             "form": self._problem.form,
             "ranked": ranked,
             "ranks": ranks,
@@ -306,9 +285,15 @@ class BranchAndBound:
         self._watch.seconds.update(zip(_PARTS, arrays["seconds"].tolist(), strict=True))
 
     def _expand(
-        self, nodes: Int[np.ndarray, "B"], count: int
+        self, nodes: Int[np.ndarray, "B"], count: int, most: int | None
     ) -> tuple[Int[np.ndarray, "leaves"], DomainBatch]:
-        """Split each node, at several units while there are few nodes; returns the leaves."""
+        """Split each node, at several units while there are few nodes; returns the open leaves.
+
+        Args:
+            nodes: open ones.
+            count: domains of a batch.
+            most: nodes that the tree may have.
+        """
         warm, found = self._warm_starts.take(nodes)
         ranked = self._ranks.take(nodes)[0].astype(np.int64) - 1
         points = self._points.take(nodes)[0].astype(np.float64)
@@ -324,6 +309,9 @@ class BranchAndBound:
             children = self._tree.split(leaves[can], units[can], points[owner[can], level])
             leaves = np.concatenate([leaves[~can], children])
             owner = np.concatenate([owner[~can], owner[can], owner[can]])
+        with self._watch.part("learning"):
+            room = None if most is None else most - len(self._tree)
+            leaves, owner = self._learning.propagate(self._tree, leaves, owner, room)
         return leaves, self._batch(leaves, self._started(nodes, warm, found)[owner])
 
     def _started(
@@ -340,6 +328,8 @@ class BranchAndBound:
 
     def _visit(self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, budget: Budget) -> None:
         """Bound nodes, close the proved ones, prepare the others; only roots have no start."""
+        if not len(nodes):
+            return
         begins = batch.payload is None
         bounder = DomainBounder(self._problem, self._options.root) if begins else self._bounder
         with self._watch.part("bounds"):
@@ -351,7 +341,9 @@ class BranchAndBound:
         proved = lower > 0
         self._rows.closing = float(proved.mean())
         is_open = self._tree.is_open(nodes)
-        self._tree.close(nodes[proved & is_open])
+        done = np.flatnonzero(proved & is_open)
+        self._tree.close(nodes[done])
+        self._learn(replace(batch.part(done), payload=result.payload[done]), len(nodes), budget)
         left = np.flatnonzero(~proved & is_open)
         if not len(left):
             return
@@ -365,6 +357,12 @@ class BranchAndBound:
             leaf = self._prepare(nodes[left], part, result.part(left))
         with self._watch.part("leaves"):
             self._decide(nodes[left[leaf]], part.part(leaf), budget)
+
+    def _learn(self, closed: DomainBatch, bounded: int, budget: Budget) -> None:
+        """Learn from domains that bounds closed, among so many that were bounded."""
+        self._learning.bounded += bounded
+        with self._watch.part("learning"):
+            self._learning.learn(closed, len(self._tree), self._bounder, budget)
 
     def _prepare(
         self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult
@@ -393,7 +391,3 @@ class BranchAndBound:
         if len(found.points) and self._offer(found.points):
             self._broken = True
         self._tree.give_up(nodes[found.tried & ~proved])
-
-
-def _fewest(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
