@@ -18,6 +18,7 @@ from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.multineuron.resting import resting_point
 from closegap.bounds.multineuron.separation import normals
+from closegap.bounds.multineuron.vectors import HullVectors
 from closegap.bounds.multineuron.vertices import directions, enumerate_vertices
 from closegap.bounds.optimise import Ascent, AscentOptions
 from closegap.bounds.records import Parameters
@@ -60,6 +61,11 @@ class Small:
         return self.exact.values(points)
 
 
+def free(hulls: VertexHulls) -> HullVectors:
+    """Vectors over all groups."""
+    return HullVectors.of(hulls, torch.ones(len(hulls.members)).double())
+
+
 def _random_cuts(hulls: VertexHulls, rng: np.random.Generator) -> HullCuts:
     """Three rows a group."""
     owner = torch.arange(len(hulls.members)).repeat(3)
@@ -75,7 +81,7 @@ def test_every_input_obeys_random_multipliers(
     small = Small(rng, ACTIVATIONS[kind], size)
     points = torch.as_tensor(rng.uniform(-1, 1, size=(100_000, 3)))
     values = small.values(points)
-    for cuts in small.cuts:
+    for cuts in (*small.cuts, *(free(hulls) for hulls in small.hulls)):
         price = torch.as_tensor(rng.normal(size=(1, 20, cuts.size)))
         terms = cuts.terms(price, small.bounder.values)
         total = sum(
@@ -124,8 +130,14 @@ def test_climbing_approaches_the_program_with_hulls(size: int, rng: np.random.Ge
         climbed = ascent.run(bounder, small.net.output, small.rows, Budget(), initial=known)
         assert (climbed.lower[0] >= found - 1e-9).all()
         found, known = climbed.lower[0], climbed.parameters
+    sets = [HullVectors.of_cuts(c, known.weights[place]) for place, c in enumerate(cuts)]
+    bounder = BackwardPass(small.exact, small.plain.bounds, constraints=tuple(s for s, _ in sets))
+    known = replace(known, weights={place: start for place, (_, start) in enumerate(sets)})
+    freed = ascent.run(bounder, small.net.output, small.rows, Budget(), initial=known).lower[0]
     best = torch.tensor([_program(small, row) for row in small.rows[0].numpy()])
     assert (found <= best + 1e-6).all()
+    assert (freed >= found - 1e-6).all() and (freed <= best + 1e-6).all()
+    assert (freed - alone).sum() > 0.5 * (best - alone).sum() and freed.sum() > found.sum()
     assert (found >= alone - 1e-6).all()
     assert (best - alone).max() > 0.01
     assert (found - alone).sum() > 0.4 * (best - alone).sum()
@@ -226,18 +238,36 @@ def test_splits_leave_the_vertices_on_their_side(rng: np.random.Generator) -> No
     assert out is not None
     assert (out.domain == 1).all() and out.group[0] == 0
     assert torch.equal(out.out[0], hulls.lifted[0, :, 0] < -hulls.tolerance[0])
-    held, none = small.cuts[1].restricted({hulls.feed: signs})
-    assert none is not None and not bool(none.any())
-    price = torch.as_tensor(rng.uniform(size=(1, 4, held.size))).repeat(2, 1, 1)
-    both = held.terms(price, small.bounder.values)
-    assert (both.constant[1] >= both.constant[0] - 1e-12).all()
     points = small.values(torch.as_tensor(rng.uniform(-1, 1, size=(20_000, 3))))
     inside = points[hulls.feed][:, hulls.members[0, 0]] >= 0
-    total = sum(
-        points[node].flatten(1) @ part[0].flatten(1).T for node, part in both.coefficients.items()
-    )
-    assert isinstance(total, torch.Tensor)
-    assert (total[inside] >= both.constant[1] - both.rounding[1]).all()
+    for cuts in (small.cuts[1], free(hulls)):
+        held, none = cuts.restricted({hulls.feed: signs})
+        assert none is not None and not bool(none.any())
+        price = torch.as_tensor(rng.uniform(size=(1, 4, held.size))).repeat(2, 1, 1)
+        both = held.terms(price, small.bounder.values)
+        assert (both.constant[1] >= both.constant[0] - 1e-12).all()
+        assert (both.constant[1] > both.constant[0]).any()
+        total = sum(
+            points[node].flatten(1) @ part[0].flatten(1).T
+            for node, part in both.coefficients.items()
+        )
+        assert isinstance(total, torch.Tensor)
+        assert (total[inside] >= both.constant[1] - both.rounding[1]).all()
+
+
+def test_vectors_say_at_least_what_their_rows_do_and_are_kept(rng: np.random.Generator) -> None:
+    small = Small(rng, ops.Relu(), 3)
+    cuts = small.cuts[1]
+    price = torch.as_tensor(rng.uniform(size=(2, 3, cuts.size)))
+    vectors, start = HullVectors.of_cuts(cuts, price)
+    rows, whole = cuts.terms(price, None), vectors.terms(start, None)
+    assert (whole.constant >= rows.constant - 1e-9).all()
+    for node, part in rows.coefficients.items():
+        torch.testing.assert_close(whole.coefficients[node], part)
+    again = HullVectors.of_arrays(vectors.arrays(), small.net.nodes).terms(start, None)
+    assert torch.equal(again.constant, whole.constant)
+    with pytest.raises(ValueError, match="damaged"):
+        HullVectors.of_arrays({**vectors.arrays(), "units": np.ones(1)}, small.net.nodes)
 
 
 def test_rows_are_the_same_in_parts_together_and_kept(rng: np.random.Generator) -> None:

@@ -47,10 +47,16 @@ def root_batch(problem: SplitProblem) -> DomainBatch:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "after"), [("dense", 4, 0), ("leaky", 2, 3), ("narrow residual", 3, 3)]
+    ("kind", "size", "after", "vectors"),
+    [("dense", 4, 0, True), ("leaky", 2, 3, True), ("narrow residual", 3, 3, False)],
 )
 def test_verdicts_agree_with_enumeration(
-    kind: str, size: int, after: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    size: int,
+    after: int,
+    vectors: bool,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun: list[int] = []
 
@@ -61,7 +67,8 @@ def test_verdicts_agree_with_enumeration(
     monkeypatch.setattr(strengthening, "joint_rows", counted)
     monkeypatch.setattr(strengthening, "_LEAST", 8)
     for case in cases(rng, RELU_KINDS[kind], 1):
-        check(case, replace(LAZY, multineuron=replace(OPTIONS[size], after=after)))
+        groups = replace(OPTIONS[size], after=after, vectors=vectors)
+        check(case, replace(LAZY, multineuron=groups))
     assert begun
 
 
@@ -111,15 +118,16 @@ class Kept:
         self.states.append({name: array.copy() for name, array in arrays.items()})
 
 
+@pytest.mark.parametrize("vectors", [False, True])
 def test_a_tree_with_rows_goes_on_exactly(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    vectors: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strengthening, "_LEAST", 40)
     monkeypatch.setattr(strengthening, "_DEARER", 0.1)
     case = next(iter(cases(rng, RELU_KINDS["wide"], 1, radius=0.8)))
     problem, options = (
         problem_of(case.query),
-        replace(LAZY, multineuron=replace(OPTIONS[2], after=9)),
+        replace(LAZY, multineuron=replace(OPTIONS[2], after=9, vectors=vectors)),
     )
     budget, kept = Budget.of_seconds(60, nodes=150), Kept()
     whole = BranchAndBound(problem, options, lambda points: False)
@@ -156,7 +164,7 @@ def test_damaged_rows_are_refused(rng: np.random.Generator) -> None:
 def test_subdomains_hold_against_samples(size: int, rng: np.random.Generator) -> None:
     for case in islice(cases(rng, RELU_KINDS["wide"], 1), 2):
         problem = problem_of(case.query)
-        held = found_rows(problem, OPTIONS[size]).constraints
+        held = found_rows(problem, replace(OPTIONS[size], vectors=size != 2)).constraints
         if problem.units < 2:
             continue
         count = 24

@@ -88,12 +88,8 @@ class HullCuts:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What makes the same rows again."""
-        hulls = self.hulls
         return {
-            "activation": np.array([hulls.activation]),
-            "members": np.asarray(hulls.members.numpy()),
-            "lifted": np.asarray(hulls.lifted.numpy()),
-            "tolerance": np.asarray(hulls.tolerance.numpy()),
+            **self.hulls.arrays(),
             "owner": np.asarray(self.owner.numpy()),
             "normals": np.asarray(self.normals.numpy()),
         }
@@ -112,23 +108,15 @@ class HullCuts:
             KeyError: an array is missing.
             ValueError: they do not fit together, or the network.
         """
-        activation = int(arrays["activation"][0])
-        names = ("members", "lifted", "tolerance", "owner", "normals")
-        members, lifted, tolerance, owner, normals = (torch.tensor(arrays[n]) for n in names)
-        groups, size = members.shape
+        hulls = VertexHulls.of_arrays(arrays, nodes)
+        owner, normals = (torch.tensor(arrays[n]) for n in ("owner", "normals"))
         if not (
-            0 < activation < len(nodes)
-            and members.dtype == owner.dtype == torch.int64
-            and lifted.dtype == tolerance.dtype == normals.dtype == torch.float64
-            and lifted.shape == (groups, lifted.shape[1], 2 * size)
-            and tolerance.shape == (groups,)
-            and normals.shape == (len(owner), 2 * size)
-            and _below(members, nodes[activation].size)
-            and _below(owner, groups)
+            owner.dtype == torch.int64
+            and normals.dtype == torch.float64
+            and normals.shape == (len(owner), 2 * hulls.size)
+            and bool(((owner >= 0) & (owner < len(hulls.members))).all())
         ):
             raise ValueError("rows of groups of neurons are damaged, or of another network")
-        node = nodes[activation]
-        hulls = VertexHulls(node.inputs[0], activation, node.shape, members, lifted, tolerance)
         return cls.of(hulls, owner, normals)
 
     @property
@@ -171,10 +159,6 @@ class HullCuts:
         limits = self.rows.limits.expand(count, -1).clone()
         limits[found.domain[pair], row] = -values.where(values.isfinite(), least.amin(dim=1))
         return replace(self, rows=replace(self.rows, limits=limits)), empty
-
-
-def _below(numbers: Tensor, count: int) -> bool:
-    return bool(((numbers >= 0) & (numbers < count)).all())
 
 
 def _joined(

@@ -17,9 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
+
+from closegap.graph.network import Node
 
 __all__ = ["Excluded", "VertexHulls"]
 
@@ -80,6 +84,46 @@ class VertexHulls:
             ),
             tolerance=torch.cat([h.tolerance for h in hulls]),
         )
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What makes the same hulls again."""
+        return {
+            "activation": np.array([self.activation]),
+            "members": np.asarray(self.members.numpy()),
+            "lifted": np.asarray(self.lifted.numpy()),
+            "tolerance": np.asarray(self.tolerance.numpy()),
+        }
+
+    @classmethod
+    def of_arrays(
+        cls, arrays: Mapping[str, NDArray[np.generic]], nodes: Sequence[Node]
+    ) -> VertexHulls:
+        """The hulls whose `arrays()` these are.
+
+        Args:
+            arrays: by name; as they are, they are believed.
+            nodes: of the network.
+
+        Raises:
+            KeyError: an array is missing.
+            ValueError: they do not fit together, or the network.
+        """
+        activation = int(arrays["activation"][0])
+        members, lifted, tolerance = (
+            torch.tensor(arrays[n]) for n in ("members", "lifted", "tolerance")
+        )
+        groups, size = members.shape
+        if not (
+            0 < activation < len(nodes)
+            and members.dtype == torch.int64
+            and lifted.dtype == tolerance.dtype == torch.float64
+            and lifted.shape == (groups, lifted.shape[1], 2 * size)
+            and tolerance.shape == (groups,)
+            and bool(((members >= 0) & (members < nodes[activation].size)).all())
+        ):
+            raise ValueError("groups of neurons are damaged, or of another network")
+        node = nodes[activation]
+        return cls(node.inputs[0], activation, node.shape, members, lifted, tolerance)
 
     def part(self, groups: Int[Tensor, "M"]) -> VertexHulls:
         """Some of the groups."""

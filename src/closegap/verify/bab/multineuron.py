@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.bounds.backward import BackwardPass
+from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.multineuron.build import make_hulls, separating_cuts
 from closegap.bounds.multineuron.cover import correlated_pairs, sparse_cover
 from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.multineuron.resting import RestingPoint
+from closegap.bounds.multineuron.vectors import HullVectors
 from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.bounds.optimise import AscentOptions, MixedPrecision
 from closegap.core.budget import Budget
@@ -56,6 +58,8 @@ class MultiNeuronOptions:
         groups: a layer, at most.
         rows: of each layer in each round, all domains together, at most (one for each at least).
         rounds: of rows that cut off what the bounds rest on.
+        vectors: what rows end with is the start of free weights of each group, `2k` a domain; else
+            their weights stay, and each has one multiplier.
         octahedra: climbing on the slopes of each sum and difference; `None` for plain CROWN.
         climb: on domains after each round; short steps, for the slopes are good already.
         after: all this begins when the tree has so many nodes (about as many as would take as
@@ -70,6 +74,7 @@ class MultiNeuronOptions:
     groups: int = 50
     rows: int = 100
     rounds: int = 2
+    vectors: bool = False
     octahedra: AscentOptions | None = None
     climb: AscentOptions = field(
         default_factory=lambda: AscentOptions(iterations=40, slope_rate=0.05, patience=40)
@@ -173,7 +178,8 @@ def joint_rows(
         batch = replace(batch, payload=result.payload)
         if budget.expired or (result.lower > 0).all():
             break
-    return _compacted(problem, batch, held, before.width)
+    rows = _compacted(problem, batch, held, before.width)
+    return _freed(problem, rows) if options.vectors else rows
 
 
 def without_rows(problem: SplitProblem, batch: DomainBatch, former: int) -> JointRows:
@@ -220,16 +226,16 @@ def _compacted(
     bare, weights = _parted(batch.payload, problem.rows.shape[1], held.width)
     leaned = torch.as_tensor((weights > 0).any(axis=(0, 1)))
     by_layer: dict[tuple[int, int], list[tuple[HullCuts, Tensor]]] = {}
-    sets: list[HullCuts | OwnedCuts] = []
+    sets: list[HullCuts | HullVectors | OwnedCuts] = []
     order: list[Tensor] = []
     first = 0
     for cuts in held.exact:
-        assert isinstance(cuts, HullCuts | OwnedCuts)
+        assert isinstance(cuts, HullCuts | HullVectors | OwnedCuts)
         kept = leaned[first : first + cuts.size].nonzero()[:, 0]
         if len(kept) and isinstance(cuts, HullCuts):
             alike = cuts.hulls.activation, cuts.hulls.size
             by_layer.setdefault(alike, []).append((cuts.part(kept), first + kept))
-        elif isinstance(cuts, OwnedCuts):
+        elif not isinstance(cuts, HullCuts):
             sets.append(cuts)
             order.append(first + torch.arange(cuts.size))
         first += cuts.size
@@ -238,6 +244,36 @@ def _compacted(
     columns = np.asarray(torch.cat([torch.zeros(0, dtype=torch.int64), *order]).numpy())
     batch = replace(batch, payload=_whole(bare, weights[:, :, columns]))
     return JointRows(DomainConstraints.of(*sets), batch, columns, former)
+
+
+def _freed(problem: SplitProblem, rows: JointRows) -> JointRows:
+    """Vectors in place of rows with fixed weights, with starts that say as much."""
+    assert rows.batch.payload is not None
+    width = rows.constraints.width
+    bare, weights = _parted(rows.batch.payload, problem.rows.shape[1], width)
+    sets: list[ConstraintSet] = []
+    starts: list[Tensor] = []
+    columns: list[np.ndarray] = []
+    first = 0
+    for held in rows.constraints.exact:
+        place = slice(first, first + held.size)
+        known, column = torch.as_tensor(weights[:, :, place]), rows.columns[place]
+        first += held.size
+        if isinstance(held, HullCuts):
+            held, known = HullVectors.of_cuts(held, known)
+            column = np.full(held.size, rows.former)
+        sets.append(held)
+        starts.append(known)
+        columns.append(column)
+    if not sets:
+        return rows
+    payload = _whole(bare, np.asarray(torch.cat(starts, dim=2).numpy()))
+    return JointRows(
+        constraints=DomainConstraints.of(*sets),
+        batch=replace(rows.batch, payload=payload),
+        columns=np.concatenate(columns),
+        former=rows.former,
+    )
 
 
 def _hulls(

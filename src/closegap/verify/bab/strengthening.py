@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from closegap.bounds.constraints import ConstraintSet
 from closegap.bounds.multineuron.cuts import HullCuts
+from closegap.bounds.multineuron.vectors import HullVectors
 from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
@@ -114,7 +115,7 @@ class Strengthening:
             "rows_known": np.array([sorted(self._known)], dtype=np.int64),
         }
         for place, cuts in enumerate(self.constraints.exact):
-            assert isinstance(cuts, HullCuts | OwnedCuts)
+            assert isinstance(cuts, HullCuts | HullVectors | OwnedCuts)
             found.update({f"rows_{place}_{name}": a for name, a in cuts.arrays().items()})
         return found
 
@@ -131,8 +132,7 @@ class Strengthening:
             for place in range(int(arrays["rows_sets"][0])):
                 start = f"rows_{place}_"
                 part = {n[len(start) :]: a for n, a in arrays.items() if n.startswith(start)}
-                kind = OwnedCuts if "roots" in part else HullCuts
-                sets.append(kind.of_arrays(part, nodes))
+                sets.append(_kind(part).of_arrays(part, nodes))
             self._known = set(arrays["rows_known"].reshape(-1).tolist())
         except (KeyError, IndexError) as error:
             raise ValueError(f"the tree's rows are damaged: {error}") from None
@@ -206,6 +206,15 @@ class Strengthening:
             joint_rows(self._problem, batch, self.constraints, replace(options, size=size), budget)
             for size in (sizes if options.size is None else (options.size,))
         ]
+
+
+def _kind(
+    arrays: Mapping[str, NDArray[np.generic]],
+) -> type[HullCuts] | type[HullVectors] | type[OwnedCuts]:
+    """Of which set these are."""
+    if "roots" in arrays:
+        return OwnedCuts
+    return HullVectors if "units" in arrays else HullCuts
 
 
 def _work(lower: Float[np.ndarray, "M"], gain: float, seconds: float) -> float:
