@@ -65,6 +65,12 @@ def test_what_is_read_back_from_a_png_loses_the_label(
     assert checked == len(said.rows)
 
 
+def test_one_solver_alone_may_be_asked(call: Call, asked: tuple[object, ...]) -> None:
+    said = call(*asked, "--minimise", "l1", "--exact", "paper", "--limit", "1")
+    assert said.code == 0, said.err
+    assert [row["options"] for row in said.rows] == [{"exact": "paper"}]
+
+
 def test_one_archive_holds_every_distance(
     call: Call, asked: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -120,7 +126,11 @@ def test_misuse_is_one_line(
         (*asked, "--minimise", "l1", "--png", tmp_path / "file"): "it is no folder",
         (*asked, "--minimise", "l1", "--save", tmp_path / "no" / "such"): "it is no folder",
         (*asked, "--minimise", "l1", "--store", tmp_path): "it is a folder",
+        (*asked, "--minimise", "l1", "--tv-of", "image"): "--tv-of goes with --minimise l1+tv",
+        (*asked, "--minimise", "l1", "--exact", "abacus"): "no exact solver is called 'abacus'",
         (*method, "--kappa", "0.1"): "--kappa goes with --minimise",
+        (*method, "--isotropic"): "--isotropic goes with --minimise",
+        (*method, "--tv-of", "image"): "--tv-of goes with --minimise",
         (*method, "--store", tmp_path / "run.db"): "--store goes with --minimise",
     }
     for arguments, text in refused.items():

@@ -23,7 +23,7 @@ from closegap.specs.objectives import (
     Objective,
 )
 from closegap.specs.region import bounding_box
-from closegap.strategy.bracketing import Bracketing
+from closegap.strategy.bracketing import EXACT, Bracketing
 from closegap.strategy.distance import DistanceInterrupted, minimise_distance
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.enumeration import least_clause_margin
@@ -123,6 +123,16 @@ def test_who_could_do_nothing_is_named(
         search.solve(name)
     tree, mip = search.result().notes
     assert "other activations than ReLUs" in tree and mip == "mip: clause 0: no such node"
+
+
+@pytest.mark.parametrize("exact", list(EXACT))
+def test_every_exact_solver_brackets_a_distance_alone(rng: np.random.Generator, exact: str) -> None:
+    query = replace(asked(rng, 1.0), objective=L1TvDistance(Grid(1, 1, 2)))
+    search = Bracketing(query, 1e-4, NearestAttack(rounds=1, steps=10), Budget.of_seconds(20))
+    search.solve(exact)
+    result, least = search.result(), least_distance(query)
+    assert result.lower <= least + 1e-7 and least - 1e-7 <= result.upper <= least + 1e-3
+    assert result.upper - result.lower <= 1e-3 and not result.notes
 
 
 def test_no_time_leaves_everything_open(rng: np.random.Generator) -> None:

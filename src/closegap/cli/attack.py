@@ -44,15 +44,18 @@ __all__ = ["attack_command"]
 @click.option(
     "--tv-of",
     type=click.Choice(["image", "difference"]),
-    default="image",
-    show_default=True,
-    help="Of l1+tv: whose total variation.",
+    help="Of l1+tv: whose total variation, the image's if it is left out.",
 )
 @click.option(
     "--isotropic", is_flag=True, help="Of l1+tv: lengths of gradients, not sums of differences."
 )
 @click.option(
     "--target", type=click.IntRange(min=0), help="With --minimise: the one class that counts."
+)
+@click.option(
+    "--exact",
+    metavar="SOLVER",
+    help="With --minimise: tree, paper, mip, highs or scip alone for the lower end.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
 @click.option("--restarts", type=click.IntRange(min=1), help="Independent runs for each target.")
@@ -93,9 +96,9 @@ def attack_command(model: Path, **options: Any) -> None:
 
         minimise(model, options)
         return
-    for name in ("kappa", "png", "store", "target"):
-        if options[name] is not None:
-            raise click.UsageError(f"--{name} goes with --minimise")
+    for name in ("kappa", "tv_of", "isotropic", "png", "store", "target", "exact"):
+        if options[name] not in (None, False):
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --minimise")
     if options["method"] is None:
         raise click.UsageError("--method is missing; or ask for --minimise linf")
     from closegap.attacks.minimal.registry import MINIMAL

@@ -36,9 +36,9 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
         if options[name] is not None:
             raise click.UsageError(f"--minimise and --{name.replace('_', '-')} exclude each other")
     names = tuple(dict.fromkeys(_ALIASES.get(name, name) for name in options["minimise"]))
-    for name in ("kappa", "isotropic"):
-        if options[name] and "l1+tv" not in names:
-            raise click.UsageError(f"--{name} goes with --minimise l1+tv")
+    for name in ("kappa", "tv_of", "isotropic"):
+        if options[name] not in (None, False) and "l1+tv" not in names:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --minimise l1+tv")
     save, png = options["save"], _folder(options["png"], "--png")
     if save is not None and save.suffix == ".npz":
         require_writable(save, "--save")
@@ -76,7 +76,7 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
 
     defaults = ObjectiveOptions()
     weight = defaults.kappa if options["kappa"] is None else options["kappa"]
-    chosen = ObjectiveOptions(weight, options["tv_of"], options["isotropic"])
+    chosen = ObjectiveOptions(weight, options["tv_of"] or defaults.of, options["isotropic"])
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     part = select(whole, limit=options["limit"], indices=options["indices"])
@@ -92,7 +92,7 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
     return plan_distances(
         network,
         data,
-        [Distance(name, chosen, target) for name in names],
+        [Distance(name, chosen, target, options["exact"]) for name in names],
         timeout=options["timeout"],
         seed=options["seed"],
         data_digest=whole.digest,

@@ -21,7 +21,12 @@ from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import OBJECTIVES, Grid, ObjectiveOptions, make_objective
 from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
-from closegap.strategy.distance import DistanceInterrupted, DistanceResult, minimise_distance
+from closegap.strategy.distance import (
+    DistanceInterrupted,
+    DistanceResult,
+    minimise_distance,
+    require_exact,
+)
 
 _CUT_OFF, _CLEAN = "interrupted", "the image itself loses the label"
 
@@ -36,16 +41,19 @@ class Distance:
         name: one of `OBJECTIVES`.
         options: of the objective.
         target: the one class that counts as a loss; `None` for every other.
+        exact: see `minimise_distance`.
 
     Raises:
-        OptionError: the name is unknown.
+        OptionError: the name, or the exact solver, is unknown.
     """
 
     name: str
     options: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     target: int | None = None
+    exact: str | None = None
 
     def __post_init__(self) -> None:
+        require_exact(self.exact)
         if self.name not in OBJECTIVES:
             raise OptionError(
                 f"no distance is called '{self.name}'; use one of {', '.join(OBJECTIVES)}"
@@ -53,7 +61,7 @@ class Distance:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What defines it besides its name, JSON values."""
+        """What defines it besides its name, and who brackets it; JSON values."""
         facts: dict[str, object] = {}
         if self.name == "l1+tv":
             facts = {"kappa": self.options.kappa, "of": self.options.of}
@@ -61,6 +69,8 @@ class Distance:
                 facts["isotropic"] = True
         if self.target is not None:
             facts["target"] = self.target
+        if self.exact is not None:
+            facts["exact"] = self.exact
         return facts
 
     def query(self, network: Network, image: NDArray[np.float32], label: int) -> DistanceQuery:
@@ -190,7 +200,9 @@ def _measured(
     query = distance.query(plan.network, image, int(plan.data.labels[place]))
     stopped: DistanceInterrupted | None = None
     try:
-        result = minimise_distance(query, timeout=plan.header.timeout, seed=plan.header.seed)
+        result = minimise_distance(
+            query, timeout=plan.header.timeout, exact=distance.exact, seed=plan.header.seed
+        )
     except DistanceInterrupted as stop:
         stopped, result = stop, stop.result
     pictures = _pictures(query, result)

@@ -19,7 +19,7 @@ from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
 from closegap.attacks.minimal.settle import Settling, kept_for_settling
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
-from closegap.attacks.sparse.options import OURS
+from closegap.attacks.sparse.options import OURS, PAPER
 from closegap.attacks.sparse.staged import StagedSearch
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
@@ -34,7 +34,7 @@ from closegap.strategy.solve import solve
 from closegap.strategy.witnesses import Witnesses
 from closegap.verify.distance_floor import FloorOptions, distance_floor
 
-__all__ = ["EXACT", "Bracketing", "ExactAnswer", "ExactSolver"]
+__all__ = ["EXACT", "IN_TURN", "Bracketing", "ExactAnswer", "ExactSolver"]
 
 _CHEAP = ("crown", "alpha-crown")
 #: On small networks, of what is left, for a tree before all attacks; of short times up to twice as
@@ -108,8 +108,13 @@ class ExactSolver(Protocol):
 #: The tree needs no attack of its own: it is started at a counterexample, where one was found.
 EXACT: dict[str, Callable[[float], ExactSolver]] = {
     "tree": lambda known: SparseTree(replace(OURS, attack=None, known=known)),
+    "paper": lambda known: SparseTree(PAPER),
     "mip": lambda known: GenericMip(),
+    "highs": lambda known: GenericMip("highs"),
+    "scip": lambda known: GenericMip("scip"),
 }
+#: Those that are asked one after the other where none is named.
+IN_TURN = ("tree", "mip")
 
 
 class Bracketing:
@@ -222,7 +227,7 @@ class Bracketing:
         """A tree for most of the time, bounded at its roots."""
         spend = self._budget.within(_TREE_SHARE * self._budget.remaining)
         incumbent = Incumbent(self._query, self._counts, self._prove)
-        options = replace(OURS, attack=None, known=self._lower)
+        options = replace(OURS, attack=None, known=self._lower, tolerance=self._tolerance)
         search = StagedSearch(options, self._query, spend, incumbent)
         with self.watch.part("tree"):
             search.begin(() if self._best.point is None else (self._best.point,))

@@ -17,10 +17,10 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.numerics import DISTANCE_TOLERANCE
 from closegap.specs.distance import DistanceQuery
-from closegap.strategy.bracketing import EXACT, Bracketing
+from closegap.strategy.bracketing import EXACT, IN_TURN, Bracketing
 from closegap.strategy.distance_result import DistanceInterrupted, DistanceResult
 
-__all__ = ["DistanceInterrupted", "DistanceResult", "minimise_distance"]
+__all__ = ["DistanceInterrupted", "DistanceResult", "minimise_distance", "require_exact"]
 
 _COMPLETE = ("crown", "alpha-crown", "layered", "bab", "mip", "input-split")
 
@@ -44,7 +44,7 @@ def minimise_distance(
         engines: for proofs at a radius.
         attack: for witnesses.
         exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these,
-            in turn with the tree, and takes them all in turn for the other distances.
+            in turn with the tree, and takes those of `IN_TURN` for the other distances.
         seed: of every random choice.
 
     Raises:
@@ -54,10 +54,9 @@ def minimise_distance(
     """
     if not (timeout >= 0 and tolerance > 0):
         raise OptionError(f"timeout {timeout} and tolerance {tolerance} must be positive")
-    if exact is not None and exact not in EXACT:
-        raise OptionError(f"no exact solver is called '{exact}'; use one of {', '.join(EXACT)}")
+    require_exact(exact)
     norm = query.objective.norm
-    solvers = [exact] if exact is not None else list(EXACT) if norm is None else []
+    solvers = [exact] if exact is not None else list(IN_TURN) if norm is None else []
     budget = Budget.of_seconds(timeout, seed=seed)
     search = Bracketing(query, tolerance, attack or NearestAttack(), budget)
     try:
@@ -66,6 +65,16 @@ def minimise_distance(
     except KeyboardInterrupt as stop:
         raise DistanceInterrupted(search.result()) from stop
     return search.result()
+
+
+def require_exact(name: str | None) -> None:
+    """Nothing, unless a solver of least distances is asked for that there is not.
+
+    Raises:
+        OptionError: it is none of `EXACT`.
+    """
+    if name is not None and name not in EXACT:
+        raise OptionError(f"no exact solver is called '{name}'; use one of {', '.join(EXACT)}")
 
 
 def _narrow(search: Bracketing, solvers: Sequence[str], engines: Sequence[str]) -> None:
