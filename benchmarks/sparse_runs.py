@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from closegap.attacks.minimal.attack import replayed
 from closegap.attacks.sparse.generic import GenericMip
-from closegap.attacks.sparse.options import OURS, PAPER, SparseOptions
+from closegap.attacks.sparse.options import (
+    OURS,
+    PAPER,
+    Branching,
+    Heuristic,
+    Order,
+    SparseOptions,
+)
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.frontend import load
@@ -29,7 +36,7 @@ from closegap.specs.objectives import ObjectiveOptions, make_objective
 from closegap.strategy.distance import minimise_distance
 from common import data_root
 
-__all__ = ["METHODS", "MODELS", "Answer", "Outcome", "cpu_seconds", "measured", "queries"]
+__all__ = ["METHODS", "MODELS", "PARTS", "Answer", "Outcome", "cpu_seconds", "measured", "queries"]
 
 #: By name, the ONNX file, and the archive of its images.
 MODELS: dict[str, tuple[str, str]] = {
@@ -116,13 +123,33 @@ def _generic(solver: str, query: DistanceQuery, seconds: float) -> Answer:
     return Answer(found.lower, found.upper, found.nodes, found.witness)
 
 
-#: The paper's branch and bound; this one; everything together; mixed-integer programs as a whole.
+_ALONE = replace(OURS, batch=0)
+#: Ours with one part left out or exchanged. Nodes that are bounded together have no programs, so
+#: that parts of these are left out of `programs`, which bounds one node after the other.
+PARTS: dict[str, SparseOptions] = {
+    "cutoff": replace(OURS, cutoff=False),
+    "rebound": replace(OURS, rebound=math.inf),
+    "stages": replace(OURS, staged=False),
+    "attacks": replace(OURS, attack=None, settle=False),
+    "programs": _ALONE,
+    "programs-propagation": replace(_ALONE, propagate=False),
+    "programs-tightening": replace(_ALONE, tighten=False),
+    "programs-reduced-costs": replace(_ALONE, reduced_costs=False),
+    "programs-heuristic": replace(_ALONE, heuristic=Heuristic.CONSISTENT),
+    "programs-largest": replace(_ALONE, branching=Branching.LARGEST),
+    "programs-gains": replace(_ALONE, branching=Branching.GAINS),
+    "programs-depth-first": replace(_ALONE, order=Order.DEPTH),
+    "programs-best-first": replace(_ALONE, order=Order.BEST),
+}
+#: The paper's branch and bound; this one; everything together; mixed-integer programs as a whole;
+#: `ours-` and a name of `PARTS`.
 METHODS: dict[str, Method] = {
     "paper": partial(_tree, PAPER),
     "ours": partial(_tree, OURS),
     "strategy": _strategy,
     "highs": partial(_generic, "highs"),
     "scip": partial(_generic, "scip"),
+    **{f"ours-{name}": partial(_tree, options) for name, options in PARTS.items()},
 }
 
 
