@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from branching_cases import RELU_KINDS, cases
+from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.encode import EncodeOptions, encode
 from closegap.mip.model import Claim, SolveOptions, Status
@@ -16,9 +17,13 @@ from closegap.mip.registry import choose
 from closegap.specs.query import Query
 from closegap.specs.region import Ball, Box
 from closegap.testing.enumeration import least_clause_margin
+from closegap.verify.bab import finish
 from closegap.verify.bab import leaves as leaves_module
 from closegap.verify.bab.leaves import LeafPrograms
+from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import SplitProblem, split_problem
+from closegap.verify.bab.search import BranchAndBound
+from closegap.verify.bab.small import SmallOptions, SmallPrograms, SmallWorth
 from closegap.verify.bab.walls import Walls
 from closegap.verify.incomplete import LinearVerifier
 
@@ -163,3 +168,54 @@ def test_no_time_means_nothing_was_tried(rng: np.random.Generator) -> None:
     assert not found.tried.any()
     assert np.isneginf(found.lower).all()
     assert found.points.shape == (0, 2)
+
+
+def small_of(query: Query, options: SmallOptions) -> tuple[SplitProblem, SmallPrograms]:
+    bounds = LinearVerifier(query).activations(Budget())
+    problem = split_problem(query, bounds, np.arange(query.prop.clauses))
+    assert problem is not None
+    return problem, SmallPrograms(query, problem, bounds, options)
+
+
+@pytest.mark.parametrize("kind", ["dense", "residual", "convolutional"])
+def test_small_programs_close_what_enumeration_proves(kind: str, rng: np.random.Generator) -> None:
+    # Together the parts prove what holds on all of them, and no more.
+    for case in cases(rng, RELU_KINDS[kind], 1, clauses=(1,)):
+        problem, small = small_of(case.query, SmallOptions(programs=1000))
+        units = np.arange(min(2, problem.units))
+        closed = []
+        for signs in product([-1, 1], repeat=len(units)):
+            closed.append(small.close(0, units, np.array(signs), Budget.of_seconds(60))[0])
+        assert all(closed) == (case.margin > 0)
+        assert not small.close(0, units, np.ones(len(units), int), Budget.of_seconds(0))[0]
+
+
+@pytest.mark.parametrize("clauses", [(1, 1), (2,)])
+def test_trees_with_small_programs_decide_what_enumeration_decides(
+    clauses: tuple[int, ...], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(
+        finish.SmallWorth, "wanted", lambda self, deficit, *rest: np.ones(len(deficit), bool)
+    )
+    monkeypatch.setattr(finish.SmallWorth, "learn", lambda self, s, closed: tried.append(closed))
+    lazy = AscentOptions(iterations=2, patience=2)
+    options = BranchOptions(batch=4, root=lazy, children=lazy)
+    for case in cases(rng, RELU_KINDS["dense"], 1, clauses=clauses):
+        problem, small = small_of(case.query, SmallOptions(units=3, programs=6))
+        search = BranchAndBound(problem, options, lambda points: False, small=small)
+        outcome = search.run(Budget.of_seconds(60))
+        assert outcome.accounting.balanced
+        assert bool((outcome.lower > 0).all()) == (case.margin > 0)
+        assert (outcome.lower <= np.where(np.array(case.margins) > 0, np.inf, case.margins)).all()
+    assert any(tried) == (len(clauses) == 2)  # a clause of two rows has no program
+
+
+def test_programs_are_tried_where_they_were_faster() -> None:
+    worth, open_, deficit = SmallWorth(), np.array([3, 9]), np.array([1.0, 1.0])
+    assert not worth.wanted(deficit, open_, 0.1, 1e-3, 0)[1]
+    assert worth.wanted(deficit, open_, 0.1, 1e-3, 100).tolist() == [True, False]
+    worth.learn(0.1, closed=True)  # 2^10 domains of a millisecond are more, 2^4 are less
+    assert worth.wanted(deficit, open_, 0.1, 1e-3, 100).tolist() == [False, True]
+    worth.learn(5.0, closed=False)
+    assert not worth.wanted(deficit, open_, 0.1, 1e-3, 100).any()

@@ -22,6 +22,7 @@ from closegap.strategy.shelf import Arrays
 from closegap.strategy.tally import COUNTED, Tally
 from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.search import BranchAndBound
+from closegap.verify.bab.small import SmallPrograms
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.incomplete import LinearVerifier
 
@@ -133,6 +134,7 @@ class BranchEngine:
             lambda points: session.offer(points, "bab"),
             near if len(near) else None,
             tree.shared.tree,
+            SmallPrograms(tree.query, tree.shared.problem, tree.shared.bounds, self.options.small),
         )
         lower = session.clause_lower[tree.clauses]
         return _Prepared(tree, near, search, Outlook(len(lower), float(lower.min())))

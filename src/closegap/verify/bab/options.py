@@ -9,6 +9,7 @@ from closegap.branching.options import BranchingOptions
 from closegap.core.errors import OptionError
 from closegap.verify.bab.learning import LearningOptions
 from closegap.verify.bab.multineuron import MultiNeuronOptions
+from closegap.verify.bab.small import SmallOptions
 
 __all__ = ["BranchOptions"]
 
@@ -26,6 +27,7 @@ class BranchOptions:
         nodes: at most so many domains, or `None`.
         multineuron: constraints on groups of neurons, in trees that grow.
         learning: no-goods of closed domains, in trees that grow.
+        small: subdomains that programs of their own may close.
 
     Raises:
         OptionError: the batch is empty.
@@ -43,6 +45,7 @@ class BranchOptions:
     nodes: int | None = None
     multineuron: MultiNeuronOptions = field(default_factory=lambda: MultiNeuronOptions(after=256))
     learning: LearningOptions = field(default_factory=LearningOptions)
+    small: SmallOptions = field(default_factory=SmallOptions)
 
     def __post_init__(self) -> None:
         if self.batch < 1:

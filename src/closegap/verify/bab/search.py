@@ -17,19 +17,20 @@ from closegap.search.frontier import Frontier
 from closegap.search.keeper import TreeKeeper, unlike_arrays
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
+from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
 from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
+from closegap.verify.bab.finish import Finisher
 from closegap.verify.bab.given import GivenRows
 from closegap.verify.bab.learning import Learning
-from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.multineuron import JointRows
 from closegap.verify.bab.nogoods import NoGoods
 from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.outcome import BranchOutcome, Offer
 from closegap.verify.bab.pace import tree_pace
 from closegap.verify.bab.problem import SplitProblem
+from closegap.verify.bab.small import SmallPrograms
 from closegap.verify.bab.strengthening import Strengthening
 
 __all__ = ["BranchAndBound"]
@@ -59,6 +60,7 @@ class BranchAndBound:
         offer: judges candidates.
         near: inputs near a counterexample, `[M, *input shape]`; they may guide the choice of units.
         tree: of this problem, which other searches may grow between runs; a new one by default.
+        small: programs of this problem; none by default.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class BranchAndBound:
         offer: Offer,
         near: NDArray[np.floating] | None = None,
         tree: Tree | None = None,
+        small: SmallPrograms | None = None,
     ) -> None:
         self._problem = problem
         self._options = options
@@ -76,7 +79,7 @@ class BranchAndBound:
         self._rows = Strengthening(problem, options.multineuron, options.children)
         self._bounder = DomainBounder(problem, options.children)
         self._learning = Learning(problem, options.learning)
-        self._leaves = LeafPrograms(problem)
+        self._finisher = Finisher(problem, offer, small)
         costs = measured_costs(problem) if options.branching.cost_adjusted else None
         self._branching_by = partial(
             Brancher, problem, options=options.branching, candidates=near, costs=costs
@@ -356,7 +359,11 @@ class BranchAndBound:
         with self._watch.part("branching"):
             leaf = self._prepare(nodes[left], part, result.part(left))
         with self._watch.part("leaves"):
-            self._decide(nodes[left[leaf]], part.part(leaf), budget)
+            self._broken = self._finisher.decide(
+                self._tree, nodes[left[leaf]], part.part(leaf), budget
+            )
+            rest = np.setdiff1d(np.arange(len(left)), leaf)
+            self._finish(nodes[left[rest]], part.part(rest), result.part(left[rest]), budget)
 
     def _learn(self, closed: DomainBatch, bounded: int, budget: Budget) -> None:
         """Learn from domains that bounds closed, among so many that were bounded."""
@@ -377,17 +384,15 @@ class BranchAndBound:
         self._warm_starts.put(nodes[keep], result.payload[keep])
         return np.flatnonzero(~keep)
 
-    def _decide(self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, budget: Budget) -> None:
-        """Linear programs on leaves: close, or offer their points; ties are given up.
-
-        A leaf that the budget leaves no time for stays open.
-        """
-        if not len(nodes):
+    def _finish(
+        self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult, budget: Budget
+    ) -> None:
+        """Close what small programs can; what was kept of it is forgotten."""
+        if self._broken or not len(nodes):
             return
-        found = self._leaves.solve(batch.root, unit_walls(batch, self._problem.units), budget)
-        self._tree.raise_lower(nodes, found.lower)
-        proved = found.lower > 0
-        self._tree.close(nodes[proved])
-        if len(found.points) and self._offer(found.points):
-            self._broken = True
-        self._tree.give_up(nodes[found.tried & ~proved])
+        self._broken = self._finisher.close_small(
+            self._tree, nodes, batch, result, budget, self._pace.each
+        )
+        closed = nodes[~self._tree.is_open(nodes)]
+        for store in (self._ranks, self._points, self._warm_starts):
+            store.drop(closed)
