@@ -118,13 +118,19 @@ def test_shares_add_up_to_all_the_time(hard):
 
 def test_who_closes_faster_gets_more_of_a_round(hard):
     session = hard[0]
-    session.open_share.update(bab=0.25, cuts=0.5)
-    session.engine_seconds.update(bab=1.0, cuts=1.0)
-    shares = list(turns(("bab", "cuts"), session, Budget()))[:2]
-    assert shares[0][1] * 30 == pytest.approx(2 * 2 / 3)
-    session.open_share["cuts"] = 1.0
-    first, _ = list(turns(("bab", "cuts"), session, Budget()))[:2]
-    assert first[1] * 30 == pytest.approx(2 * 0.8)
+    session.outlook.update(bab=20.0, cuts=40.0)
+    first = next(turns(("bab", "cuts"), session, Budget()))
+    assert first[1] * 30 == pytest.approx(2 * 2 / 3)
+    session.outlook["cuts"] = np.inf
+    first = next(turns(("bab", "cuts"), session, Budget()))
+    assert first[1] * 30 == pytest.approx(2 * 0.95)
+
+
+def test_branch_and_cut_says_how_long_it_will_take(hard):
+    session = hard[0]
+    ENGINES["cuts"]().run(session, Budget.of_seconds(40))
+    assert session.decided
+    assert session.outlook["cuts"] == 0.0
 
 
 def test_on_dense_layers_two_trees_take_turns(hard):
@@ -181,6 +187,7 @@ def test_an_outlook_is_right_where_growth_is_even():
     assert outlook.by_bound(8, -6.0) == pytest.approx(2**6 - 1)
     outlook.seconds = 8.0
     assert outlook.by_bound(64, -2.0) == pytest.approx(8.0 * (2**1.5 - 1))
+    assert outlook.by_bound(64, -2.0, jumps=True) == pytest.approx(8.0 * (2 ** (5 / 3) - 1))
     assert outlook.by_bound(128, -2.0) == np.inf
     assert outlook.by_bound(256, 1.0) == 0.0
     assert Outlook(2, -np.inf).by_bound(8, -1.0) is None

@@ -47,7 +47,6 @@ def bring_back(session: Session) -> float:
         session.engine_seconds.update(facts["engine_seconds"])
         session.part_seconds.update(facts["part_seconds"])
         session.count(**facts["counts"])
-        session.open_share.update(facts["open_share"])
         session.outlook.update({k: None if v is None else float(v) for k, v in facts["outlook"]})
         session.marks.update({k: tuple(v) for k, v in facts["marks"].items()})
         bounds = unpack_bounds(arrays)
@@ -108,7 +107,6 @@ class Keeper:
             "engine_seconds": {**others, self.engine: spent},
             "part_seconds": dict(session.part_seconds),
             "counts": dict(session.counts),
-            "open_share": dict(session.open_share),
             "outlook": [[k, v if v is None else str(v)] for k, v in session.outlook.items()],
             "marks": {name: list(marks) for name, marks in session.marks.items()},
             "turn": session.turn[0],

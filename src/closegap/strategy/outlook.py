@@ -44,17 +44,20 @@ class Outlook:
         finally:
             self.seconds += time.monotonic() - began
 
-    def by_bound(self, nodes: int, lower: float) -> float | None:
+    def by_bound(self, nodes: int, lower: float, *, jumps: bool = False) -> float | None:
         """Of a best-first tree: its least bound rises about as much whenever its nodes double.
 
         Args:
             nodes: of the tree now.
             lower: the least bound of its open nodes now.
+            jumps: trees of few nodes, whose bound rises now and then: the mean since the roots
+                counts, not how it rose of late.
 
         Returns:
             seconds until it is positive; `None` while the tree is too small to tell.
         """
-        before = [mark for mark in self._marks if mark[0] * _SMALLER <= nodes]
+        known = self._marks[:1] if jumps else self._marks
+        before = [mark for mark in known if mark[0] * _SMALLER <= nodes]
         self._marks.append((nodes, lower))
         if lower > 0:
             return 0.0

@@ -57,7 +57,6 @@ class Session:
         part_seconds: within engines, as `engine.part`.
         held: by engine, the search that its next turn goes on with; `tree` and `rows`
             are what engines share.
-        open_share: by engine, how much of its trees is open, from 1 to 0.
         outlook: by engine, seconds until its tree would close; `None` where nobody can tell yet.
         marks: by engine, a few numbers that its next turn asks for, kept in snapshots.
         turn: number of the turn that is being taken, and `seconds` when it began.
@@ -73,7 +72,6 @@ class Session:
     limit: Reason | None = None
     part_seconds: dict[str, float] = field(default_factory=dict)
     held: dict[str, object] = field(default_factory=dict)
-    open_share: dict[str, float] = field(default_factory=dict)
     outlook: dict[str, float | None] = field(default_factory=dict)
     marks: dict[str, tuple[float, ...]] = field(default_factory=dict)
     turn: tuple[int, float] = (0, 0.0)

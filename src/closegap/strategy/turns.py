@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from closegap.core.budget import Budget
@@ -12,7 +12,7 @@ from closegap.strategy.session import Session
 
 __all__ = ["turns"]
 
-#: Two searches that take turns, the one first that closes early what it closes.
+#: Two trees that take turns where cuts work, the one first that closes early what it closes.
 _PAIR = ("bab", "cuts")
 #: Time for both of them, round by round.
 _ROUNDS = (2.0, 4.0, 8.0, 16.0)
@@ -38,8 +38,8 @@ _BOUNDED = "alpha-crown"
 _AGAIN, _VERIFIERS = "near-attack", ("cutoff", "bab", "cuts", "mip")
 #: These attack as long as they may: they leave this share to whoever comes after them.
 _LONG, _LEFT = ("attack", "bab-attack", "lippa"), 0.5
-#: What the slower of two searches gets of a round at least.
-_LEAST = 0.2
+#: What the slower of two trees gets of a round at least; beside branch and cut it may be less.
+_LEAST, _LEAST_OF_PAIR = 0.2, 0.05
 
 
 def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
@@ -50,8 +50,8 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
     grew so far, gets more of a round. Between rounds bounds of single neurons are refined.
 
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
-    as long as the one before, so neither costs the other more than half of the time. Who closed
-    more of its trees in its time so far gets more of a round. On other convolutional
+    as long as the one before, so neither costs the other more than half of the time. Who is
+    expected to close first gets more of a round. On other convolutional
     networks of ReLUs branch and bound begins before bounds are tightened under a cutoff, and has
     more turns there while it is expected to close soon. The attack that waits for near margins is
     asked again before each of their rounds, and before every other verifier. Attacks that would use
@@ -73,7 +73,8 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
             layered = name != _REFINE
             if layered and suited:
                 refined = {_REFINE: _REFINED} if _REFINE in names else {}
-                yield from _race(_Race(_LAYERS, _SHORT_ROUNDS, _sooner, refined), again, session)
+                race = _Race(_LAYERS, _SHORT_ROUNDS, refined)
+                yield from _run(race, again, session)
                 continue
         paired = name in (*_PAIR, _LATE) and set(_PAIR) <= set(names) and _suits_cuts(session)
         if not paired:
@@ -88,7 +89,7 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
         elif not raced:
             raced = True
             tightened = {_LATE: _LATE_ROUNDS} if late else {}
-            yield from _race(_Race(_PAIR, _ROUNDS, _faster, tightened), again, session)
+            yield from _run(_Race(_PAIR, _ROUNDS, tightened, _LEAST_OF_PAIR), again, session)
 
 
 def _first(session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
@@ -129,22 +130,22 @@ def _of_images(session: Session) -> bool:
 
 @dataclass(frozen=True)
 class _Race:
-    """Two searches in turns, round by round.
+    """Two trees in turns, round by round.
 
     Attributes:
         pair: their names.
         rounds: time for both of them in each.
-        first: what the first of the pair gets of a round, by how both did so far.
         between: time for other engines, by name and by the round before which they come.
+        least: what the slower gets of a round at least.
     """
 
     pair: tuple[str, str]
     rounds: tuple[float, ...]
-    first: Callable[[tuple[str, str], Session], float]
     between: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    least: float = _LEAST
 
 
-def _race(
+def _run(
     race: _Race, again: Sequence[tuple[str, float]], session: Session
 ) -> Iterator[tuple[str, float]]:
     left = sum(race.rounds) + sum(sum(times.values()) for times in race.between.values())
@@ -154,31 +155,19 @@ def _race(
             if place in times:
                 yield name, times[place] / left
                 left -= times[place]
-        first = race.first(race.pair, session)
+        first = _sooner(race, session)
         for name, share in zip(race.pair, (first, 1 - first), strict=True):
             yield name, min(1.0, share * time / left)
             left -= share * time
 
 
-def _sooner(pair: tuple[str, str], session: Session) -> float:
-    """By the seconds until either is expected to close its tree; half where nobody can tell."""
-    seconds = [session.outlook.get(name) for name in pair]
+def _sooner(race: _Race, session: Session) -> float:
+    """What the first of two gets of a round, by the seconds until either is expected to close.
+
+    Half where nobody can tell.
+    """
+    seconds = [session.outlook.get(name) for name in race.pair]
     rates = [1 / max(s, math.ulp(1.0)) for s in seconds if s is not None]
-    if len(rates) < len(pair) or not sum(rates) > 0:
+    if len(rates) < len(race.pair) or not sum(rates) > 0:
         return 0.5
-    return min(max(rates[0] / sum(rates), _LEAST), 1 - _LEAST)
-
-
-def _faster(pair: tuple[str, str], session: Session) -> float:
-    """By how fast either closes its trees."""
-    rates = [_rate(name, session) for name in pair]
-    if not sum(rates) > 0:
-        return 0.5
-    return min(max(rates[0] / sum(rates), _LEAST), 1 - _LEAST)
-
-
-def _rate(name: str, session: Session) -> float:
-    """Per second, the logarithm of how many times smaller the open part became."""
-    open_ = session.open_share.get(name, 1.0)
-    spent = session.engine_seconds.get(name, 0.0)
-    return -math.log(max(open_, math.ulp(0.0))) / spent if spent > 0 and open_ < 1 else 0.0
+    return min(max(rates[0] / sum(rates), race.least), 1 - race.least)

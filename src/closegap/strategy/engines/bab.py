@@ -67,7 +67,6 @@ class BranchEngine:
         spend = budget.within(share * budget.remaining)
         outcome = known.outlook.timed(lambda: search.run(spend, keeper(session, "bab", fixed)))
         count = outcome.accounting
-        session.open_share["bab"] = count.open_share
         session.outlook["bab"] = known.outlook.by_bound(count.created, float(outcome.lower.min()))
         tree.tally.tell(session, "bab", count, outcome.seconds)
         if not count.balanced:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from closegap.bounds.chain import chain_nodes
@@ -10,6 +12,7 @@ from closegap.encode.reduced import read_entries, reduction_fits, reduction_pays
 from closegap.graph.ops import Relu
 from closegap.specs.region import Ball
 from closegap.strategy.engines.mip import flat_bounds
+from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
 from closegap.verify.bab.given import GivenRows
 from closegap.verify.cutting.ascent import ClimbOptions, HullClimb
@@ -70,17 +73,35 @@ class CutEngine:
         """See `Engine`."""
         until = budget.within(self.root_share * budget.remaining)
         searches = _searches(session, self.options, until)
-        before = sum(search.nodes for search in searches.values())
-        waiting = sorted(searches, key=lambda clause: -searches[clause].lower)
-        while waiting and not (budget.expired or session.decided):
-            share = budget.within(budget.remaining / len(waiting))
-            clause = waiting.pop(0)
-            searches[clause].run(share)
-            _report(session, clause, searches[clause])
-        session.count(cut_nodes=sum(search.nodes for search in searches.values()) - before)
-        if searches:
-            shares = [search.open_share for search in searches.values()]
-            session.open_share["cuts"] = sum(shares) / len(shares)
+        if not searches:
+            return
+        before, least = _grown(session, searches)
+        outlook = session.held.setdefault("cuts outlook", Outlook(len(searches), least))
+        assert isinstance(outlook, Outlook)
+        outlook.timed(lambda: _grow(session, searches, budget))
+        nodes, least = _grown(session, searches)
+        session.count(cut_nodes=nodes - before)
+        # Trees that hardly grew in their turn are as good as never closed.
+        expected = outlook.by_bound(nodes, least, jumps=True)
+        session.outlook["cuts"] = math.inf if expected is None else expected
+
+
+def _grow(session: Session, searches: Mapping[int, CutSearch], budget: Budget) -> None:
+    """Every tree has an equal share of the time, and what those before it left."""
+    waiting = sorted(searches, key=lambda clause: -searches[clause].lower)
+    while waiting and not (budget.expired or session.decided):
+        share = budget.within(budget.remaining / len(waiting))
+        clause = waiting.pop(0)
+        searches[clause].run(share)
+        _report(session, clause, searches[clause])
+
+
+def _grown(session: Session, searches: Mapping[int, CutSearch]) -> tuple[int, float]:
+    """Nodes of all trees, and the least bound of those that are searched."""
+    held = session.held["cuts"]
+    assert isinstance(held, dict)
+    nodes = sum(search.nodes for search in held.values())
+    return nodes, min(search.lower for search in searches.values())
 
 
 def _climb_roots(session: Session, options: ClimbOptions, until: Budget) -> None:

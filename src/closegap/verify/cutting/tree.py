@@ -123,11 +123,6 @@ class CutSearch:
         """Nothing is left to do."""
         return not self._open or self._broken
 
-    @property
-    def open_share(self) -> float:
-        """How much of the tree is open: a node counts for half of its parent, the root for one."""
-        return sum(0.5 ** len(node.fixings.units) for node in self._open)
-
     def root(self, budget: Budget) -> bool:
         """Rounds of cuts, and the phases that they imply; False where no program was solved."""
         options, seen = self._options.cut, [-math.inf]
