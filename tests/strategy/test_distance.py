@@ -12,7 +12,7 @@ import pytest
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.core.budget import Budget
-from closegap.core.errors import EncodingError, OptionError
+from closegap.core.errors import EncodingError, OptionError, SpecError
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import (
@@ -169,6 +169,15 @@ def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) ->
         DistanceQuery.of_norm(query.network, query.image, 0, 3.0)
     with pytest.raises(OptionError, match="positive"):
         minimise_distance(query, timeout=-1)
+    with pytest.raises(OptionError, match="tolerance inf positive and finite"):
+        minimise_distance(query, tolerance=math.inf)
+    for objective in (
+        L0Distance(Grid(1, 1, 3)),
+        L1TvDistance(Grid(1, 1, 3)),
+        L1Distance(np.ones(3)),
+    ):
+        with pytest.raises(SpecError, match="is of 3 inputs, the network has 2"):
+            replace(query, objective=objective)
     with pytest.raises(OptionError, match="no exact solver"):
         minimise_distance(query, exact="abacus")
 

@@ -32,8 +32,8 @@ class DistanceQuery:
             plays no part.
 
     Raises:
-        SpecError: the network has one output, so that no other class can win; or no
-            target is given where one must win outright.
+        SpecError: the network has one output, so that no other class can win; the distance is of
+            another number of inputs; or no target is given where one must win outright.
     """
 
     network: Network
@@ -46,6 +46,11 @@ class DistanceQuery:
     def __post_init__(self) -> None:
         if self.network.output_size < 2:
             raise SpecError("the network has one output: there is no class to lose the label to")
+        size, inputs = self.objective.size, self.network.input_size
+        if size not in (None, inputs):
+            raise SpecError(
+                f"the distance {self.objective.name} is of {size} inputs, the network has {inputs}"
+            )
         if self.outright and self.target is None:
             raise SpecError("outright needs a target")
 

@@ -10,6 +10,7 @@ where it closes at all. On small networks it begins before the attacks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from closegap.attacks.activation.nearest import NearestAttack
@@ -48,12 +49,15 @@ def minimise_distance(
         seed: of every random choice.
 
     Raises:
-        OptionError: timeout or tolerance is negative or NaN, or the solver is unknown.
+        OptionError: timeout is negative, tolerance not positive and finite, one of them NaN, or
+            the solver is unknown.
         SoundnessError: a proof and a witness exclude each other.
         DistanceInterrupted: Ctrl-C, with the bracket as it stood.
     """
-    if not (timeout >= 0 and tolerance > 0):
-        raise OptionError(f"timeout {timeout} and tolerance {tolerance} must be positive")
+    if not (timeout >= 0 and 0 < tolerance < math.inf):
+        raise OptionError(
+            f"timeout {timeout} must not be negative, tolerance {tolerance} positive and finite"
+        )
     require_exact(exact)
     norm = query.objective.norm
     solvers = [exact] if exact is not None else list(IN_TURN) if norm is None else []

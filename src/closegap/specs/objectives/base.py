@@ -24,6 +24,7 @@ class Objective(Protocol):
         name: as in the registry.
         norm: 1, 2 or infinity where the distance is that norm of the difference, else `None`.
         integral: whether every value is a whole number.
+        size: of how many inputs (D) it is; `None` for any number.
     """
 
     @property
@@ -37,6 +38,10 @@ class Objective(Protocol):
     @property
     def integral(self) -> bool:
         """Whether every value is a whole number."""
+
+    @property
+    def size(self) -> int | None:
+        """Of how many inputs (D) it is; `None` for any number."""
 
     def value(
         self, image: Float[np.ndarray, "D"], points: Float[np.ndarray, "... D"]

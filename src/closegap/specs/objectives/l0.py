@@ -32,6 +32,11 @@ class L0Distance:
     norm: ClassVar[None] = None
     integral: ClassVar[bool] = True
 
+    @property
+    def size(self) -> int:
+        """See `Objective`."""
+        return self.grid.size
+
     def value(self, image: Array, points: Array) -> Array:
         """See `Objective`."""
         changed = (points != image)[..., self.grid.entries]

@@ -53,6 +53,11 @@ class L1Distance:
         """See `Objective`."""
         return False
 
+    @property
+    def size(self) -> int | None:
+        """See `Objective`."""
+        return None if self.weights is None else self.weights.size
+
     def weights_of(self, size: int) -> Float[np.ndarray, "D"]:
         """The weights, written out."""
         return np.ones(size) if self.weights is None else self.weights

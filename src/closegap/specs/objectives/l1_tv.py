@@ -69,6 +69,11 @@ class L1TvDistance:
         if self.of not in get_args(VariationOf):
             raise OptionError(f"the total variation is of {get_args(VariationOf)}, not {self.of!r}")
 
+    @property
+    def size(self) -> int:
+        """See `Objective`."""
+        return self.grid.size
+
     def variation(self, pictures: Array) -> Array:
         """Total variation of pictures `[..., D]`."""
         return np.asarray(self._variations(pictures).sum(axis=-1))

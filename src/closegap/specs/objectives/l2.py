@@ -23,6 +23,7 @@ class L2Distance:
     name: ClassVar[str] = "l2"
     norm: ClassVar[float] = 2.0
     integral: ClassVar[bool] = False
+    size: ClassVar[None] = None
 
     def value(self, image: Array, points: Array) -> Array:
         """See `Objective`."""

@@ -23,6 +23,7 @@ class LinfDistance:
     name: ClassVar[str] = "linf"
     norm: ClassVar[float] = math.inf
     integral: ClassVar[bool] = False
+    size: ClassVar[None] = None
 
     def value(self, image: Array, points: Array) -> Array:
         """See `Objective`."""
