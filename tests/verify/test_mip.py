@@ -15,12 +15,14 @@ from closegap.core.budget import Budget
 from closegap.encode import EncodeOptions, encode
 from closegap.graph import ops
 from closegap.mip.model import Capabilities, Claim, Model, SolveOptions, Status
+from closegap.mip.registry import choose
 from closegap.specs.property import Property, robustness_property
 from closegap.specs.query import Query
 from closegap.specs.region import contains
 from closegap.testing.enumeration import clause_margin, interval_bounds, least_clause_margin
 from closegap.verify import clause_search
 from closegap.verify.clause_search import bound_allowance
+from closegap.verify.group_rows import GroupRowOptions, with_group_rows
 from closegap.verify.mip import MipOptions, MipVerifier
 from tiny_networks import FAMILIES, dense, query, samples
 
@@ -281,3 +283,29 @@ def test_property_of_many_rows_needs_all_of_them(rng):
     whole = MipVerifier(EXACT).bound_clause(base, bounds, 0, budget()).lower
     rows = [MipVerifier(EXACT).bound_clause(s, bounds, 0, budget()).lower for s in single]
     assert whole >= max(rows) - 1e-3
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_rows_over_groups_hold_and_tighten(size: int, rng: np.random.Generator) -> None:
+    gains = []
+    for _ in range(2):
+        q = query(rng, dense(rng, [3, 5, 5, 2], ops.Relu()), radius=0.9)
+        bounds = interval_bounds(q)
+        encoded = encode(q, bounds, clause=0)
+        options = GroupRowOptions(rows=20, size=size)
+        wider = with_group_rows(encoded, bounds, options, budget())
+        for point in samples(rng, q, 500):
+            values = wider.start_from(point)
+            assert (wider.model.matrix @ values >= wider.model.row_lower - 1e-9).all()
+        relaxed = [
+            choose("lp")[0].solve(
+                replace(e.model, integer=np.zeros(e.model.columns, bool)), SolveOptions()
+            )
+            for e in (encoded, wider)
+        ]
+        gains.append(relaxed[1].objective - relaxed[0].objective)
+        least = least_clause_margin(q, 0)
+        found = MipVerifier(replace(EXACT, groups=options)).bound_clause(q, bounds, 0, budget())
+        assert least - 1e-3 <= found.lower <= least + 1e-9
+        assert relaxed[1].objective <= least + 1e-6
+    assert min(gains) > -1e-7 and max(gains) > 1e-3

@@ -39,6 +39,7 @@ from closegap.verify.clause_search import (
     mixed_integer_solvers,
     solve_in_turn,
 )
+from closegap.verify.group_rows import GroupRowOptions, with_group_rows
 
 __all__ = ["MipOptions", "MipOutcome", "MipVerifier"]
 
@@ -52,12 +53,14 @@ class MipOptions:
         emphasis: see `SolveOptions`.
         stop_when_proved: end as soon as the margin is proved positive; else go on to the optimum.
         encode: how the program is written.
+        groups: rows over groups of ReLUs that are added to it.
     """
 
     solver: str | None = None
     emphasis: Emphasis = "light"
     stop_when_proved: bool = True
     encode: EncodeOptions = field(default_factory=EncodeOptions)
+    groups: GroupRowOptions = field(default_factory=GroupRowOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +137,8 @@ class MipVerifier:
             encoded = encode(query, bounds, clause=clause, options=settings)
         except EncodingError as error:
             return _nothing(query, clause, time.monotonic() - begun, str(error))
+        if not encoded.model.is_linear:
+            encoded = with_group_rows(encoded, bounds, self.options.groups, budget)
         stream = PointStream(encoded, on_candidate, interrupted)
         first = query.reference if start is None else np.asarray(start)
         stream.add(first)
