@@ -7,15 +7,13 @@ activation in `rules`.
 from __future__ import annotations
 
 from closegap.encode.composer import Bounds, EncodeOptions, Purpose
-from closegap.encode.encoded import EncodedLayer, EncodedNetwork
-from closegap.encode.encoder import encode, encode_layer
+from closegap.encode.encoded import EncodedNetwork
+from closegap.encode.encoder import encode
 
 __all__ = [
     "Bounds",
     "EncodeOptions",
-    "EncodedLayer",
     "EncodedNetwork",
     "Purpose",
     "encode",
-    "encode_layer",
 ]

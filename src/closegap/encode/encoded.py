@@ -15,20 +15,7 @@ from closegap.mip.model import Model
 from closegap.specs.query import Query
 from closegap.specs.region import bounding_box
 
-__all__ = ["EncodedLayer", "EncodedNetwork"]
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedLayer:
-    """The part of a network in front of one node, with nothing to minimise yet.
-
-    Attributes:
-        model: every point of the region has a feasible completion in it.
-        value: the node's value, of the model's columns.
-    """
-
-    model: Model
-    value: Expression
+__all__ = ["EncodedNetwork"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Write a clause of a query, or the part of a network in front of a node, as a program."""
+"""Write a clause of a query as a program."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from scipy.sparse import csr_array
 
 from closegap.encode.builder import ModelBuilder
 from closegap.encode.composer import Bounds, Composer, EncodeOptions, PhaseMap
-from closegap.encode.encoded import EncodedLayer, EncodedNetwork
+from closegap.encode.encoded import EncodedNetwork
 from closegap.encode.expression import Expression
 from closegap.encode.units import ObjectiveUnits, Units
 from closegap.specs.query import Query
 
-__all__ = ["encode", "encode_layer"]
+__all__ = ["encode"]
 
 
 def encode(
@@ -61,25 +61,6 @@ def encode(
         units=tuple(composer.units),
         inexact=tuple(sorted(inexact)),
     )
-
-
-def encode_layer(
-    query: Query,
-    bounds: Bounds,
-    *,
-    node: int,
-    options: EncodeOptions | None = None,
-    phases: PhaseMap | None = None,
-) -> EncodedLayer:
-    """The region and the part of the network in front of a node, with a cost of zero.
-
-    Raises:
-        EncodingError: see `encode`.
-    """
-    settings = EncodeOptions(relax=True) if options is None else options
-    composer = Composer(query.network, query.region, bounds, settings, phases or {})
-    value = composer.value(node)
-    return EncodedLayer(composer.builder.build(np.zeros(0), 0.0), value)
 
 
 def _row(expression: Expression) -> np.ndarray:
