@@ -30,7 +30,8 @@ from closegap.specs.property import robustness_property
 from closegap.specs.query import Query
 from closegap.specs.region import lp_ball
 from closegap.testing.networks import random_mlp
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.incomplete import LinearVerifier

@@ -41,7 +41,8 @@ from closegap.specs.query import Query, robustness
 from closegap.specs.region import contains
 from closegap.testing.enumeration import clause_margin, least_clause_margin
 from closegap.testing.networks import onnx_model, random_leaky, random_mlp, random_sigmoid
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
+from closegap.verify.bab.bounder import DomainBounder
+from closegap.verify.bab.domains import DomainBatch, DomainResult
 from hanging import HangingSolver
 from tiny_networks import pooled, query, residual, samples
 

@@ -17,7 +17,8 @@ from closegap.mip.model import SolveOptions, Status
 from closegap.mip.registry import choose
 from closegap.specs.query import Query
 from closegap.specs.region import Ball, lp_ball
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.bab.walls import Walls

@@ -18,9 +18,10 @@ from closegap.branching.intercept import intercept
 from closegap.branching.shortlist import best_of_all, best_of_each_layer
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.costs import measured_costs
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.incomplete import LinearVerifier
 from tiny_networks import query

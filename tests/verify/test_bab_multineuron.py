@@ -20,9 +20,10 @@ from closegap.search.slots import SlotStore
 from closegap.search.tree import Tree
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.bab import strengthening
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.branching import Brancher
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.multineuron import JointRows, MultiNeuronOptions, joint_rows
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.search import BranchAndBound

@@ -18,7 +18,8 @@ from closegap.graph.network import Network, Node
 from closegap.specs.query import Query
 from closegap.testing.enumeration import clause_margin, least_clause_margin
 from closegap.verify.bab import units as units_module
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.outcome import BranchOutcome
 from closegap.verify.bab.problem import SplitProblem, split_problem

@@ -20,8 +20,9 @@ from closegap.strategy.engines.cutoff import CutoffEngine
 from closegap.strategy.engines.cuts import CutRootsEngine
 from closegap.strategy.session import Session
 from closegap.testing.enumeration import least_clause_margin
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.given import GivenRows, with_given
 from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.owned import OwnedCuts

@@ -39,6 +39,12 @@ class InputSet:
             return self
         return InputSet(self.lower[rows], self.upper[rows], self.center, self.radius, self.norm)
 
+    def to(self, dtype: torch.dtype) -> InputSet:
+        """The same region in another dtype (rounded to nearest: for search, not for proof)."""
+        center = None if self.center is None else self.center.to(dtype)
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        return InputSet(lower, upper, center, self.radius, self.norm)
+
 
 def input_set(network: TorchNetwork, region: Region) -> InputSet:
     """The region on the network's device, widened to hold every float32 point it stands for."""

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.core.budget import Budget
-from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
+from closegap.core.numerics import TINY
 from closegap.verify.bab.pace import Pace
 from closegap.verify.box_bounds import box_bounder
 from closegap.verify.box_store import Boxes, BoxStore
+from closegap.verify.clipping import cut_sides
 from closegap.verify.incomplete import LinearVerifier
 
 __all__ = ["InputSplit", "InputSplitOptions", "InputSplitOutcome"]
@@ -190,17 +191,7 @@ class InputSplit:
 
     def _clip(self, boxes: Boxes, planes: Tensor, constant: Tensor, slack: Tensor) -> Boxes:
         """Cut each box by `plane <= 0` for the rows of its open clauses; a hull over clauses."""
-        lower, upper = boxes.lower[:, None], boxes.upper[:, None]
-        at_least = torch.where(planes > 0, planes * lower, planes * upper)
-        rest = at_least.sum(dim=2, keepdim=True) - at_least
-        size = (planes.abs() * torch.maximum(lower.abs(), upper.abs())).sum(dim=2, keepdim=True)
-        safety = slack[..., None] + 4 * gamma(planes.shape[2] + 8) * size
-        room = -(constant[..., None] + rest) + safety
-        edge = room / torch.where(planes.abs() < TINY, torch.full_like(planes, TINY), planes)
-        edge = edge + 8 * FLOAT64_UNIT * edge.abs() * torch.sign(planes)
-        cut_upper = torch.where(planes > TINY, torch.minimum(upper, edge), upper)
-        cut_lower = torch.where(planes < -TINY, torch.maximum(lower, edge), lower)
-        cut_upper, cut_lower = _finite(cut_upper, upper), _finite(cut_lower, lower)
+        cut_lower, cut_upper = cut_sides(planes, constant, slack, boxes.lower, boxes.upper)
         inside = self._member[None, :, :, None]
         by_clause_low = torch.where(inside, cut_lower[:, None], -torch.inf).amax(dim=2)
         by_clause_high = torch.where(inside, cut_upper[:, None], torch.inf).amin(dim=2)
@@ -266,7 +257,3 @@ _WIDE = 64
 
 #: A clause whose cut box is empty has no counterexample there: proved, by no known margin.
 _EMPTY = float(np.finfo(np.float32).tiny)
-
-
-def _finite(cut: Tensor, known: Tensor) -> Tensor:
-    return torch.where(torch.isfinite(cut), cut, known)

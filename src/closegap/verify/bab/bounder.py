@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,100 +15,17 @@ from closegap.bounds.backward import BackwardPass, lower_bound
 from closegap.bounds.multineuron.resting import RestingPoint, resting_point
 from closegap.bounds.optimise import Ascent, AscentOptions, Splits, in_dtype
 from closegap.bounds.records import Interval, LinearBound, Parameters
-from closegap.bounds.regions import least, minimiser
+from closegap.bounds.regions import InputSet, least, minimiser
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT
+from closegap.verify.bab.clipping import Clipped, Clipping
 from closegap.verify.bab.constraints import DomainConstraints, Restricted
+from closegap.verify.bab.domains import DomainBatch, DomainResult, unit_walls
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge
 from closegap.verify.bab.walls import Walls
 
-__all__ = ["DomainBatch", "DomainBounder", "DomainResult", "unit_walls"]
-
-
-@dataclass(frozen=True, eq=False)
-class DomainBatch:
-    """B sets of activation constraints.
-
-    Attributes:
-        root: number of the root each belongs to, `[B]`.
-        units: split units, padded with -1, `[B, depth]`.
-        signs: +1 for `z >= point`, -1 for `z <= point`, `[B, depth]`.
-        payload: warm start `[B, width]`, or `None`.
-        points: where units are split, `[B, depth]`; `None` for zeros.
-    """
-
-    root: Int[np.ndarray, "B"]
-    units: Int[np.ndarray, "B depth"]
-    signs: Int[np.ndarray, "B depth"]
-    payload: NDArray[np.float32] | None = None
-    points: Float[np.ndarray, "B depth"] | None = None
-
-    def part(self, which: Int[np.ndarray, "M"]) -> DomainBatch:
-        """Some of the sets."""
-        payload = None if self.payload is None else self.payload[which]
-        points = None if self.points is None else self.points[which]
-        return DomainBatch(self.root[which], self.units[which], self.signs[which], payload, points)
-
-    def children(
-        self,
-        which: Int[np.ndarray, "M"],
-        units: Int[np.ndarray, "M"],
-        sign: int,
-        points: Float[np.ndarray, "M"],
-    ) -> DomainBatch:
-        """Some of the sets (repeats allowed) with one constraint more, and their warm starts."""
-        known = np.zeros(self.units.shape) if self.points is None else self.points
-        return DomainBatch(
-            self.root[which],
-            np.column_stack([units, self.units[which]]),
-            np.column_stack([np.full(len(which), sign), self.signs[which]]),
-            None if self.payload is None else self.payload[which],
-            np.column_stack([points, known[which]]),
-        )
-
-
-def unit_walls(batch: DomainBatch, units: int) -> Walls:
-    """Between which values each unit is held in each domain."""
-    return Walls.of_splits(batch.units, batch.signs, batch.points, units)
-
-
-@dataclass(frozen=True, eq=False)
-class DomainResult:
-    """What is known of each subdomain.
-
-    Attributes:
-        lower: proved lower bound of the clause's margin, float64 `[B]`.
-        incoming: coefficient on each unit's output, averaged over rows, float64 `[B, U]`; with what
-            joint constraints take over from the unit's own relaxation.
-        unit_lower: bounds of each unit under the constraints, `[B, U]`.
-        unit_upper: likewise.
-        candidates: where the best row's linear bound is least, float64 `[B, *input shape]`.
-        payload: warm start for the children, `[B, width]`.
-        residual: `incoming` without what joint constraints take over, `[B, U]`; `None` where there
-            are none.
-    """
-
-    lower: NDArray[np.float64]
-    incoming: Float[Tensor, "B U"]
-    unit_lower: Float[Tensor, "B U"]
-    unit_upper: Float[Tensor, "B U"]
-    candidates: NDArray[np.float64]
-    payload: NDArray[np.float32]
-    residual: Float[Tensor, "B U"] | None = None
-
-    def part(self, which: Int[np.ndarray, "M"]) -> DomainResult:
-        """Of some of the subdomains."""
-        residual = self.residual
-        return DomainResult(
-            lower=self.lower[which],
-            incoming=self.incoming[which],
-            unit_lower=self.unit_lower[which],
-            unit_upper=self.unit_upper[which],
-            candidates=self.candidates[which],
-            payload=self.payload[which],
-            residual=None if residual is None else residual[which],
-        )
+__all__ = ["DomainBounder"]
 
 
 class DomainBounder:
@@ -118,6 +35,7 @@ class DomainBounder:
         problem: what they share.
         options: how to climb on slopes and split multipliers.
         constraints: what else holds on the whole region.
+        clipping: cuts boxes while it pays; `None` for never.
     """
 
     def __init__(
@@ -125,8 +43,10 @@ class DomainBounder:
         problem: SplitProblem,
         options: AscentOptions,
         constraints: DomainConstraints | None = None,
+        clipping: Clipping | None = None,
     ) -> None:
         self._problem = problem
+        self._clipping = clipping
         self._constraints = constraints or DomainConstraints()
         self._options = replace(options, any_row=True)
         self._ascent = Ascent(problem.search_region, self._options)
@@ -158,12 +78,17 @@ class DomainBounder:
         """Optimise in float32, then evaluate once in float64 with rounding subtracted."""
         problem = self._problem
         bounds, splits, walls = self._constrained(batch)
+        clipped = self._clipped(batch, bounds)
+        region, ascent = problem.exact_region, self._ascent
+        if clipped is not None:
+            bounds, region = clipped.bounds(bounds, problem.layers), clipped.region
+            ascent = replace(ascent, region=region.to(torch.float32))
         held = self._constraints.restricted(problem, unit_walls(batch, problem.units), batch.root)
         start = problem.search.network.output
         root = torch.as_tensor(batch.root)
         rows, offsets = problem.rows[root], problem.offsets[root]
         search = self._search(bounds, walls, held)
-        result = self._ascent.run(
+        result = ascent.run(
             search,
             start,
             rows.float(),
@@ -178,26 +103,42 @@ class DomainBounder:
         )
         with torch.no_grad():
             linear = exact.run(start, rows, parameters, keep_incoming=True)
-            lower = self._proved(linear, offsets)
+            lower = _proved(region, linear, offsets)
             lower[held.empty] = torch.inf
+            boxes = self._cut(clipped, linear, offsets, lower)
         residual = self._by_unit(linear.incoming, len(root))
         incoming = residual + self._by_unit(held.imposed(parameters), len(root))
         self._learn_scales(incoming)
         best = lower.argmax(dim=1)
-        points = minimiser(problem.exact_region, linear.coefficients)
+        points = minimiser(region, linear.coefficients)[torch.arange(len(root)), best]
         return DomainResult(
             lower=np.asarray(lower.amax(dim=1).numpy()),
             incoming=incoming,
             unit_lower=self._gather(bounds, len(root), upper=False),
             unit_upper=self._gather(bounds, len(root), upper=True),
-            candidates=np.asarray(
-                points[torch.arange(len(root)), best]
-                .reshape(len(root), *problem.input_shape)
-                .numpy()
-            ),
+            candidates=np.asarray(points.reshape(len(root), *problem.input_shape).numpy()),
             payload=self.pack(result.parameters, len(root)),
             residual=residual if self._constraints.width else None,
+            boxes=boxes,
         )
+
+    def _clipped(self, batch: DomainBatch, bounds: Mapping[int, Interval]) -> Clipped | None:
+        """What is left of the region in each domain; `None` where nothing is cut."""
+        clipping = self._clipping
+        if clipping is None or not clipping.active:
+            return None
+        boxes = clipping.whole(len(batch.root)) if batch.boxes is None else batch.boxes
+        return clipping.cut(boxes, unit_walls(batch, self._problem.units), bounds)
+
+    def _cut(
+        self, clipped: Clipped | None, linear: LinearBound, offsets: Tensor, lower: Tensor
+    ) -> NDArray[np.float64] | None:
+        """Boxes for the children; in place, nothing is below infinity where they are empty."""
+        if clipped is None or self._clipping is None:
+            return None
+        boxes, empty = self._clipping.after(clipped, linear, offsets)
+        lower[empty | clipped.empty] = torch.inf
+        return boxes
 
     def glance(self, batch: DomainBatch) -> NDArray[np.float64]:
         """Quick bounds `[B]` in float32 from the payload alone: a guide, no proof."""
@@ -238,12 +179,6 @@ class DomainBounder:
         multipliers = {i: s.multipliers for i, s in splits.items()}
         parameters = Parameters(given.slopes, multipliers, given.weights)
         return self._search(bounds, walls, held), parameters, held.empty
-
-    def _proved(self, linear: LinearBound, offsets: Tensor) -> Tensor:
-        value, rounding = least(self._problem.exact_region, linear.coefficients)
-        total = value + linear.constant + offsets
-        total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
-        return torch.where(torch.isfinite(total), total, -torch.inf)
 
     def _search(
         self, bounds: dict[int, Interval], walls: dict[int, Interval], held: Restricted
@@ -365,6 +300,14 @@ class DomainBounder:
             side = interval.upper if upper else interval.lower
             parts.append(side.flatten(1)[:, layer.indices].expand(count, -1))
         return torch.cat(parts, dim=1)
+
+
+def _proved(region: InputSet, linear: LinearBound, offsets: Tensor) -> Tensor:
+    """Least values over the region with all rounding taken off; what is not finite says nothing."""
+    value, rounding = least(region, linear.coefficients)
+    total = value + linear.constant + offsets
+    total = total - 2 * (rounding + linear.rounding) - 4 * FLOAT64_UNIT * total.abs()
+    return torch.where(torch.isfinite(total), total, -torch.inf)
 
 
 def _spread(values: Tensor, layer: Layer, shape: torch.Size) -> Tensor:

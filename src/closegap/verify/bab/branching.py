@@ -23,7 +23,8 @@ from closegap.branching.options import AT_REST, FILTERS, SCORERS, BranchingOptio
 from closegap.branching.shortlist import best_of_all, best_of_each_layer
 from closegap.core.numerics import TINY
 from closegap.graph.network import Node
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
+from closegap.verify.bab.bounder import DomainBounder
+from closegap.verify.bab.domains import DomainBatch, DomainResult
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.units import cut_points, is_hinge, open_units, relief
 from closegap.verify.bab.worth import FilterWorth

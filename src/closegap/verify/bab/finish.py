@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from closegap.core.budget import Budget
 from closegap.search.tree import Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainResult, unit_walls
+from closegap.verify.bab.clipping import leaf_walls
+from closegap.verify.bab.domains import DomainBatch, DomainResult
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.outcome import Offer
 from closegap.verify.bab.problem import SplitProblem
@@ -39,7 +40,12 @@ class Finisher:
         self._worth = SmallWorth()
 
     def decide(
-        self, tree: Tree, nodes: Int[np.ndarray, "B"], batch: DomainBatch, budget: Budget
+        self,
+        tree: Tree,
+        nodes: Int[np.ndarray, "B"],
+        batch: DomainBatch,
+        result: DomainResult,
+        budget: Budget,
     ) -> bool:
         """Linear programs on leaves: close, or offer their points; ties are given up.
 
@@ -50,7 +56,7 @@ class Finisher:
         """
         if not len(nodes):
             return False
-        found = self._leaves.solve(batch.root, unit_walls(batch, self._problem.units), budget)
+        found = self._leaves.solve(batch.root, leaf_walls(batch, result, self._problem), budget)
         tree.raise_lower(nodes, found.lower)
         proved = found.lower > 0
         tree.close(nodes[proved])

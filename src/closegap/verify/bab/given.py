@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from closegap.bounds.constraints import CutPart, LinearCuts
-from closegap.verify.bab.bounder import DomainBatch
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.multineuron import JointRows, widened
 from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import SplitProblem

@@ -24,7 +24,8 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.graph import ops
 from closegap.search.tree import Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.nogoods import NoGoods
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.units import is_hinge
@@ -94,15 +95,24 @@ class Learning:
             return False
         return self.spent <= self._options.share * self.bounded + self.saved
 
-    def learn(self, batch: DomainBatch, nodes: int, bounder: DomainBounder, budget: Budget) -> None:
+    def learn(
+        self,
+        batch: DomainBatch,
+        bounded: int,
+        nodes: int,
+        bounder: DomainBounder,
+        budget: Budget,
+    ) -> None:
         """Learn from domains whose own bounds closed them.
 
         Args:
             batch: with the slopes and multipliers that did.
+            bounded: among so many that were bounded with them.
             nodes: of the tree.
             bounder: that closed them; what else it uses holds on the whole region.
             budget: nothing is begun after its deadline.
         """
+        self.bounded += bounded
         if not self.due(nodes) or budget.expired:
             return
         depth = (batch.units >= 0).sum(axis=1)

@@ -26,10 +26,11 @@ from torch import Tensor
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.records import LinearBound
 from closegap.core.budget import Budget
-from closegap.core.numerics import FLOAT64_UNIT, gamma
+from closegap.core.numerics import gamma
 from closegap.mip.certify import certified_lower_bound
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
+from closegap.verify.bab.planes import planes_below
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.walls import Walls
 
@@ -155,16 +156,10 @@ class LeafPrograms:
     def _below(
         self, found: LinearBound, offsets: Tensor
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Coefficients `[B, R, D]`, and constants `[B, R]` with all rounding taken off.
-
-        The input gathers coefficients from every layer; those additions are counted here.
-        """
-        coefficients = _numpy(found.coefficients.flatten(2))
-        terms = len(self._problem.exact.network.nodes)
-        gathered = gamma(terms) * (np.abs(coefficients) @ self._reach)
-        size = found.constant.abs() + offsets.abs() + found.rounding
-        constant = found.constant + offsets - 2 * found.rounding - 8 * FLOAT64_UNIT * size
-        return coefficients, _numpy(constant) - gathered
+        """Coefficients `[B, R, D]`, and constants `[B, R]` with all rounding taken off."""
+        nodes, reach = len(self._problem.exact.network.nodes), torch.as_tensor(self._reach)
+        matrix, constant = planes_below(found, offsets, reach, nodes)
+        return _numpy(matrix), _numpy(constant)
 
     def _leaf(
         self, margins: _Planes, walls: _Planes, budget: Budget

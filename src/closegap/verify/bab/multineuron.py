@@ -30,8 +30,9 @@ from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.bounds.optimise import AscentOptions, MixedPrecision
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, unit_walls
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.domains import DomainBatch, unit_walls
 from closegap.verify.bab.owned import OwnedCuts
 from closegap.verify.bab.problem import Layer, SplitProblem
 from closegap.verify.bab.units import is_hinge

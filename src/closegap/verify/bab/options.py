@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from closegap.bounds.optimise import AscentOptions
 from closegap.branching.options import BranchingOptions
 from closegap.core.errors import OptionError
+from closegap.verify.bab.clipping import ClippingOptions
 from closegap.verify.bab.learning import LearningOptions
 from closegap.verify.bab.multineuron import MultiNeuronOptions
 from closegap.verify.bab.small import SmallOptions
@@ -26,6 +27,7 @@ class BranchOptions:
         offered: candidates offered from each batch, the lowest first.
         nodes: at most so many domains, or `None`.
         multineuron: constraints on groups of neurons, in trees that grow.
+        clipping: boxes of domains, where inputs are few.
         learning: no-goods of closed domains, in trees that grow.
         small: subdomains that programs of their own may close.
 
@@ -44,6 +46,7 @@ class BranchOptions:
     offered: int = 8
     nodes: int | None = None
     multineuron: MultiNeuronOptions = field(default_factory=lambda: MultiNeuronOptions(after=256))
+    clipping: ClippingOptions = field(default_factory=ClippingOptions)
     learning: LearningOptions = field(default_factory=LearningOptions)
     small: SmallOptions = field(default_factory=SmallOptions)
 

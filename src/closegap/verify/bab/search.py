@@ -17,10 +17,13 @@ from closegap.search.frontier import Frontier
 from closegap.search.keeper import TreeKeeper, unlike_arrays
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.branching import Brancher
+from closegap.verify.bab.clipping import Clipping
 from closegap.verify.bab.constraints import DomainConstraints
 from closegap.verify.bab.costs import measured_costs
+from closegap.verify.bab.domains import DomainBatch, DomainResult
+from closegap.verify.bab.expansion import split_levels
 from closegap.verify.bab.finish import Finisher
 from closegap.verify.bab.given import GivenRows
 from closegap.verify.bab.learning import Learning
@@ -46,6 +49,9 @@ _REBOUND = 1 / 4
 
 #: Of the memory, this part (one in so many) is for warm starts, as much for the tree itself.
 _WARM_SHARE = _TREE_SHARE = 4
+
+#: Of the memory, this part is for boxes.
+_BOX_SHARE = 8
 
 #: What is timed.
 _PARTS = ("bounds", "rows", "candidates", "branching", "leaves", "learning")
@@ -77,7 +83,8 @@ class BranchAndBound:
         self._offer = offer
         self._tree = Tree() if tree is None else tree
         self._rows = Strengthening(problem, options.multineuron, options.children)
-        self._bounder = DomainBounder(problem, options.children)
+        self._clipping = Clipping(problem, options.clipping)
+        self._bounder = DomainBounder(problem, options.children, clipping=self._clipping)
         self._learning = Learning(problem, options.learning)
         self._finisher = Finisher(problem, offer, small)
         costs = measured_costs(problem) if options.branching.cost_adjusted else None
@@ -89,6 +96,7 @@ class BranchAndBound:
         self._points = SlotStore(self._brancher.width, dtype=np.float64)
         self._root_starts = np.zeros((len(problem.rows), self._bounder.width), np.float32)
         self._warm_starts = SlotStore(self._bounder.width, 0)
+        self._boxes = SlotStore(self._clipping.width, 0, np.float64)
         self._pace = tree_pace(options.batch)
         self._frontier = Frontier()
         self._watch = Stopwatch()
@@ -169,13 +177,15 @@ class BranchAndBound:
         nodes = self._tree.open_nodes()
         done = np.isin(self._problem.clauses[self._tree.root(nodes)], clauses)
         self._tree.close(nodes[done])
-        for store in (self._ranks, self._points, self._warm_starts):
+        for store in (self._ranks, self._points, self._warm_starts, self._boxes):
             store.keep_only(nodes[~done])
 
     def _start(self, bounded: bool, budget: Budget) -> None:
         """Make the roots, or go on from what was kept."""
         self._begun = True
         self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        boxes = budget.memory // _BOX_SHARE if self._clipping.width else 0
+        self._boxes = SlotStore(self._clipping.width, boxes, np.float64)
         if self._kept is not None:
             self._restore(self._kept)
             return
@@ -228,7 +238,9 @@ class BranchAndBound:
     def _use(self, constraints: DomainConstraints) -> None:
         """Bound and branch with constraints from now on."""
         steady, scales = self._brancher.steady, self._bounder.scales
-        self._bounder = DomainBounder(self._problem, self._options.children, constraints)
+        self._bounder = DomainBounder(
+            self._problem, self._options.children, constraints, self._clipping
+        )
         self._bounder.scales = scales
         self._brancher = self._branching_by(bounder=self._bounder)
         self._brancher.steady = steady
@@ -269,6 +281,8 @@ class BranchAndBound:
             "points": self._points.held()[1],
             "started": started,
             "starts": starts,
+            **dict(zip(("boxed", "boxes"), self._boxes.held(), strict=True)),
+            "clipping": self._clipping.counts,
             "root_starts": self._root_starts,
             "scales": self._bounder.scales,
             "pace": np.array([self._pace.each]),
@@ -281,6 +295,8 @@ class BranchAndBound:
         self._ranks.put(ranked, arrays["ranks"])
         self._points.put(ranked, arrays["points"])
         self._warm_starts.put(arrays["started"].astype(np.int64), arrays["starts"])
+        self._boxes.put(arrays["boxed"].astype(np.int64), arrays["boxes"])
+        self._clipping.counts = arrays["clipping"]
         self._root_starts = arrays["root_starts"].astype(np.float32)
         self._bounder.scales = arrays["scales"].astype(np.float64)
         self._pace = tree_pace(self._options.batch, each=float(arrays["pace"][0]))
@@ -290,32 +306,17 @@ class BranchAndBound:
     def _expand(
         self, nodes: Int[np.ndarray, "B"], count: int, most: int | None
     ) -> tuple[Int[np.ndarray, "leaves"], DomainBatch]:
-        """Split each node, at several units while there are few nodes; returns the open leaves.
-
-        Args:
-            nodes: open ones.
-            count: domains of a batch.
-            most: nodes that the tree may have.
-        """
+        """Split each open node; returns the open leaves of a tree with at most so many nodes."""
         warm, found = self._warm_starts.take(nodes)
+        boxes = self._clipping.known(*self._boxes.take(nodes))
         ranked = self._ranks.take(nodes)[0].astype(np.int64) - 1
         points = self._points.take(nodes)[0].astype(np.float64)
-        levels = max(1, int(np.log2(max(1, count / len(nodes)))))
-        levels = min(levels, ranked.shape[1])
-        owner = np.arange(len(nodes))
-        leaves = nodes
-        for level in range(levels):
-            units = ranked[owner, level]
-            can = units >= 0
-            if not can.any():
-                break
-            children = self._tree.split(leaves[can], units[can], points[owner[can], level])
-            leaves = np.concatenate([leaves[~can], children])
-            owner = np.concatenate([owner[~can], owner[can], owner[can]])
+        leaves, owner = split_levels(self._tree, nodes, ranked, points, count)
         with self._watch.part("learning"):
             room = None if most is None else most - len(self._tree)
             leaves, owner = self._learning.propagate(self._tree, leaves, owner, room)
-        return leaves, self._batch(leaves, self._started(nodes, warm, found)[owner])
+        batch = self._batch(leaves, self._started(nodes, warm, found)[owner])
+        return leaves, replace(batch, boxes=None if boxes is None else boxes[owner])
 
     def _started(
         self, nodes: Int[np.ndarray, "B"], warm: NDArray[np.generic], found: NDArray[np.bool_]
@@ -334,7 +335,9 @@ class BranchAndBound:
         if not len(nodes):
             return
         begins = batch.payload is None
-        bounder = DomainBounder(self._problem, self._options.root) if begins else self._bounder
+        bounder = self._bounder
+        if begins:
+            bounder = DomainBounder(self._problem, self._options.root, clipping=self._clipping)
         with self._watch.part("bounds"):
             result = bounder.bound(batch, budget)
         if begins:
@@ -346,7 +349,9 @@ class BranchAndBound:
         is_open = self._tree.is_open(nodes)
         done = np.flatnonzero(proved & is_open)
         self._tree.close(nodes[done])
-        self._learn(replace(batch.part(done), payload=result.payload[done]), len(nodes), budget)
+        closed = replace(batch.part(done), payload=result.payload[done], boxes=None)
+        with self._watch.part("learning"):
+            self._learning.learn(closed, len(nodes), len(self._tree), self._bounder, budget)
         left = np.flatnonzero(~proved & is_open)
         if not len(left):
             return
@@ -359,17 +364,12 @@ class BranchAndBound:
         with self._watch.part("branching"):
             leaf = self._prepare(nodes[left], part, result.part(left))
         with self._watch.part("leaves"):
+            part_result = result.part(left)
             self._broken = self._finisher.decide(
-                self._tree, nodes[left[leaf]], part.part(leaf), budget
+                self._tree, nodes[left[leaf]], part.part(leaf), part_result.part(leaf), budget
             )
             rest = np.setdiff1d(np.arange(len(left)), leaf)
-            self._finish(nodes[left[rest]], part.part(rest), result.part(left[rest]), budget)
-
-    def _learn(self, closed: DomainBatch, bounded: int, budget: Budget) -> None:
-        """Learn from domains that bounds closed, among so many that were bounded."""
-        self._learning.bounded += bounded
-        with self._watch.part("learning"):
-            self._learning.learn(closed, len(self._tree), self._bounder, budget)
+            self._finish(nodes[left[rest]], part.part(rest), part_result.part(rest), budget)
 
     def _prepare(
         self, nodes: Int[np.ndarray, "B"], batch: DomainBatch, result: DomainResult
@@ -382,6 +382,8 @@ class BranchAndBound:
         self._ranks.put(nodes[keep], ranked[keep] + 1)
         self._points.put(nodes[keep], self._brancher.points(result, ranked)[keep])
         self._warm_starts.put(nodes[keep], result.payload[keep])
+        if result.boxes is not None:
+            self._boxes.put(nodes[keep], result.boxes[keep])
         return np.flatnonzero(~keep)
 
     def _finish(
@@ -394,5 +396,5 @@ class BranchAndBound:
             self._tree, nodes, batch, result, budget, self._pace.each
         )
         closed = nodes[~self._tree.is_open(nodes)]
-        for store in (self._ranks, self._points, self._warm_starts):
+        for store in (self._ranks, self._points, self._warm_starts, self._boxes):
             store.drop(closed)

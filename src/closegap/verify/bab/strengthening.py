@@ -23,8 +23,9 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 from closegap.search.tree import Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.constraints import DomainConstraints
+from closegap.verify.bab.domains import DomainBatch
 from closegap.verify.bab.given import GivenRows, with_given
 from closegap.verify.bab.multineuron import (
     FIRST_SIZE,

@@ -20,8 +20,9 @@ from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 from closegap.search.tree import Accounting, Tree
-from closegap.verify.bab.bounder import DomainBatch, DomainBounder, DomainResult, unit_walls
+from closegap.verify.bab.bounder import DomainBounder
 from closegap.verify.bab.branching import Brancher
+from closegap.verify.bab.domains import DomainBatch, DomainResult, unit_walls
 from closegap.verify.bab.leaves import LeafPrograms
 from closegap.verify.bab.problem import SplitProblem
 
