@@ -78,10 +78,27 @@ def test_exact_searches_have_a_trial_where_few_units_are_undecided(hard):
         session.outlook["bab"], session.held["bab"] = outlook, "a tree"
         assert (next(turn) != ("mip", 0)) == programs
         assert not session.held  # another tree begins with the bounds there are then
+        assert not session.outlook
         assert next(turn) == ("mip", 0)  # nothing was gained
         assert [name for name, _ in turn] == order[4:]
     assert [share for _, share in turns(names, session, Budget(nodes=9))] == [1, 0, 0, 0, 1, 1, 1]
     assert [name for name, _ in turns(names[:-1], session, budget)] == list(names[:-1])
+
+
+def test_a_trial_forgets_no_tree_but_its_own(hard):
+    names, budget = ("alpha-crown", "bab", "mip"), Budget.of_seconds(50)
+    session = Session(hard[0].query)
+    session.learn_bounds(session.linear.activations(Budget()))
+    session.outlook["bab"] = 7.0  # of a later turn, in which a run was cut off
+    list(turns(names, session, budget))
+    assert session.outlook["bab"] == 7.0
+    ENGINES["bab"]().run(session, Budget(nodes=3))
+    held = dict(session.held)
+    assert [share for _, share in turns(names, session, budget)][1:4] == [0, 0, 0]
+    assert session.held == held
+    del session.held["bab"]  # a tree that only an attack has grown
+    assert [share for _, share in turns(names, session, budget)][1:4] == [0, 0, 0]
+    assert session.held
 
 
 def test_programs_go_on_where_they_will_close_soon(hard):

@@ -30,10 +30,10 @@ from closegap.bounds.sparse_rows import SparseRows
 from closegap.core.numerics import gamma
 from closegap.graph.network import Node
 
-__all__ = ["ConstraintSet", "CutPart", "LinearCuts", "Terms", "scattered", "unit_of"]
+__all__ = ["SETS", "ConstraintSet", "CutPart", "LinearCuts", "Terms", "scattered", "unit_of"]
 
 #: Sets that may add coefficients at one node, and some sums more.
-_SETS = 8
+SETS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,7 @@ class LinearCuts:
         coefficients, rounding = self._taken(held), held.new_zeros(held.shape[:2])
         if values is not None:
             # Every node may send coefficients to where these are added.
-            sums = self.size + len(self.parts) + len(values) + _SETS
+            sums = self.size + len(self.parts) + len(values) + SETS
             allowance = gamma(sums, unit_of(held.dtype))
             terms, met = self._reached(held, values)
             vanished = 4 * (self.size + 2) * underflow(held.dtype) * (met + 2)

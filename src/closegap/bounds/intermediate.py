@@ -55,6 +55,11 @@ class NetworkBounds:
         }
 
     @property
+    def undecided(self) -> int:
+        """Activation inputs that may have either sign, of all domains."""
+        return sum(int(((b.lower < 0) & (b.upper > 0)).sum()) for b in self.activations.values())
+
+    @property
     def empty(self) -> bool:
         """True iff they contradict themselves: nothing satisfies what they were proved under."""
         return any(bool((b.lower > b.upper).any()) for b in self.activations.values())

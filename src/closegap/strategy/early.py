@@ -11,7 +11,7 @@ import numpy as np
 from closegap.core.budget import Budget
 from closegap.graph import ops
 from closegap.strategy.session import Session
-from closegap.strategy.shared_tree import uproot
+from closegap.strategy.shared_tree import held_tree, uproot
 
 __all__ = ["early_turns", "programs_take"]
 
@@ -35,7 +35,8 @@ def early_turns(
     The tree comes first: it closes most such queries in less time than a solver needs to begin.
     Where it does not, its growth says how long it would take; programs that are expected to take
     less have a turn, and another one where what the first proved says that they will close soon.
-    The tree of the trial is given up, for bounds may be tighter when the next one begins.
+    The tree of the trial is given up, for bounds may be tighter when the next one begins. A tree
+    that is there already stays, and nobody has a trial.
 
     There are always as many turns, so that a run that was cut off goes on in the right one.
 
@@ -47,10 +48,10 @@ def early_turns(
     """
     if not {_TREE, _PROGRAMS} <= set(names) or not _has_hinges_only(session):
         return
-    few = budget.nodes is None and _undecided(session) <= _FEW
+    new = budget.nodes is None and _TREE not in session.held and held_tree(session) is None
+    few = new and _undecided(session) <= _FEW
     yield _TREE, _share(_TRIAL, _TRIAL_SHARE, budget) if few else 0.0
-    tree = session.outlook.pop(_TREE, None)
-    _forget_tree(session)
+    tree = _given_up(session) if few else None
     wanted = programs_take(_undecided(session), len(session.open_clauses)) if few else math.inf
     before, began = _missing(session), time.monotonic()
     yield _PROGRAMS, _programs_share(wanted, tree, budget)
@@ -87,10 +88,7 @@ def _expected(before: float, after: float, seconds: float) -> float:
 
 
 def _undecided(session: Session) -> float:
-    bounds = session.bounds
-    if bounds is None:
-        return math.inf
-    return sum(int(((b.lower < 0) & (b.upper > 0)).sum()) for b in bounds.activations.values())
+    return math.inf if session.bounds is None else session.bounds.undecided
 
 
 def _has_hinges_only(session: Session) -> bool:
@@ -99,6 +97,13 @@ def _has_hinges_only(session: Session) -> bool:
     return all(isinstance(network.nodes[i].op, hinges) for i in network.activations)
 
 
-def _forget_tree(session: Session) -> None:
+def _given_up(session: Session) -> float | None:
+    """Forget the trial's tree; the seconds that it would have taken to close, if anyone can tell.
+
+    A run that goes on in a later turn had its trial before: nothing is forgotten then.
+    """
+    if session.held.pop(_TREE, None) is None:
+        return None
     uproot(session)
-    session.held.pop(_TREE, None)
+    session.shelf.clear()
+    return session.outlook.pop(_TREE, None)

@@ -50,7 +50,7 @@ def held_tree(session: Session) -> HeldTree | None:
         return None
     known, own = session.bounds, held.shared.bounds
     begun = session.held.get(_SEARCH) is not None or held.query is not session.query
-    if not begun and known is not None and known is not own and _units(known) < _units(own):
+    if not begun and known is not None and known is not own and known.undecided < own.undecided:
         return None
     return held
 
@@ -88,7 +88,3 @@ def hold(session: Session, held: HeldTree) -> None:
 def uproot(session: Session) -> None:
     """Forget the tree."""
     session.held.pop(_NAME, None)
-
-
-def _units(bounds: NetworkBounds) -> int:
-    return sum(int(((b.lower < 0) & (b.upper > 0)).sum()) for b in bounds.activations.values())

@@ -47,6 +47,10 @@ class Shelf:
         """The arrays an engine kept; empty if it kept none."""
         return self.kept.arrays if self.kept is not None and engine == self.engine else {}
 
+    def clear(self) -> None:
+        """Forget what was kept: the search that it held is over."""
+        self.kept = None
+
     def refuse(self, why: str) -> None:
         """Forget what was kept."""
         self.kept, self.refusal = None, f"{why}; the search begins anew"

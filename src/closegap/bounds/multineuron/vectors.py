@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from closegap.bounds.constraints import Terms, scattered, unit_of
+from closegap.bounds.constraints import SETS, Terms, scattered, unit_of
 from closegap.bounds.multineuron.cuts import HullCuts
 from closegap.bounds.multineuron.hulls import VertexHulls
 from closegap.bounds.records import Interval
@@ -26,9 +26,6 @@ from closegap.core.numerics import gamma
 from closegap.graph.network import Node
 
 __all__ = ["HullVectors"]
-
-#: Sets that may add coefficients at one node, and some sums more.
-_SETS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +106,7 @@ class HullVectors:
         rounding = constant.new_zeros(constant.shape)
         if values is not None:
             # Every node may send coefficients to where these are added.
-            sums = self.size + len(values) + _SETS
+            sums = self.size + len(values) + SETS
             reach = torch.cat(
                 [values[i].magnitude.flatten(1)[:, hulls.members] for i, _ in sides], dim=2
             )
