@@ -16,28 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.answer import SparseAnswer
-from closegap.attacks.sparse.ascent import Slopes
-from closegap.attacks.sparse.choice import Choice, Chooser, preferred
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.leaves import Leaves
 from closegap.attacks.sparse.lookout import Lookout
-from closegap.attacks.sparse.nodes import Nodes, narrower
+from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import Order, SparseOptions
-from closegap.attacks.sparse.planes import Proof, Ranges
-from closegap.attacks.sparse.relaxation import Solved
 from closegap.attacks.sparse.starts import Starts
-from closegap.attacks.sparse.wave import Limits, bounded_front, started
+from closegap.attacks.sparse.visits import Visits
+from closegap.attacks.sparse.waves import Waves
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.verdict import Reason
-from closegap.search.tree import Tree
 from closegap.specs.distance import DistanceQuery
 
 __all__ = ["SparseSearch"]
 
-#: Programs of one node at most, each after its units' ranges shrank.
-_LOOPS = 4
 #: Of its time, in which a tree has to pass what is known.
 _PATIENCE = 0.2
 
@@ -59,25 +54,23 @@ class SparseSearch:
         self._query = query
         self._budget = budget
         self._incumbent = incumbent
-        self._tree = Tree()
         self._watch = Stopwatch()
         self._nodes: Nodes | None = None
-        self._chooser: Chooser | None = None
-        self._ranges: dict[int, Ranges] = {}
-        self._slopes: dict[int, Slopes] = {}
-        self._left: set[int] = set()
         self._next: int | None = None
         self._programs = 0
-        self._closed = math.inf
-        self._starts = Starts(options, query, budget, incumbent)
-        self._lookout = Lookout(options, query, self._incumbent, budget)
         self._reason: Reason | None = None
-        size = query.image.size
-        zero, one = np.zeros((1, size)), np.ones(size)
-        floor = query.objective.least(query.center, zero, np.zeros(1), 0 * one, one)
-        self._incumbent.prove(max(float(floor[0]), options.known))
+        self._leaves = leaves = Leaves(options, query, incumbent)
+        self._starts = Starts(options, query, budget, incumbent)
+        lookout = Lookout(options, query, incumbent, budget)
+        self._visits = Visits(options, leaves, lookout, budget, self._watch)
+        self._waves = Waves(options, leaves, lookout, self._watch)
+        self._incumbent.prove(max(leaves.least, options.known))
         self._patience = budget.within(_PATIENCE * budget.remaining)
-        self.least = float(floor[0])
+
+    @property
+    def least(self) -> float:
+        """What the leaves prove together."""
+        return self._leaves.least
 
     def clean(self) -> bool:
         """Whether the image itself is a counterexample."""
@@ -91,15 +84,12 @@ class SparseSearch:
             self._starts.quick()
         if self._renew():
             assert self._nodes is not None
-            ground = self._ground()
-            self._chooser = Chooser(self._options, ground.known.shape[1])
-            roots = self._tree.add_roots(np.full(len(ground.rows), self._incumbent.lower))
             with self._watch.part("sweeps"):
                 whole = self._nodes.settled(self._options.sweeps)
-            self._ranges = {int(root): whole for root in roots}
-            for root in roots if not self._options.batch else ():
-                self._narrow(int(root))
-            self._settle()
+            roots = self._leaves.plant(len(self._nodes.ground.rows), whole)
+            for root in roots.tolist() if not self._options.batch else ():
+                self._visits.narrow(self._nodes, root)
+            self._leaves.settle()
 
     def offer(self, point: NDArray[np.floating] | None) -> None:
         """A counterexample that others found; `None` for none."""
@@ -116,22 +106,22 @@ class SparseSearch:
             if turn.expired:
                 self._reason = Reason.TIME
                 return
-            if self._starts.due(len(self._tree)):
+            if self._starts.due(self.nodes):
                 self.attack()
             if self._hopeless():
                 self._reason = Reason.INCOMPLETE
                 return
-            if self._budget.nodes is not None and len(self._tree) >= self._budget.nodes:
+            if self._budget.nodes is not None and self.nodes >= self._budget.nodes:
                 self._reason = Reason.NODES
                 return
-            if not self._options.batch or node in self._left:
-                self._visit(node)
+            if not self._options.batch or node in self._waves.left:
+                self._next = self._visits.visit(self._nodes, node)
             else:
-                self._wave()
-            limit, shrunk = self._ground().limit, self._options.shrunk
+                self._waves.advance(self._nodes)
+            limit, shrunk = self._nodes.ground.limit, self._options.shrunk
             if self._incumbent.distance < min(shrunk * limit, (2 - shrunk) * limit):
                 self._renew()  # a limit may be negative
-            self._settle()
+            self._leaves.settle()
 
     def attack(self) -> None:
         """Look for near counterexamples, once."""
@@ -146,13 +136,12 @@ class SparseSearch:
     @property
     def nodes(self) -> int:
         """Nodes created."""
-        return len(self._tree)
+        return len(self._leaves.tree)
 
     @property
     def closed(self) -> bool:
         """Whether no node is left: no counterexample is nearer than the limit."""
-        accounting = self._tree.accounting()
-        return accounting.roots > 0 and accounting.open + accounting.stuck == 0
+        return self._leaves.all_closed
 
     @property
     def paused(self) -> bool:
@@ -161,7 +150,7 @@ class SparseSearch:
 
     def answer(self) -> SparseAnswer:
         """The bracket as it stands."""
-        accounting = self._tree.accounting()
+        accounting = self._leaves.tree.accounting()
         best = self._incumbent
         closed = self.closed or best.distance - best.lower <= self._options.tolerance
         reason = self._reason or (Reason.TIME if self._budget.expired else Reason.INCOMPLETE)
@@ -178,29 +167,11 @@ class SparseSearch:
             history=tuple(best.history),
         )
 
-    @property
-    def _cutoff(self) -> float:
-        """A node with a bound this high holds nothing that is nearer by more than the tolerance."""
-        if self._query.objective.integral:
-            return self._limit - 0.5
-        if self._options.within < self._incumbent.distance:
-            return self._options.within
-        return self._incumbent.distance - self._options.tolerance
-
-    @property
-    def _limit(self) -> float:
-        """Inputs from this distance on do not count."""
-        return min(self._incumbent.distance, self._options.within)
-
-    def _ground(self) -> Ground:
-        assert self._nodes is not None
-        return self._nodes.ground
-
     def _renew(self) -> bool:
         """Bound the neurons within the best distance; False where there is no ground at all."""
         if self._nodes is not None and not self._options.cutoff:
             return True
-        limit = self._limit if self._options.cutoff else math.inf
+        limit = self._leaves.limit if self._options.cutoff else math.inf
         with self._watch.part("bounds"):
             ground = self._bounded_within(limit)
         if ground is not None:
@@ -208,10 +179,9 @@ class SparseSearch:
             self._nodes = Nodes(ground, self._query.objective, self._budget)
             if old is not None:
                 self._programs += old.programs
-                self._slopes.clear()
                 with self._watch.part("sweeps"):
                     whole = self._nodes.settled(self._options.sweeps)
-                self._move(old.ground, ground, whole)
+                self._leaves.move(old.ground, ground, whole)
         return self._nodes is not None
 
     def _bounded_within(self, limit: float) -> Ground | None:
@@ -219,181 +189,14 @@ class SparseSearch:
         climb = AscentOptions(iterations=self._options.climb) if self._options.climb else None
         return make_ground(self._query, limit, self._budget, climb, dense=inner)
 
-    def _move(self, old: Ground, new: Ground, whole: Ranges) -> None:
-        """Open nodes' ranges on a new ground; those it excludes are closed."""
-        for node, ranges in list(self._ranges.items()):
-            known = new.known.copy()
-            known[0, old.place] = np.maximum(known[0, old.place], ranges.low)
-            known[1, old.place] = np.minimum(known[1, old.place], ranges.high)
-            ranges = Ranges(known[0, new.place], known[1, new.place]).within(whole)
-            self._ranges[node] = ranges
-            if ranges.empty or (known[0] > known[1]).any():
-                self._bounded(node, new.limit)
-
     def _pick(self) -> int | None:
         """The next open node."""
-        if self._next is not None:
-            return self._next
-        open_ = self._tree.open_nodes()
+        tree, wanted = self._leaves.tree, self._next
+        if wanted is not None and tree.is_open(np.array([wanted]))[0]:
+            return wanted
+        open_ = tree.open_nodes()
         if not len(open_):
             return None
         if self._options.order is Order.DEPTH and not self._options.batch:
             return int(open_[-1])
-        return int(open_[np.argmin(self._tree.lower(open_))])
-
-    def _narrow(self, node: int, margins: Sequence[Proof] = ()) -> bool:
-        """Sweep over a node's units while that helps; True where it closes the node."""
-        assert self._nodes is not None
-        row = int(self._tree.root(np.array([node]))[0])
-        more = list(margins)
-        for _ in range(self._options.sweeps if self._options.propagate or more else 0):
-            with self._watch.part("propagation"):
-                lower, proof = self._nodes.propagated(row, self._ranges[node])
-            if self._bounded(node, lower):
-                return True
-            if self._budget.expired:
-                return False
-            with self._watch.part("sweeps"):
-                before = self._ranges[node]
-                after = self._nodes.swept(before, more or [proof])
-            if after.empty:
-                return self._bounded(node, self._ground().limit)
-            self._ranges[node] = after
-            if not narrower(after, before):
-                break
-            more = []
-        return False
-
-    def _bounded(self, node: int, lower: float) -> bool:
-        """Raise a node's bound; True where that closes it."""
-        at = np.array([node])
-        if self._query.objective.integral:
-            lower = float(np.ceil(lower))
-        self._tree.raise_lower(at, np.array([lower]))
-        bound = float(self._tree.lower(at)[0])
-        if bound < self._cutoff:
-            return False
-        self._closed = min(self._closed, bound)
-        self._tree.close(at)
-        self._ranges.pop(node, None)
-        self._slopes.pop(node, None)
-        self._next = None if self._next == node else self._next
-        return True
-
-    def _settle(self) -> None:
-        """What the leaves prove together."""
-        left = self._tree.least_lower()
-        self.least = min(float(left.min(initial=math.inf)), self._closed, self._limit)
-        self._incumbent.prove(self.least)
-
-    def _wave(self) -> None:
-        """Bound the open nodes with the least bounds together; close, split, or leave each."""
-        assert self._nodes is not None
-        open_ = self._tree.open_nodes()
-        order = np.argsort(self._tree.lower(open_), kind="stable")
-        front = [n for n in open_[order[: self._options.batch]].tolist() if n not in self._left]
-        with self._watch.part("ascent"):
-            rows = self._tree.root(np.array(front))
-            held = [self._ranges[node] for node in front]
-            ranges = Ranges(np.stack([r.low for r in held]), np.stack([r.high for r in held]))
-            start = started(self._nodes, ranges, [self._slopes.get(node) for node in front])
-            seen = bounded_front(self._nodes, rows, ranges, start, self._limits(front))
-        split = []
-        for at, node in enumerate(front):
-            if self._bounded(node, float(seen.lower[at])):
-                continue
-            self._ranges[node] = seen.ranges.select(at)
-            if seen.units[at] < 0:
-                self._left.add(node)
-            else:
-                split.append(at)
-        if not split:
-            return
-        first = split[0]
-        with self._watch.part("candidates"):
-            point = seen.climbed.points[first]
-            self._lookout.glimpse(self._nodes, int(rows[first]), point, self._ranges[front[first]])
-        nodes, units = np.array(front)[split], seen.units[split]
-        children = self._tree.split(nodes, self._ground().place[units])
-        for child, at, sign in zip(
-            children.tolist(), split * 2, np.repeat((1, -1), len(split)).tolist(), strict=True
-        ):
-            parent = self._ranges[front[at]]
-            self._ranges[child] = parent.split(int(seen.units[at]), sign)
-            self._slopes[child] = seen.climbed.slopes.one(at)
-        for node in nodes.tolist():
-            del self._ranges[node]
-            self._slopes.pop(node, None)
-
-    def _limits(self, front: list[int]) -> Limits:
-        """How long to bound nodes."""
-        chosen = self._tree.lower(np.array(front)) >= self._options.rebound * self._cutoff
-        return Limits(self._options.steps, self._cutoff, chosen)
-
-    def _visit(self, node: int) -> None:
-        """Bound a node; close it, split it, or give it up."""
-        assert self._nodes is not None
-        self._next = None
-        row = int(self._tree.root(np.array([node]))[0])
-        for _ in range(_LOOPS):
-            ranges = self._ranges[node]
-            with self._watch.part("programs"):
-                solved, proof = self._nodes.solve(row, ranges, self._cutoff)
-            if self._bounded(node, solved.lower):
-                return
-            if self._budget.expired:
-                return
-            with self._watch.part("candidates"):
-                self._lookout.look(self._nodes, row, solved, ranges)
-            if self._bounded(node, solved.lower):
-                return
-            if proof is None or not self._improve(node, proof):
-                break
-            if node not in self._ranges:
-                return
-        with self._watch.part("branching"):
-            choice = self._choose(row, solved, self._ranges[node])
-        if self._budget.expired:
-            return
-        if choice is None:
-            self._tree.give_up(np.array([node]))
-            self._ranges.pop(node)
-        else:
-            self._split(node, choice, solved)
-
-    def _improve(self, node: int, proof: Proof) -> bool:
-        """Narrow a node by what its program proved; True where another program is worth it."""
-        assert self._nodes is not None
-        before = self._ranges[node]
-        if self._options.reduced_costs:
-            with self._watch.part("reduced costs"):
-                # Not the cutoff: what is left may be bounded above it, what is cut off was not.
-                self._ranges[node] = self._nodes.implied(proof, before, self._limit)
-        if self._options.tighten and self._narrow(node, [proof]):
-            return True
-        return narrower(self._ranges[node], before)
-
-    def _choose(self, row: int, solved: Solved, ranges: Ranges) -> Choice | None:
-        assert self._nodes is not None and self._chooser is not None
-        nodes, cutoff = self._nodes, self._cutoff
-
-        def trial(unit: int, sign: int) -> float:
-            if self._budget.expired:
-                return -math.inf
-            found = nodes.solve(row, ranges.split(unit, sign), cutoff)[0].lower
-            return math.inf if found >= cutoff else found
-
-        return self._chooser.choose(solved, ranges, self._ground().place, trial)
-
-    def _split(self, node: int, choice: Choice, solved: Solved) -> None:
-        """Two children; what is known of them may close them at once."""
-        place = int(self._ground().place[choice.unit])
-        ranges = self._ranges.pop(node)
-        children = self._tree.split(np.array([node]), np.array([place]))
-        live = []
-        for child, sign in zip(children.tolist(), (1, -1), strict=True):
-            self._ranges[child] = ranges.split(choice.unit, sign)
-            known = min(choice.bounds.get(sign, -math.inf), self._cutoff)
-            if not (self._bounded(child, known) or self._narrow(child)):
-                live.append(child)
-        self._next = preferred(self._options, live, choice.unit, solved)
+        return int(open_[np.argmin(tree.lower(open_))])
