@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 from PIL import Image
 
 from closegap.strategy.bracketing import Bracketing
+from closegap.testing.networks import onnx_model
 
 Call: TypeAlias = Callable[..., Any]
 
@@ -63,6 +65,38 @@ def test_what_is_read_back_from_a_png_loses_the_label(
             assert outputs[0].argmax() != row["label"]
             checked += 1
     assert checked == len(said.rows)
+
+
+def test_that_none_exists_is_an_answer_of_its_own(call: Call, tmp_path: Path) -> None:
+    """The first class wins everywhere: by a label of it no input loses, by another all do."""
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {
+        "w": np.eye(4)[:3], "b": np.array([0.0, -0.5, -0.5]),
+        "v": np.array([[0.0, 0, 0], [1.0, 1, -1]]), "c": np.array([2.0, 0.0]),
+    }  # fmt: skip
+    model, images, store = tmp_path / "net.onnx", tmp_path / "two.npz", tmp_path / "run.db"
+    model.write_bytes(onnx_model(nodes, weights, ["N", 1, 2, 2]))
+    np.savez(images, images=np.full((2, 2, 2), 0.4, dtype=np.float32), labels=np.array([0, 1]))
+    asked = ("attack", model, "--data", images, "--minimise", "linf,l2,l0,l1+tv")
+    said = call(*asked, "--timeout", "9", "--store", store, "--json")
+    assert said.code == 0, said.err
+    first = [row for row in said.rows if row["label"] == 0]
+    assert [(row["verdict"], row["lower"], row["upper"]) for row in first] == [
+        ("none exists", None, None)
+    ] * 4
+    assert all("proved: no input in [0, 1]" in row["detail"] for row in first)
+    wrong = [row for row in said.rows if row["label"] == 1]
+    assert [(row["verdict"], row["upper"]) for row in wrong] == [("misclassified", 0.0)] * 4
+    assert said.err.count("no counterexample exists") == 4
+    again = call(*asked, "--timeout", "9", "--store", store)
+    assert again.out.count("none exists") == 4 and again.out.count("misclassified") == 4
+    late = call(*asked, "--timeout", "0", "--json")
+    assert [row["verdict"] for row in late.rows[:4]] == ["open"] * 4
 
 
 def test_one_solver_alone_may_be_asked(call: Call, asked: tuple[object, ...]) -> None:

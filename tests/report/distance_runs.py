@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from report_runs import make_header
@@ -55,6 +56,23 @@ def missed(index: int = 9, distance: str = "l2") -> DistanceRecord:
     return DistanceRecord(
         f"missed-{index}", index, 3, distance, {}, None, 0.0, math.inf, 1e-4, 20.0
     )
+
+
+def nowhere(index: int = 9, distance: str = "l2") -> DistanceRecord:
+    """No input of the box loses the label, as was proved."""
+    events = (BracketEvent(0.1, "", 0.5, math.inf), BracketEvent(2.0, "tree", math.inf, math.inf))
+    return DistanceRecord(
+        f"nowhere-{index}", index, 3, distance, {}, None, math.inf, math.inf, 1e-4, 2.0,
+        history=events,
+    )  # fmt: skip
+
+
+def misclassified(index: int = 8, distance: str = "l2") -> DistanceRecord:
+    """The image itself loses its label."""
+    record = make_distance(index, distance)
+    assert record.pictures is not None
+    pictures = replace(record.pictures, witness=record.pictures.clean)
+    return replace(record, lower=0.0, upper=0.0, pictures=pictures, metrics={"pixels": 0.0})
 
 
 def distance_run(images: int = 4) -> tuple[RunHeader, tuple[DistanceRecord, ...]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distance_runs import NAMES, distance_run, make_distance, missed
+from distance_runs import NAMES, distance_run, make_distance, misclassified, missed, nowhere
 from page_checks import read_page
 from PIL import Image
 
@@ -33,6 +33,35 @@ def test_every_image_shows_its_distances_side_by_side() -> None:
     assert "ℓ1+TV, kappa 0.1, of image" in page.text
     assert "[0.16, 0.16]" in page.text  # l2: 64 pixels by 0.02
     assert render_distances(header, records) == text
+
+
+def test_that_none_exists_is_said_and_is_not_that_none_was_found() -> None:
+    header, _ = distance_run()
+    text = render_distances(header, [nowhere(), make_distance(1, "l2")])
+    proved = read_page(text).text
+    assert "Least distances: 2 of 2 brackets closed" in proved
+    assert "none exists: all of [0, 1] keeps the label" in proved and "none exists 1" in proved
+    assert "no counterexample in [0, 1] at all, as is proved" in proved
+    (row,) = re.findall(r'<tr><th scope="row">ℓ2</th>(.*?)</tr>', text)
+    assert re.findall("<td>(.*?)</td>", row)[:5] == ["2", "2", "0.16", "0.16", "1"]
+    unknown = read_page(render_distances(header, [missed()])).text
+    assert "0 of 1 brackets closed" in unknown and "[0, ∞]" in unknown
+    assert "as is proved" not in unknown and "none exists: all" not in unknown
+
+
+def test_misclassified_images_have_no_part_in_medians() -> None:
+    header, _ = distance_run()
+    wrong = [misclassified(8), misclassified(9)]
+    text = render_distances(header, [make_distance(1, "l2"), *wrong])
+    page = read_page(text).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Least distances: 1 of 1 brackets closed" in page
+    assert "Left out of this table: 2 queries on images that the network misclassifies" in page
+    (row,) = re.findall(r'<tr><th scope="row">ℓ2</th>(.*?)</tr>', text)
+    # Images, closed, ends, their ratio, pixels, PSNR.
+    assert re.findall("<td>(.*?)</td>", row)[:7] == ["1", "1", "0.16", "0.16", "1", "64", "31"]
+    assert "misclassified 2" in page
+    alone = read_page(render_distances(header, wrong)).text
+    assert "0 of 0 brackets closed" in alone
 
 
 def test_a_page_without_records_says_so() -> None:

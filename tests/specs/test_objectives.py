@@ -142,6 +142,19 @@ def test_regions_hold_everything_near(rng: np.random.Generator) -> None:
                 assert (length <= region.radius * (1 + 1e-12)).all()
 
 
+def test_no_corner_is_farther_than_the_greatest_value(rng: np.random.Generator) -> None:
+    """All values are convex or count pixels, so that a corner is the farthest point."""
+    for size, objective in objectives(rng):
+        corners = np.array(list(itertools.product((0.0, 1.0), repeat=size)))
+        for image in (picture(rng, size), rng.random(size), np.zeros(size), np.full(size, 0.5)):
+            most = float(objective.value(image, corners).max())
+            greatest = objective.greatest(image)
+            farthest = corners[int(objective.value(image, corners).argmax())]
+            assert objective.attained(image, farthest) <= greatest
+            if objective.name != "l1+tv":
+                assert greatest == pytest.approx(most)
+
+
 def test_pixels_that_go_all_the_way_are_in_their_region() -> None:
     for grid in (GRID, COLOUR):
         image, shape = np.zeros(grid.size), (grid.channels, grid.height, grid.width)

@@ -142,8 +142,33 @@ def test_a_damaged_value_is_one_line(
 
 
 def test_rows_are_strict_json(found: DistanceRecord, missed: DistanceRecord) -> None:
-    exact = dataclasses.replace(found, metrics={"psnr": math.inf})
-    rows = [json.loads(json.dumps(r.row(), allow_nan=False)) for r in (found, missed, exact)]
-    assert [row["upper"] for row in rows] == [0.5, None, 0.5]
-    assert [row["verdict"] for row in rows] == ["open", "open", "open"]
-    assert rows[2]["metrics"] == {"psnr": None}
+    exact = dataclasses.replace(found, lower=0.5, metrics={"psnr": math.inf, "ssim": math.nan})
+    nowhere = dataclasses.replace(missed, lower=math.inf)
+    wrong = dataclasses.replace(missed, upper=0.0)
+    records = (found, missed, exact, nowhere, wrong)
+    rows = [json.loads(json.dumps(r.row(), allow_nan=False)) for r in records]
+    assert [row["lower"] for row in rows] == [0.125, 0.0, 0.5, None, 0.0]
+    assert [row["upper"] for row in rows] == [0.5, None, 0.5, None, 0.0]
+    verdicts = ["open", "open", "closed", "none exists", "misclassified"]
+    assert [row["verdict"] for row in rows] == verdicts
+    assert [r.closed for r in records] == [False, False, True, True, True]
+    assert rows[2]["metrics"] == {"psnr": "inf", "ssim": None}
+
+
+def test_infinities_survive_and_nan_is_left_out(
+    found: DistanceRecord, header: RunHeader, tmp_path: Path
+) -> None:
+    """No counterexample at all, and two pictures without a difference."""
+    kept = dataclasses.replace(
+        found,
+        lower=math.inf,
+        upper=math.inf,
+        history=(BracketEvent(1.0, "", math.inf, math.inf),),
+        metrics={"psnr": math.inf, "ssim": math.nan, "pixels": 0.0},
+    )
+    with RunStore.create_or_resume(tmp_path / "run.db", header) as store:
+        store.add_distance(kept)
+        (back,) = store.distances()
+    assert (back.lower, back.upper, back.state) == (math.inf, math.inf, "none exists")
+    assert back.history == kept.history
+    assert back.metrics == {"psnr": math.inf, "pixels": 0.0}

@@ -8,11 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.core.budget import Budget
-from closegap.core.errors import EncodingError, OptionError, SpecError
+from closegap.core.errors import EncodingError, OptionError, SoundnessError, SpecError
+from closegap.frontend import loads
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import (
@@ -20,16 +22,34 @@ from closegap.specs.objectives import (
     L0Distance,
     L1Distance,
     L1TvDistance,
+    L2Distance,
+    LinfDistance,
     Objective,
 )
 from closegap.specs.region import bounding_box
-from closegap.strategy.bracketing import EXACT, Bracketing
+from closegap.strategy.bracketing import Bracketing
 from closegap.strategy.distance import DistanceInterrupted, minimise_distance
+from closegap.strategy.exact_solvers import EXACT
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.enumeration import least_clause_margin
-from closegap.testing.networks import random_mlp, random_sigmoid
+from closegap.testing.networks import onnx_model, random_mlp, random_sigmoid
 
 NORMS = [1.0, 2.0, math.inf]
+
+
+def corner_lost() -> DistanceQuery:
+    """The image is one corner of the unit square, and near the opposite one the label is lost."""
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {
+        "w": np.array([[1.0, 1.0]]), "b": np.array([-1.0]),
+        "v": np.array([[0.0], [1.0]]), "c": np.array([0.0, -0.99]),
+    }  # fmt: skip
+    network = loads(onnx_model(nodes, weights, ["N", 2]), "a corner")
+    return DistanceQuery.of_norm(network, np.zeros(2, dtype=np.float32), 0)
 
 
 def asked(rng: np.random.Generator, norm: float) -> DistanceQuery:
@@ -93,17 +113,65 @@ def test_a_misclassified_image_is_its_own_counterexample(rng: np.random.Generato
     assert (result.lower, result.upper, result.closed) == (0.0, 0.0, True)
 
 
-def test_where_no_input_loses_the_label_the_whole_box_is_proved(rng: np.random.Generator) -> None:
+def nowhere_lost(rng: np.random.Generator) -> DistanceQuery:
+    """A tiny network that gives no input of the box another class, as enumeration says."""
     image = rng.random(2).astype(np.float32)
     while True:
         network = random_mlp(rng, [2, 4, 3, 2])
         label = int(replayer(network).outputs_float32(image[None])[0].argmax())
         query = DistanceQuery.of_norm(network, image, label, math.inf)
         if math.isinf(least_distance(query)):
-            break
-    result = minimise_distance(query, timeout=5, attack=NearestAttack(rounds=1, steps=10))
-    assert result.lower == pytest.approx(float(np.maximum(image, 1 - image).max()))
-    assert result.upper == math.inf and result.witness is None
+            return query
+
+
+@pytest.mark.parametrize("exact", [None, "tree", "mip"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        LinfDistance(),
+        L2Distance(),
+        L1Distance(),
+        L0Distance(Grid(1, 1, 2)),
+        L1TvDistance(Grid(1, 1, 2), 0.4),
+        L1TvDistance(Grid(1, 1, 2), 0.4, "difference"),
+    ],
+)
+def test_that_there_is_no_counterexample_at_all_is_an_answer(
+    rng: np.random.Generator, objective: Objective, exact: str | None
+) -> None:
+    query = replace(nowhere_lost(rng), objective=objective)
+    quick = NearestAttack(rounds=1, steps=10)
+    result = minimise_distance(query, timeout=20, attack=quick, exact=exact)
+    assert result.none_exists and result.closed and result.seconds < 15
+    assert (result.lower, result.upper, result.witness) == (math.inf, math.inf, None)
+
+
+def test_none_found_is_not_none_there() -> None:
+    """One corner of the box loses the label: to prove what is nearer is not enough."""
+    for objective in (LinfDistance(), L1Distance(), L1TvDistance(Grid(1, 1, 2), 0.4)):
+        query = replace(corner_lost(), objective=objective)
+        corner = query.distance(np.ones(2, dtype=np.float32))
+        for told in (query.farthest, corner):
+            incumbent = Incumbent(query, lambda *_: False)
+            incumbent.prove(told)
+            assert incumbent.lower == told
+            search = Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
+            search._prove(told)
+            assert search.result().lower == told and not search.result().closed
+        result = minimise_distance(query, timeout=5)
+        assert result.witness is not None and not result.none_exists
+
+
+def test_a_counterexample_where_none_was_proved_is_reported() -> None:
+    query = corner_lost()
+    search = Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
+    search._prove(math.inf)
+    with pytest.raises(SoundnessError, match="proved"):
+        search._counts(np.ones(2, dtype=np.float32), query.distance(np.ones(2)))
+    incumbent = Incumbent(query, lambda *_: True)
+    incumbent.prove(math.inf)
+    with pytest.raises(SoundnessError, match="proved"):
+        incumbent.offer(np.ones(2))
 
 
 def test_who_could_do_nothing_is_named(
@@ -189,6 +257,8 @@ def test_what_is_proved_of_a_rounded_box_is_claimed_of_no_larger_ball(
     query = asked(rng, norm)
     for radius in rng.random(20) * 10.0 ** -rng.integers(0, 9, 20):
         search = Bracketing(query, 1e-4, NearestAttack(), Budget.of_seconds(1))
+        if radius >= query.farthest:
+            continue
         search._raise(float(radius))
         kept = Fraction(search.result().lower)
         box = bounding_box(query.within(float(radius)).region)

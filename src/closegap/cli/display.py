@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import click
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -143,10 +144,12 @@ def print_attack_summary(records: Sequence[Record], title: str) -> None:
 
 
 def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
-    """The table of least distances, on stdout."""
-    table = Table()
-    for name in ("index", "label", "distance", "found", "lower", "upper", "verdict", "seconds"):
-        table.add_column(name, justify="right")
+    """The table of least distances, on stdout; states are never cut short."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("index", "label", "distance", "found", "lower", "upper"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("verdict", justify="right", min_width=len("misclassified"))
+    table.add_column("seconds", justify="right")
     for row in rows:
         ends = (f"{row[name]:.6f}" if row[name] is not None else "-" for name in ("lower", "upper"))
         table.add_row(
@@ -181,10 +184,12 @@ def print_nearest(rows: Sequence[dict[str, object]], title: str) -> None:
 
 def tell_distance(record: DistanceRecord, done: int, total: int) -> None:
     """A line on stderr for one finished distance query."""
-    state = "closed" if record.closed else "open"
+    bracket = f"{record.lower:.5g} .. {record.upper:.5g}  {record.state}"
+    if record.none_exists:
+        bracket = "no counterexample exists"
     Console(stderr=True, highlight=False).print(
-        f"{done}/{total}  image {record.index}  {record.distance}  "
-        f"{record.lower:.5g} .. {record.upper:.5g}  {state}  {duration(record.seconds)}",
+        f"{done}/{total}  image {record.index}  {record.distance}  {bracket}  "
+        f"{duration(record.seconds)}",
         markup=False,
     )
 

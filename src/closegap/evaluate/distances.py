@@ -29,6 +29,7 @@ from closegap.strategy.distance import (
 )
 
 _CUT_OFF, _CLEAN = "interrupted", "the image itself loses the label"
+_NONE = "proved: no input in [0, 1] is a counterexample"
 
 __all__ = ["Distance", "DistancePlan", "measure", "plan_distances"]
 
@@ -211,7 +212,7 @@ def _measured(
         rounded, note = as_picture(query, result.witness)
     clean = pictures is not None and np.array_equal(pictures.clean, pictures.witness)
     notes = [_CUT_OFF] * (stopped is not None) + [_CLEAN] * clean
-    notes += [] if result.closed else result.notes
+    notes += [_NONE] if result.none_exists else [] if result.closed else result.notes
     notes += [note] * bool(note)
     record = DistanceRecord(
         key=key,
@@ -259,9 +260,9 @@ def _reached(pictures: Pictures, query: DistanceQuery) -> int:
 
 
 def _metrics(pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None) -> dict[str, float]:
-    """Of the witness on the grid of 8-bit pictures, those that are finite."""
+    """Of the witness on the grid of 8-bit pictures, those that there are."""
     entries = Grid.of(pictures.clean.shape).entries
     shown = pictures.witness if rounded is None else rounded / 255
     clean, changed = (a.reshape(-1)[entries] for a in (pictures.clean, shown))
     named = asdict(picture_metrics(clean, changed))
-    return {name: float(value) for name, value in named.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in named.items() if not math.isnan(value)}

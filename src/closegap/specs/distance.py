@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -85,6 +86,11 @@ class DistanceQuery:
     def center(self) -> Float[np.ndarray, "D"]:
         """The image, flat, float64."""
         return self.image.reshape(-1).astype(np.float64)
+
+    @cached_property
+    def farthest(self) -> float:
+        """No input in [0, 1] is farther: a proof beyond says that there is no counterexample."""
+        return self.objective.greatest(self.center)
 
     def within(self, radius: float) -> Query:
         """A decision query over a region that holds every input within this distance.

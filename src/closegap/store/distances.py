@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,7 @@ class DistanceRecord:
         distance: the objective's name, such as `l1+tv`.
         options: what else defines the distance, JSON values by name.
         target: the class found at the witness, or `None`.
-        lower: proved: nearer than this the label is kept.
+        lower: proved: nearer than this the label is kept; infinity where all of [0, 1] keeps it.
         upper: the witness's distance, rounded up; infinity where none was found.
         tolerance: a bracket this narrow is closed.
         seconds: wall-clock.
@@ -73,29 +74,57 @@ class DistanceRecord:
 
     @property
     def closed(self) -> bool:
-        """Whether lower and upper end meet within the tolerance."""
-        return self.upper - self.lower <= self.tolerance
+        """Whether lower and upper end meet within the tolerance, or there is proved to be none."""
+        return self.none_exists or self.upper - self.lower <= self.tolerance
+
+    @property
+    def none_exists(self) -> bool:
+        """Whether it is proved that no input in [0, 1] loses the label."""
+        return self.lower == math.inf
+
+    @property
+    def misclassified(self) -> bool:
+        """Whether the image itself loses the label: its distance of 0 says nothing of others."""
+        held = self.pictures
+        return self.upper == 0 and (held is None or np.array_equal(held.clean, held.witness))
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open`, `misclassified`, or, where it is proved, `none exists`."""
+        if self.none_exists:
+            return "none exists"
+        if self.misclassified:
+            return "misclassified"
+        return "closed" if self.closed else "open"
 
     def row(self) -> dict[str, object]:
-        """The JSON row: strict JSON, `upper` is `None` where no witness was found; no arrays."""
+        """The JSON row: strict JSON, no arrays.
+
+        `upper` is `None` where no witness was found, `lower` too where none exists.
+        """
         return {
             "index": self.index,
             "label": self.label,
             "distance": self.distance,
             "options": self.options,
-            "lower": self.lower,
+            "lower": self.lower if math.isfinite(self.lower) else None,
             "upper": self.upper if math.isfinite(self.upper) else None,
-            "verdict": "closed" if self.closed else "open",
+            "verdict": self.state,
             "target": self.target,
             "seconds": round(self.seconds, 6),
-            "metrics": {
-                name: round(value, 6) if math.isfinite(value) else None
-                for name, value in self.metrics.items()
-            },
+            "metrics": _strict({name: round(value, 6) for name, value in self.metrics.items()}),
             "counts": self.counts,
             "part_seconds": {name: round(value, 6) for name, value in self.part_seconds.items()},
             "detail": self.detail,
         }
+
+
+def _strict(values: Mapping[str, float]) -> dict[str, float | str | None]:
+    """Numbers as JSON knows them: infinity as a word, which `float` reads, and NaN as `None`."""
+    return {
+        name: value if math.isfinite(value) else None if math.isnan(value) else str(value)
+        for name, value in values.items()
+    }
 
 
 def insert(connection: sqlite3.Connection, record: DistanceRecord) -> bool:
@@ -109,11 +138,11 @@ def insert(connection: sqlite3.Connection, record: DistanceRecord) -> bool:
     """
     if any(math.isnan(value) for value in (record.lower, record.upper, record.seconds)):
         raise ValueError(f"distance record {record.index} holds a NaN")
-    metrics = {name: value for name, value in record.metrics.items() if math.isfinite(value)}
+    known = _strict({n: v for n, v in record.metrics.items() if not math.isnan(v)})
     row = (
         record.key, record.index, record.label, record.distance, json.dumps(record.options),
         record.target, record.lower, record.upper, record.tolerance, record.seconds, record.detail,
-        *(json.dumps(d, allow_nan=False) for d in (record.counts, record.part_seconds, metrics)),
+        *(json.dumps(d, allow_nan=False) for d in (record.counts, record.part_seconds, known)),
     )  # fmt: skip
     if not connection.execute(_INSERT, row).rowcount:
         return False

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
+from closegap.attacks.activation.nearest import Nearest, NearestAttack
 from closegap.attacks.minimal.settle import Settling, kept_for_settling
-from closegap.attacks.sparse.generic import GenericMip
-from closegap.attacks.sparse.incumbent import Incumbent, OnProved, unheard
-from closegap.attacks.sparse.options import OURS, PAPER
+from closegap.attacks.sparse.incumbent import Incumbent
+from closegap.attacks.sparse.options import OURS
 from closegap.attacks.sparse.staged import StagedSearch
-from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
 from closegap.core.numerics import DISTANCE_STEP, FLOAT64_UNIT, TINY
@@ -30,11 +27,12 @@ from closegap.core.verdict import Verdict
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.strategy.distance_result import DistanceResult
+from closegap.strategy.exact_solvers import EXACT
 from closegap.strategy.solve import solve
 from closegap.strategy.witnesses import Witnesses
 from closegap.verify.distance_floor import FloorOptions, distance_floor
 
-__all__ = ["EXACT", "IN_TURN", "Bracketing", "ExactAnswer", "ExactSolver"]
+__all__ = ["Bracketing"]
 
 _CHEAP = ("crown", "alpha-crown")
 #: On small networks, of what is left, for a tree before all attacks; of short times up to twice as
@@ -62,59 +60,6 @@ _HALVING_SHARE = 0.05
 _SEEN = 0.01
 #: Of the tolerance, how far below the upper end a proof is tried.
 _BELOW = 0.9
-
-
-@runtime_checkable
-class ExactAnswer(Protocol):
-    """What an exact solver found."""
-
-    @property
-    def lower(self) -> float:
-        """No counterexample is nearer, rounding included; infinity where there is none at all."""
-
-    @property
-    def upper(self) -> float:
-        """Attained by the witness; infinity without one."""
-
-    @property
-    def witness(self) -> NDArray[np.float32] | None:
-        """What the judge accepted, in the network's input shape."""
-
-    @property
-    def nodes(self) -> int:
-        """Nodes of all trees."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What could not be done, and why; for people."""
-
-
-@runtime_checkable
-class ExactSolver(Protocol):
-    """Brackets any distance; given the time, closes the bracket."""
-
-    def run(
-        self,
-        query: DistanceQuery,
-        budget: Budget,
-        judge: OnNearer,
-        starts: Sequence[NDArray[np.float32]] = (),
-        prove: OnProved = unheard,
-    ) -> ExactAnswer:
-        """Search under the nearest of `starts` until the budget ends; tell of every lower end."""
-
-
-#: Exact solvers by name, made from a proved lower end; each goes on where the one before it ended.
-#: The tree needs no attack of its own: it is started at a counterexample, where one was found.
-EXACT: dict[str, Callable[[float], ExactSolver]] = {
-    "tree": lambda known: SparseTree(replace(OURS, attack=None, known=known)),
-    "paper": lambda known: SparseTree(PAPER),
-    "mip": lambda known: GenericMip(),
-    "highs": lambda known: GenericMip("highs"),
-    "scip": lambda known: GenericMip("scip"),
-}
-#: Those that are asked one after the other where none is named.
-IN_TURN = ("tree", "mip")
 
 
 class Bracketing:
@@ -294,8 +239,8 @@ class Bracketing:
 
     def _prove(self, lower: float) -> None:
         """Keep a proved lower end."""
-        # Nothing at all to be found: every distance is a bound, the farthest corner's is finite.
-        lower = min(lower, max(self._farthest, self._lower))
+        if lower > self._farthest:
+            lower = math.inf  # no input of the box is so far: there is no counterexample at all
         if lower > self._best.distance + _rounding(lower):
             self._contradiction(lower)
         lower = min(lower, self._best.distance)
@@ -305,16 +250,14 @@ class Bracketing:
 
     @property
     def _done(self) -> bool:
-        upper = self._best.distance
-        if not self._best.found and self._query.objective.norm is not None:
-            upper = self._farthest  # nothing is left of the box
-        return upper - self._lower <= self._tolerance or self._budget.expired
+        if self._lower == math.inf or self._budget.expired:
+            return True
+        return self._best.distance - self._lower <= self._tolerance
 
     @property
     def _farthest(self) -> float:
-        """The distance of the farthest corner of the box; under a norm of any input there."""
-        corner = np.where(self._query.image < 0.5, np.float32(1), np.float32(0))
-        return self._query.distance(corner)
+        """No input of the box is farther."""
+        return self._query.farthest
 
     def _try(self, radius: float, engines: Sequence[str], seconds: float) -> bool:
         """Decide one radius; True iff an end of the bracket moved."""
@@ -341,6 +284,9 @@ class Bracketing:
 
     def _raise(self, radius: float) -> None:
         """Keep a proof; the ends of the region's box are rounded, perhaps towards the image."""
+        if radius >= self._farthest:
+            self._prove(math.inf)  # the region was the whole box
+            return
         self._lower = max(self._lower, radius - 4 * FLOAT64_UNIT * (1 + abs(radius)))
         if self._lower >= self._best.distance and self._best.distance > 0:
             self._contradiction(self._lower)
@@ -362,13 +308,19 @@ class Bracketing:
 
     def _remember(self, least: float = _SEEN) -> None:
         """A line of the history, unless little moved since the last."""
-        _, lower, upper = self._history[-1] if self._history else (0.0, -math.inf, math.inf)
-        fallen = 0.0 if upper == self._best.distance else upper - self._best.distance
-        rest = upper - lower
-        if math.isfinite(fallen) and fallen + self._lower - lower <= least * rest:
+        if self._history and not self._moved(least):
             return
         seconds = time.monotonic() - self._started
         self._history.append((seconds, self._lower, self._best.distance))
+
+    def _moved(self, least: float) -> bool:
+        """Whether more than this share of what the last line left open has gone since."""
+        _, lower, upper = self._history[-1]
+        best = self._best.distance
+        if (self._lower, best) == (lower, upper):
+            return False
+        fallen = 0.0 if best == upper else upper - best
+        return fallen + self._lower - lower > least * (min(upper, self._farthest) - lower)
 
     def result(self) -> DistanceResult:
         """The bracket as it stands."""
@@ -388,7 +340,7 @@ class Bracketing:
 
 def _rounding(distance: float) -> float:
     """By how much a proof and a witness of the same distance may differ."""
-    return DISTANCE_STEP * max(1.0, abs(distance))
+    return DISTANCE_STEP * max(1.0, abs(distance)) if math.isfinite(distance) else 0.0
 
 
 def _floor(query: DistanceQuery) -> float:

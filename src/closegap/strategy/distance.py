@@ -18,8 +18,9 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.numerics import DISTANCE_TOLERANCE
 from closegap.specs.distance import DistanceQuery
-from closegap.strategy.bracketing import EXACT, IN_TURN, Bracketing
+from closegap.strategy.bracketing import Bracketing
 from closegap.strategy.distance_result import DistanceInterrupted, DistanceResult
+from closegap.strategy.exact_solvers import EXACT, IN_TURN
 
 __all__ = ["DistanceInterrupted", "DistanceResult", "minimise_distance", "require_exact"]
 

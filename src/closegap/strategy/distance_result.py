@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +16,8 @@ class DistanceResult:
     """What is known of a least distance.
 
     Attributes:
-        lower: proved: no counterexample is nearer.
-        upper: attained by `witness`; infinity where none was found. Of norms, there is none in
-            the box at all where `lower` is the farthest corner's distance, up to rounding.
+        lower: proved: no counterexample is nearer; infinity where there is none at all in [0, 1].
+        upper: attained by `witness`; infinity where none was found.
         witness: float32, replayed, in the network's input shape.
         tolerance: a bracket this narrow is closed.
         seconds: wall-clock.
@@ -39,8 +39,13 @@ class DistanceResult:
 
     @property
     def closed(self) -> bool:
-        """Whether lower and upper end meet within the tolerance."""
-        return self.upper - self.lower <= self.tolerance
+        """Whether lower and upper end meet within the tolerance, or there is proved to be none."""
+        return self.none_exists or self.upper - self.lower <= self.tolerance
+
+    @property
+    def none_exists(self) -> bool:
+        """Whether it is proved that no input in [0, 1] is a counterexample."""
+        return self.lower == math.inf
 
 
 class DistanceInterrupted(KeyboardInterrupt):

@@ -66,7 +66,8 @@ class Incumbent:
         distance = self._query.distance(rounded)
         if not distance < self.best.distance or not self._judge(rounded, distance):
             return False
-        if distance < self.lower - DISTANCE_STEP * max(1.0, abs(self.lower)):
+        rounding = DISTANCE_STEP * max(1.0, abs(self.lower)) if self.lower < math.inf else 0.0
+        if distance < self.lower - rounding:
             raise SoundnessError(
                 f"no counterexample can be nearer than {self.lower}, as was proved, and one lies "
                 f"at {distance}; no distance is given: please report this network and image"
@@ -80,6 +81,8 @@ class Incumbent:
 
         Proofs look for what is nearer than the nearest: they say nothing of what is farther.
         """
+        if lower > self._query.farthest:
+            lower = math.inf  # no input of the box is so far: there is no counterexample at all
         lower = min(lower, self.distance)
         if lower > self.lower:
             self.lower = lower

@@ -45,6 +45,8 @@ class Leaves:
         self._integral = query.objective.integral
         self._incumbent = incumbent
         self._closed = math.inf
+        #: No input of the box is as far as this.
+        self._beyond = math.nextafter(query.farthest, math.inf)
         size = query.image.size
         zero, one = np.zeros((1, size)), np.ones(size)
         floor = query.objective.least(query.center, zero, np.zeros(1), 0 * one, one)
@@ -57,7 +59,7 @@ class Leaves:
             return self.limit - 0.5
         if self._options.within < self._incumbent.distance:
             return self._options.within
-        return self._incumbent.distance - self._options.tolerance
+        return min(self._incumbent.distance - self._options.tolerance, self._beyond)
 
     @property
     def limit(self) -> float:

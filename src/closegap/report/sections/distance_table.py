@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from closegap.report.options import ReportOptions
@@ -15,6 +16,14 @@ from closegap.store.records import RunHeader
 
 __all__ = ["distance_table"]
 
+#: States in the order of their buttons, and the colours of their marks.
+_MARKS = {
+    "closed": "verified",
+    "none exists": "verified",
+    "misclassified": "falsified",
+    "open": "unknown",
+}
+
 
 def distance_table(
     header: RunHeader, records: Sequence[DistanceRecord], options: ReportOptions
@@ -23,7 +32,7 @@ def distance_table(
     if not records:
         return None
     known = [name for name in METRICS if any(name in record.metrics for record in records)]
-    states = ("closed", "open")
+    tally = Counter(record.state for record in records)
     return SectionView(
         title="All distances",
         template="distance_table.html.j2",
@@ -32,13 +41,10 @@ def distance_table(
             "rows": [_row(record, header, known) for record in records],
             "metrics": [METRICS[name] for name in known],
             "details": [details(r, r.part_seconds, options) for r in records],
-            "tally": {state: sum(_state(r) == state for r in records) for state in states},
+            "tally": {state: many for state in _MARKS if (many := tally[state])},
+            "marks": _MARKS,
         },
     )
-
-
-def _state(record: DistanceRecord) -> str:
-    return "closed" if record.closed else "open"
 
 
 def _row(record: DistanceRecord, header: RunHeader, metrics: Sequence[str]) -> dict[str, object]:
@@ -52,7 +58,7 @@ def _row(record: DistanceRecord, header: RunHeader, metrics: Sequence[str]) -> d
         "label_value": record.label,
         "distance": distance_name(record),
         "target": class_name(target, header),
-        "state": _state(record),
+        "state": record.state,
         "numbers": [(sortable(value), number(value)) for value in numbers],
         "seconds": seconds(record.seconds),
         "seconds_value": sortable(record.seconds),

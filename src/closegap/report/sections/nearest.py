@@ -134,8 +134,11 @@ def _row(record: DistanceRecord, header: RunHeader) -> NearestRow:
 
 
 def _facts(record: DistanceRecord) -> Iterator[tuple[str, str]]:
-    state = "closed" if record.closed else "open"
-    yield f"bracket, {state}", f"[{number(record.lower)}, {number(record.upper)}]"
+    if record.none_exists:
+        yield "proved", "none exists: all of [0, 1] keeps the label"
+    else:
+        ends = f"[{number(record.lower)}, {number(record.upper)}]"
+        yield f"bracket, {record.state}", ends
     if math.isfinite(record.upper) and record.upper > 0 and not record.closed:
         yield "proved share", f"{number(100 * record.lower / record.upper, 3)} %"
     yield "time", seconds(record.seconds)

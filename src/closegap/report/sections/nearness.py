@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
 
@@ -48,10 +49,12 @@ def nearness(
     by_name: dict[str, list[DistanceRecord]] = {}
     for record in records:
         by_name.setdefault(distance_name(record), []).append(record)
-    closed = sum(record.closed for record in records)
+    states = Counter(record.state for record in records)
     title = "Nothing is finished yet"
     if records:
-        title = f"Least distances: {closed} of {len(records)} brackets closed"
+        asked = len(records) - states["misclassified"]
+        closed = states["closed"] + states["none exists"]
+        title = f"Least distances: {closed} of {asked} brackets closed"
     known = [name for name in METRICS if any(name in record.metrics for record in records)]
     return SectionView(
         title=title,
@@ -60,6 +63,8 @@ def nearness(
             "complete": len(records) >= header.total,
             "done": len(records),
             "total": count(max(header.total, len(records)), "query", "queries"),
+            "misclassified": states["misclassified"],
+            "none_exists": states["none exists"],
             "headings": (
                 "distance", "images", "closed", "median lower", "median upper",
                 "median lower / upper", *(f"median {METRICS[name]}" for name in known),
@@ -70,17 +75,20 @@ def nearness(
     )  # fmt: skip
 
 
-def _row(name: str, records: Sequence[DistanceRecord], metrics: Sequence[str]) -> tuple[str, ...]:
-    found = [r for r in records if math.isfinite(r.upper)]
+def _row(name: str, held: Sequence[DistanceRecord], metrics: Sequence[str]) -> tuple[str, ...]:
+    """Misclassified images have no distance, those without counterexamples none that ends."""
+    records = [r for r in held if not r.misclassified]
+    bounded = [r for r in records if not r.none_exists]
+    found = [r for r in bounded if math.isfinite(r.upper)]
     return (
         name,
         str(len(records)),
         str(sum(r.closed for r in records)),
-        _median(r.lower for r in records),
+        _median(r.lower for r in bounded),
         _median(r.upper for r in found),
         _median(r.lower / r.upper for r in found if r.upper > 0),
         *(_median(r.metrics[m] for r in found if m in r.metrics) for m in metrics),
-        seconds(median(r.seconds for r in records)),
+        seconds(median(r.seconds for r in records)) if records else MISSING,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from closegap.core.numerics import FLOAT64_UNIT
 from closegap.specs.region import Region
 
-__all__ = ["Array", "Objective", "rounded_up"]
+__all__ = ["Array", "Objective", "farthest_corner", "rounded_up"]
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -51,6 +51,9 @@ class Objective(Protocol):
     def attained(self, image: Float[np.ndarray, "D"], point: Float[np.ndarray, "D"]) -> float:
         """The distance of one point, rounded up: no less than the exact one."""
 
+    def greatest(self, image: Float[np.ndarray, "D"]) -> float:
+        """No point of [0, 1]^D has a greater value, rounding included; it need not be attained."""
+
     def region(self, image: Float[np.ndarray, "D"], limit: float, shape: tuple[int, ...]) -> Region:
         """A region of `[0, 1]^D`, in this shape, that holds every point of value <= `limit`.
 
@@ -79,3 +82,8 @@ class Objective(Protocol):
 def rounded_up(value: float) -> float:
     """A sum of correctly rounded terms, rounded up; 0 stays 0."""
     return value * (1 + 16 * FLOAT64_UNIT) + 4 * FLOAT64_UNIT if value else 0.0
+
+
+def farthest_corner(image: Float[np.ndarray, "D"]) -> Array:
+    """Of [0, 1]^D, as far as it can be in every input."""
+    return np.where(image < 1 - image, 1.0, 0.0)

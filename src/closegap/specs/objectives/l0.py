@@ -46,6 +46,10 @@ class L0Distance:
         """See `Objective`."""
         return float(self.value(image, point))
 
+    def greatest(self, image: Array) -> float:
+        """See `Objective`."""
+        return float(self.grid.pixels)
+
     def region(self, image: Array, limit: float, shape: tuple[int, ...]) -> Region:
         """See `Objective`. An l1 ball: as far as the pixels can go that have the farthest to go."""
         if not (math.isfinite(limit) and limit >= 0):

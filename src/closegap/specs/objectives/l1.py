@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from closegap.core.errors import OptionError
 from closegap.core.numerics import FLOAT64_UNIT
-from closegap.specs.objectives.base import Array, rounded_up
+from closegap.specs.objectives.base import Array, farthest_corner, rounded_up
 from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.separable import HalfBox, cheapest_rate, piecewise_least
 from closegap.specs.region import Ball, Box, Region, bounding_box, lp_ball
@@ -69,6 +69,10 @@ class L1Distance:
     def attained(self, image: Array, point: Array) -> float:
         """See `Objective`."""
         return rounded_up(math.fsum(np.abs(point - image) * self.weights_of(image.size)))
+
+    def greatest(self, image: Array) -> float:
+        """See `Objective`."""
+        return self.attained(image, farthest_corner(image))
 
     def region(self, image: Array, limit: float, shape: tuple[int, ...]) -> Region:
         """See `Objective`. A box around every input's own limit, and an l1 ball."""

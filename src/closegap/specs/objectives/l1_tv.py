@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError
 from closegap.core.numerics import FLOAT64_UNIT, gamma
-from closegap.specs.objectives.base import Array, rounded_up
+from closegap.specs.objectives.base import Array, farthest_corner, rounded_up
 from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.l1 import tightened
 from closegap.specs.objectives.relief import Relief, relief_of
@@ -119,6 +119,16 @@ class L1TvDistance:
         moved = self._touched(change)  # float64 may lose a move beside a greater neighbour
         size = math.fsum(np.concatenate([np.abs(change), after[moved], before[moved]]))
         return math.fsum(parts) + 16 * FLOAT64_UNIT * size
+
+    def greatest(self, image: Array) -> float:
+        """See `Objective`. Every input as far as it goes, and every neighbour the other way."""
+        far = np.abs(farthest_corner(image) - image)
+        if self.of == "difference":
+            steps, spared = far[self.grid.edges].sum(axis=1), 0.0
+        else:  # no two entries are farther apart than 0 and 1
+            steps, spared = np.ones(len(self.grid.edges)), math.fsum(self._variations(image))
+        most = math.fsum(far) + self.kappa * math.fsum(steps)
+        return rounded_up(most) * (1 + gamma(16)) - self.kappa * spared * (1 - gamma(16))
 
     def region(self, image: Array, limit: float, shape: tuple[int, ...]) -> Region:
         """See `Objective`. An l1 ball, in a box with every input's own limits."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from closegap.core.numerics import FLOAT64_UNIT
-from closegap.specs.objectives.base import Array, rounded_up
+from closegap.specs.objectives.base import Array, farthest_corner, rounded_up
 from closegap.specs.objectives.separable import HalfBox, lowered
 from closegap.specs.region import Region, lp_ball
 
@@ -32,6 +32,10 @@ class L2Distance:
     def attained(self, image: Array, point: Array) -> float:
         """See `Objective`."""
         return rounded_up(math.sqrt(math.fsum((point - image) ** 2)))
+
+    def greatest(self, image: Array) -> float:
+        """See `Objective`."""
+        return self.attained(image, farthest_corner(image))
 
     def region(self, image: Array, limit: float, shape: tuple[int, ...]) -> Region:
         """See `Objective`."""
