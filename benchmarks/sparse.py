@@ -121,8 +121,8 @@ def table2(eps: float, **options: Any) -> None:
     """Success, sparsity and invisibility of attacks and of exact counterexamples (table 2)."""
     _shorten(options)
     columns = (
-        "network", "attack", "success %", "sparsity %", "invisibility %", "PSNR", "SSIM",
-        "pixels", "closed", "cpu, s",
+        "network", "attack", "success %", "as 8 bits %", "repaired", "sparsity %",
+        "invisibility %", "PSNR", "SSIM", "pixels", "closed", "cpu, s",
     )  # fmt: skip
     rows = []
     for model in _split(options["models"], MODELS):
@@ -138,7 +138,10 @@ def table2(eps: float, **options: Any) -> None:
 def quality(**options: Any) -> None:
     """Least distances beside what attacks reach, and how much of them is proved."""
     _shorten(options)
-    columns = ("network, distance", "closed", "median upper", "lower / upper", "cpu, s", "beside")
+    columns = (
+        "network, distance", "closed", "found, as 8 bits, repaired", "median upper",
+        "lower / upper", "cpu, s", "beside",
+    )  # fmt: skip
     rows = []
     for model, distance in _pairs(options):
         asked = [query for _, query in queries(model, distance, options["images"],

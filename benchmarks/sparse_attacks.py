@@ -10,12 +10,13 @@ from dataclasses import replace
 from statistics import fmean, median
 
 import numpy as np
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from closegap.attacks.gradient.options import AttackOptions
 from closegap.attacks.gradient.registry import make_method
 from closegap.attacks.minimal.attack import replayed
-from closegap.attacks.minimal.grid import to_grid
+from closegap.attacks.minimal.grid import as_picture
 from closegap.attacks.minimal.registry import make_minimal
 from closegap.core.budget import Budget
 from closegap.core.numerics import NEARER_SHARE
@@ -28,7 +29,7 @@ from closegap.specs.objectives import Grid, ObjectiveOptions, make_objective
 from closegap.strategy.distance import minimise_distance
 from sparse_runs import cpu_seconds
 
-__all__ = ["attack_rows", "quality_row"]
+__all__ = ["attack_rows", "point_row", "quality_row"]
 
 #: By distance, the attacks that minimise it and the norm they are asked for.
 RIVALS: dict[str, tuple[tuple[str, float], ...]] = {
@@ -53,9 +54,10 @@ def attack_rows(
 ) -> list[list[str]]:
     """A row for each attack and each distance.
 
-    Every picture is moved to the 8-bit grid and repaired there where that loses it; an attack
-    succeeds on an image where the picture on the grid loses the label. Sparsity, invisibility,
-    PSNR, SSIM and pixels are means over the successes.
+    An attack succeeds on an image where its point, replayed, loses the label; and after rounding
+    where an 8-bit picture of it does. Where the nearest levels keep the label others are tried:
+    how many such pictures were repaired is said beside. Sparsity, invisibility, PSNR, SSIM and
+    pixels are of these pictures, means over those that lose the label.
 
     Args:
         model: its name, for the rows.
@@ -73,11 +75,11 @@ def attack_rows(
     rows = []
     for name, run in bounded.items():
         began = cpu_seconds()
-        rows.append(_row(model, name, asked, run(), "-", cpu_seconds() - began))
+        rows.append(point_row(model, name, asked, run(), "-", cpu_seconds() - began))
     for name in distances:
         began = cpu_seconds()
         points, closed = _exact(name, asked, seconds, options)
-        rows.append(_row(model, f"exact {name}", asked, points, closed, cpu_seconds() - began))
+        rows.append(point_row(model, f"exact {name}", asked, points, closed, cpu_seconds() - began))
     return rows
 
 
@@ -112,7 +114,7 @@ def _exact(
     return points, f"{closed} of {len(asked)}"
 
 
-def _row(
+def point_row(
     model: str,
     name: str,
     asked: Sequence[DistanceQuery],
@@ -120,11 +122,15 @@ def _row(
     closed: str,
     spent: float,
 ) -> list[str]:
-    measured = [
-        metrics
+    """Of one attack, from the points that it found."""
+    judged = [
+        (query, point)
         for query, point in zip(asked, points, strict=True)
-        if point is not None and (metrics := _metrics(query, point)) is not None
+        if point is not None and replayed(query)(point, query.distance(point))
     ]
+    rounded = [(query, *as_picture(query, point)) for query, point in judged]
+    measured = [_metrics(query, levels) for query, levels, _ in rounded if levels is not None]
+    repaired = sum(levels is not None and bool(note) for _, levels, note in rounded)
     means = ["-"] * 5
     if measured:
         means = [
@@ -134,23 +140,22 @@ def _row(
             f"{fmean(m.ssim for m in measured):.3f}",
             f"{fmean(m.pixels for m in measured):.1f}",
         ]
-    success = f"{100 * len(measured) / len(asked):.0f}"
-    return [model, name, success, *means, closed, f"{spent / len(asked):.1f}"]
+    success = [f"{100 * len(held) / len(asked):.0f}" for held in (judged, measured)]
+    return [model, name, *success, str(repaired), *means, closed, f"{spent / len(asked):.1f}"]
 
 
-def _metrics(query: DistanceQuery, point: NDArray[np.float32]) -> PictureMetrics | None:
-    """Of the picture on the grid, or `None` where it keeps the label."""
-    rounded = to_grid(query, point)
-    if not rounded.broken:
-        return None
+def _metrics(query: DistanceQuery, levels: UInt8[np.ndarray, "..."]) -> PictureMetrics:
+    """Of an 8-bit picture beside the clean one's."""
     entries = Grid.of(query.network.input_shape).entries
-    return picture_metrics(query.image.reshape(-1)[entries], rounded.point.reshape(-1)[entries])
+    return picture_metrics(query.image.reshape(-1)[entries], levels.reshape(-1)[entries] / 255)
 
 
 def quality_row(title: str, asked: Sequence[DistanceQuery], seconds: float) -> list[str]:
     """How near the strategy comes, what of it is proved, and how far attacks stay.
 
-    Of each attack also how often it came nearer, which is to be never.
+    Of each attack also how often it came nearer, which is to be never. Of the strategy how many
+    witnesses there are, how many of them lose the label as 8-bit pictures, and how many of these
+    were repaired.
 
     Args:
         title: of the row.
@@ -161,6 +166,12 @@ def quality_row(title: str, asked: Sequence[DistanceQuery], seconds: float) -> l
     results = [minimise_distance(query, timeout=seconds) for query in asked]
     spent = (cpu_seconds() - began) / len(asked)
     found = [result for result in results if math.isfinite(result.upper) and result.upper > 0]
+    pictures = [
+        as_picture(query, result.witness)
+        for query, result in zip(asked, results, strict=True)
+        if result.witness is not None
+    ]
+    lasting = [note for levels, note in pictures if levels is not None]
     beside = []
     for name, norm in RIVALS.get(asked[0].objective.name, ()):
         began = cpu_seconds()
@@ -179,6 +190,7 @@ def quality_row(title: str, asked: Sequence[DistanceQuery], seconds: float) -> l
     return [
         title,
         f"{sum(result.closed for result in results)} of {len(results)}",
+        f"{len(pictures)}, {len(lasting)}, {sum(map(bool, lasting))}",
         f"{median(result.upper for result in found):.4g}" if found else "-",
         f"{median(result.lower / result.upper for result in found):.3f}" if found else "-",
         f"{spent:.1f}",

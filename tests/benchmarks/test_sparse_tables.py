@@ -7,9 +7,19 @@ import time
 
 import numpy as np
 import pytest
+from onnx import helper
 
+from closegap.attacks.gradient.options import AttackOptions
+from closegap.attacks.minimal.attack import replayed
+from closegap.attacks.minimal.registry import make_minimal
+from closegap.core.budget import Budget
+from closegap.frontend import loads
+from closegap.runtime.cache import replayer
+from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import L2Distance
+from closegap.testing.networks import onnx_model, random_mlp
 from sparse import profile_of, table_rows
+from sparse_attacks import point_row
 from sparse_runs import Outcome, cpu_seconds
 
 
@@ -63,3 +73,37 @@ def test_processor_seconds_grow_with_work() -> None:
         total += float(L2Distance().value(np.zeros(4), np.ones((1000, 4))).sum())
     assert total > 0
     assert 0.04 < cpu_seconds() - before < math.inf
+
+
+def between_the_levels() -> DistanceQuery:
+    """The label is lost nearer than 0.0005 to 76.6 / 255, and nowhere else."""
+    middle = 76.6 / 255
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {
+        "w": np.array([[1.0, 0.0], [-1.0, 0.0]]), "b": np.array([-middle, middle]),
+        "v": np.array([[0.0, 0.0], [-1.0, -1.0]]), "c": np.array([0.0, 0.0005]),
+    }  # fmt: skip
+    network = loads(onnx_model(nodes, weights, ["N", 2]), "a narrow band")
+    return DistanceQuery.of_norm(network, np.zeros(2, dtype=np.float32), 0, 2.0)
+
+
+def test_success_before_and_after_rounding_are_told_apart() -> None:
+    narrow = between_the_levels()
+    inside = np.array([76.6 / 255, 0.0], dtype=np.float32)
+    assert replayed(narrow)(inside, narrow.distance(inside))
+    row = point_row("net", "x", [narrow, narrow], [inside, None], "-", 0.0)
+    assert row[2:6] == ["50", "0", "0", "-"]
+    rng = np.random.default_rng(3)
+    network, image = random_mlp(rng, [12, 8, 3]), rng.random(12).astype(np.float32)
+    label = int(replayer(network).outputs_float32(image[None])[0].argmax())
+    query = DistanceQuery.of_norm(network, image, label, 1.0)
+    attack = make_minimal("fmn", AttackOptions(steps=30), norm=1.0)
+    near = attack.run(query, Budget(), replayed(query)).point
+    row = point_row("net", "x", [query], [near], "-", 0.0)
+    assert row[2:5] == ["100", "100", "1"]
+    row = point_row("net", "x", [query], [image], "-", 0.0)  # it keeps the label
+    assert row[2:5] == ["0", "0", "0"]

@@ -94,7 +94,8 @@ def test_that_none_exists_is_an_answer_of_its_own(call: Call, tmp_path: Path) ->
     assert [(row["verdict"], row["upper"]) for row in wrong] == [("misclassified", 0.0)] * 4
     assert said.err.count("no counterexample exists") == 4
     again = call(*asked, "--timeout", "9", "--store", store)
-    assert again.out.count("none exists") == 4 and again.out.count("misclassified") == 4
+    assert "0 of 4 have a counterexample; as an 8-bit picture 0 of 4" in again.out
+    assert again.out.count("none exists") == 4 and again.out.count("misclassified") == 5
     late = call(*asked, "--timeout", "0", "--json")
     assert [row["verdict"] for row in late.rows[:4]] == ["open"] * 4
 
@@ -103,6 +104,7 @@ def test_one_solver_alone_may_be_asked(call: Call, asked: tuple[object, ...]) ->
     said = call(*asked, "--minimise", "l1", "--exact", "paper", "--limit", "1")
     assert said.code == 0, said.err
     assert [row["options"] for row in said.rows] == [{"exact": "paper"}]
+    assert [row["rounding"] in ("kept", "repaired", "lost", None) for row in said.rows] == [True]
 
 
 def test_one_archive_holds_every_distance(

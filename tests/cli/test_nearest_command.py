@@ -21,7 +21,8 @@ Call: TypeAlias = Callable[..., Any]
 DIGITS = Path(str(files("closegap") / "demo" / "digits_mlp.onnx"))
 #: All norms, and every method but those that differ from others in their inner loop only.
 METHODS = [("sigma-zero", 0.0), ("fmn", math.inf), ("ead", 1.0), ("deepfool", 2.0), ("cw", 2.0)]
-KEYS = ["index", "label", "verdict", "distance", "norm", "pixels", "target", "reason", "seconds"]
+KEYS = ["index", "label", "verdict", "distance", "norm", "pixels", "target", "rounding",
+        "reason", "seconds"]  # fmt: skip
 
 
 @pytest.fixture

@@ -44,8 +44,29 @@ def test_a_change_in_texture_is_less_visible(rng: np.random.Generator) -> None:
     assert seen[1].invisibility > 90
 
 
-def test_small_pictures_have_no_similarity_and_shapes_must_agree() -> None:
-    small = np.zeros((1, 3, 3))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("side", "window"), [(3, 3), (4, 3), (6, 5), (7, 7), (9, 7)])
+def test_similarity_is_of_rounded_pictures_over_windows_that_fit(
+    rng: np.random.Generator, channels: int, side: int, window: int
+) -> None:
+    """Against the definition: means, variances and covariances window by window."""
+    clean, changed = rng.random((2, channels, side, side))
+    seen = picture_metrics(clean, changed).ssim
+    before, after = (np.rint(255 * p) / 255 for p in (clean, changed))
+    values = []
+    for one, other in zip(before, after, strict=True):
+        for i in range(side - window + 1):
+            for j in range(side - window + 1):
+                x, y = (a[i : i + window, j : j + window].reshape(-1) for a in (one, other))
+                spread = np.cov(x, y)
+                first = (2 * x.mean() * y.mean() + 1e-4) / (x.mean() ** 2 + y.mean() ** 2 + 1e-4)
+                second = (2 * spread[0, 1] + 9e-4) / (spread[0, 0] + spread[1, 1] + 9e-4)
+                values.append(first * second)
+    assert seen == pytest.approx(np.mean(values))
+
+
+def test_the_smallest_pictures_have_no_similarity_and_shapes_must_agree() -> None:
+    small = np.zeros((1, 2, 3))
     assert math.isnan(picture_metrics(small, small).ssim)
     with pytest.raises(DataError, match="two pictures"):
         picture_metrics(small, np.zeros((1, 3, 4)))

@@ -43,7 +43,7 @@ def test_that_none_exists_is_said_and_is_not_that_none_was_found() -> None:
     assert "none exists: all of [0, 1] keeps the label" in proved and "none exists 1" in proved
     assert "no counterexample in [0, 1] at all, as is proved" in proved
     (row,) = re.findall(r'<tr><th scope="row">ℓ2</th>(.*?)</tr>', text)
-    assert re.findall("<td>(.*?)</td>", row)[:5] == ["2", "2", "0.16", "0.16", "1"]
+    assert re.findall("<td>(.*?)</td>", row)[:6] == ["2", "1", "1", "2", "0.16", "0.16"]
     unknown = read_page(render_distances(header, [missed()])).text
     assert "0 of 1 brackets closed" in unknown and "[0, ∞]" in unknown
     assert "as is proved" not in unknown and "none exists: all" not in unknown
@@ -57,11 +57,29 @@ def test_misclassified_images_have_no_part_in_medians() -> None:
     assert "Least distances: 1 of 1 brackets closed" in page
     assert "Left out of this table: 2 queries on images that the network misclassifies" in page
     (row,) = re.findall(r'<tr><th scope="row">ℓ2</th>(.*?)</tr>', text)
-    # Images, closed, ends, their ratio, pixels, PSNR.
-    assert re.findall("<td>(.*?)</td>", row)[:7] == ["1", "1", "0.16", "0.16", "1", "64", "31"]
+    # Images, found, as pictures, closed, ends, their ratio, pixels, PSNR.
+    wanted = ["1", "1", "1", "1", "0.16", "0.16", "1", "64", "31"]
+    assert re.findall("<td>(.*?)</td>", row)[:9] == wanted
     assert "misclassified 2" in page
     alone = read_page(render_distances(header, wrong)).text
     assert "0 of 0 brackets closed" in alone
+
+
+def test_what_became_of_8_bit_pictures_stands_beside_what_was_found() -> None:
+    header, _ = distance_run()
+    kept, repaired, lost = (make_distance(index, "l2") for index in range(3))
+    assert repaired.rounded is not None
+    repaired = dataclasses.replace(repaired, rounded=repaired.rounded + np.uint8(1))
+    lost = dataclasses.replace(lost, rounded=None)
+    text = render_distances(header, [kept, repaired, lost, missed()])
+    (row,) = re.findall(r'<tr><th scope="row">ℓ2</th>(.*?)</tr>', text)
+    assert re.findall("<td>(.*?)</td>", row)[:3] == ["4", "3", "2, 1 repaired"]
+    page = read_page(text).text
+    for words in ("loses the label", "loses the label, repaired", "keeps the label"):
+        assert words in page
+    assert re.findall(r"<td>(kept|repaired|lost|–)</td><td class", text) == [
+        "kept", "repaired", "lost", "–",
+    ]  # fmt: skip
 
 
 def test_a_page_without_records_says_so() -> None:

@@ -155,6 +155,15 @@ def test_rows_are_strict_json(found: DistanceRecord, missed: DistanceRecord) -> 
     assert rows[2]["metrics"] == {"psnr": "inf", "ssim": None}
 
 
+def test_what_became_of_the_8_bit_picture(found: DistanceRecord, missed: DistanceRecord) -> None:
+    assert found.pictures is not None
+    nearest = np.rint(255 * found.pictures.witness.astype(np.float64)).astype(np.uint8)
+    turned = nearest ^ np.uint8(1)
+    records = [dataclasses.replace(found, rounded=levels) for levels in (nearest, turned, None)]
+    assert [r.rounding for r in (*records, missed)] == ["kept", "repaired", "lost", None]
+    assert [r.row()["rounding"] for r in records] == ["kept", "repaired", "lost"]
+
+
 def test_infinities_survive_and_nan_is_left_out(
     found: DistanceRecord, header: RunHeader, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
 import click
@@ -149,6 +149,7 @@ def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
     for name in ("index", "label", "distance", "found", "lower", "upper"):
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("verdict", justify="right", min_width=len("misclassified"))
+    table.add_column("8 bits", justify="right", min_width=len("repaired"))
     table.add_column("seconds", justify="right")
     for row in rows:
         ends = (f"{row[name]:.6f}" if row[name] is not None else "-" for name in ("lower", "upper"))
@@ -159,16 +160,31 @@ def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
             "-" if row["target"] is None else str(row["target"]),
             *ends,
             str(row["verdict"]),
+            str(row["rounding"] or "-"),
             f"{row['seconds']:.1f}",
         )
     _print_titled(title, table)
+    _tell_rounding(rows)
+
+
+def _tell_rounding(rows: Sequence[Mapping[str, object]]) -> None:
+    """How many have a counterexample, and how many of these are left as 8-bit pictures."""
+    asked = [row for row in rows if row["verdict"] != "misclassified"]
+    became = Counter(row["rounding"] for row in asked)
+    lasting, wrong = became["kept"] + became["repaired"], len(rows) - len(asked)
+    click.echo(
+        f"{len(asked) - became[None]} of {len(asked)} have a counterexample; as an 8-bit picture "
+        f"{lasting} of {len(asked)}, {became['repaired']} of them repaired"
+        + (f"; {wrong} misclassified as they are, left out" if wrong else "")
+    )
 
 
 def print_nearest(rows: Sequence[dict[str, object]], title: str) -> None:
     """The table of an attack of least distance, on stdout."""
-    table = Table()
-    for name in ("index", "label", "verdict", "distance", "pixels", "target", "seconds"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    names = ("index", "label", "verdict", "distance", "pixels", "target", "8 bits", "seconds")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row["index"]),
@@ -177,9 +193,11 @@ def print_nearest(rows: Sequence[dict[str, object]], title: str) -> None:
             "-" if row["distance"] is None else f"{row['distance']:.6g}",
             "-" if row["pixels"] is None else str(row["pixels"]),
             "-" if row["target"] is None else str(row["target"]),
+            str(row["rounding"] or "-"),
             f"{row['seconds']:.2f}",
         )
     _print_titled(title, table)
+    _tell_rounding(rows)
 
 
 def tell_distance(record: DistanceRecord, done: int, total: int) -> None:

@@ -14,8 +14,8 @@ from closegap.core.errors import DataError
 __all__ = ["PictureMetrics", "on_grid", "picture_metrics"]
 
 _LEVELS = 255
-#: Side of the windows of SSIM.
-_WINDOW = 7
+#: Side of the windows of SSIM; of smaller pictures the greatest odd one that fits, of 3 at least.
+_WINDOW, _LEAST_WINDOW = 7, 3
 #: Invisible is a change of at most this, and so many local standard deviations more.
 _FLOOR, _DEVIATIONS = 0.05, 1.0
 
@@ -28,8 +28,8 @@ class PictureMetrics:
         pixels: changed ones; a pixel counts once, whatever its channels.
         sparsity: percent of the entries (channels counted apart) that did not change.
         psnr: peak signal-to-noise ratio in dB; infinity where nothing changed.
-        ssim: mean structural similarity over 7x7 windows, 1 where nothing changed; NaN for a
-            picture with a side below 7.
+        ssim: mean structural similarity over 7x7 windows, of a smaller picture over the greatest
+            odd ones that fit, 1 where nothing changed; NaN for a picture with a side below 3.
         invisibility: percent of the changed entries whose change is at most 0.05 plus the standard
             deviation of the clean picture in the 3x3 window around; 100 where nothing changed.
     """
@@ -85,10 +85,12 @@ def _deviations(picture: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _similarity(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    if min(before.shape[1:]) < _WINDOW:
+    side = min(before.shape[1:])
+    window = min(_WINDOW, side if side % 2 else side - 1)
+    if window < _LEAST_WINDOW:
         return math.nan
     from skimage.metrics import structural_similarity  # only where a picture is measured
 
     return float(
-        structural_similarity(before, after, win_size=_WINDOW, data_range=1.0, channel_axis=0)
+        structural_similarity(before, after, win_size=window, data_range=1.0, channel_axis=0)
     )

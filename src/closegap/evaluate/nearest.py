@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.minimal.attack import MinimalAttack, NearestInterrupted
+from closegap.attacks.minimal.grid import as_picture
 from closegap.core.bracket import Bracket
 from closegap.core.budget import Budget
 from closegap.core.verdict import Reason, Verdict
@@ -43,6 +44,8 @@ class NearestImage:
             is, infinity where nothing was found.
         pixels: how many differ at the input that was found.
         target: the class found.
+        rounding: of what was found, as an 8-bit picture: `kept` or `repaired` where it loses the
+            label, `lost` where no rounding was found that does.
         reason: why the answer is unknown.
     """
 
@@ -54,6 +57,7 @@ class NearestImage:
     distance: float = math.inf
     pixels: int | None = None
     target: int | None = None
+    rounding: str | None = None
     reason: Reason | None = None
 
     @property
@@ -77,6 +81,7 @@ class NearestImage:
             "norm": f"{self.norm:g}",
             "pixels": self.pixels,
             "target": self.target,
+            "rounding": self.rounding,
             "reason": None if self.reason is None else str(self.reason),
             "seconds": self.seconds,
         }
@@ -151,8 +156,10 @@ def _measured(answer: NearestImage, query: DistanceQuery) -> NearestImage:
         return answer
     point = witness.input.astype(np.float64).reshape(-1)
     changed = make_objective("l0", query.image).attained(query.center, point)
+    levels, note = as_picture(query, witness.input)
     return replace(
         answer,
+        rounding="lost" if levels is None else "repaired" if note else "kept",
         distance=query.distance(witness.input),
         pixels=int(changed),
         target=strongest_other(witness.outputs_float32, query.label),

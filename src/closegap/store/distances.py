@@ -18,6 +18,8 @@ from closegap.store.records import BracketEvent, Pictures
 
 __all__ = ["DistanceRecord", "insert", "keys", "read"]
 
+_LEVELS = 255
+
 _COLUMNS = (
     "key", "position", "label", "distance", "options", "target", "lower", "upper", "tolerance",
     "seconds", "detail", "counts", "part_seconds", "metrics",
@@ -89,6 +91,19 @@ class DistanceRecord:
         return self.upper == 0 and (held is None or np.array_equal(held.clean, held.witness))
 
     @property
+    def rounding(self) -> str | None:
+        """Of the witness as an 8-bit picture: `kept` or `repaired` where it loses its label.
+
+        `lost` where it keeps the label, and no other rounding was found; `None` without a witness.
+        """
+        if self.pictures is None:
+            return None
+        if self.rounded is None:
+            return "lost"
+        nearest = np.rint(_LEVELS * self.pictures.witness.astype(np.float64))
+        return "kept" if np.array_equal(self.rounded, nearest) else "repaired"
+
+    @property
     def state(self) -> str:
         """`closed`, `open`, `misclassified`, or, where it is proved, `none exists`."""
         if self.none_exists:
@@ -111,6 +126,7 @@ class DistanceRecord:
             "upper": self.upper if math.isfinite(self.upper) else None,
             "verdict": self.state,
             "target": self.target,
+            "rounding": self.rounding,
             "seconds": round(self.seconds, 6),
             "metrics": _strict({name: round(value, 6) for name, value in self.metrics.items()}),
             "counts": self.counts,

@@ -10,7 +10,7 @@ from closegap.report.options import ReportOptions
 from closegap.report.sections.base import SectionView
 from closegap.report.sections.details import details, sortable
 from closegap.report.sections.nearness import METRICS, distance_name
-from closegap.report.wording import class_name, number, seconds
+from closegap.report.wording import MISSING, class_name, number, seconds
 from closegap.store.distances import DistanceRecord
 from closegap.store.records import RunHeader
 
@@ -59,6 +59,7 @@ def _row(record: DistanceRecord, header: RunHeader, metrics: Sequence[str]) -> d
         "distance": distance_name(record),
         "target": class_name(target, header),
         "state": record.state,
+        "rounding": record.rounding or MISSING,
         "numbers": [(sortable(value), number(value)) for value in numbers],
         "seconds": seconds(record.seconds),
         "seconds_value": sortable(record.seconds),

@@ -16,7 +16,7 @@ from closegap.report.options import ReportOptions
 from closegap.report.panel import Panel, panel
 from closegap.report.pictures import DIVERGING, brightness, change, layout, shade
 from closegap.report.sections.base import SectionView
-from closegap.report.sections.nearness import METRICS, distance_name
+from closegap.report.sections.nearness import METRICS, ROUNDING, distance_name
 from closegap.report.wording import class_name, number, seconds
 from closegap.store.distances import DistanceRecord
 from closegap.store.records import Pictures, RunHeader
@@ -142,6 +142,8 @@ def _facts(record: DistanceRecord) -> Iterator[tuple[str, str]]:
     if math.isfinite(record.upper) and record.upper > 0 and not record.closed:
         yield "proved share", f"{number(100 * record.lower / record.upper, 3)} %"
     yield "time", seconds(record.seconds)
+    if record.rounding is not None:
+        yield "as an 8-bit picture", ROUNDING[record.rounding]
     for name, heading in METRICS.items():
         if name in record.metrics:
             yield heading, number(record.metrics[name])

@@ -13,7 +13,7 @@ from closegap.report.wording import MISSING, count, number, seconds
 from closegap.store.distances import DistanceRecord
 from closegap.store.records import RunHeader
 
-__all__ = ["METRICS", "distance_name", "nearness"]
+__all__ = ["METRICS", "ROUNDING", "distance_name", "nearness"]
 
 _SYMBOLS = {
     "linf": "ℓ∞", "l2": "ℓ2", "l1": "ℓ1", "l0": "ℓ0", "l1+tv": "ℓ1+TV",
@@ -28,6 +28,14 @@ METRICS = {
     "invisibility": "invisibility, %",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+}
+
+
+#: What a record says of its witness as an 8-bit picture, for people.
+ROUNDING = {
+    "kept": "loses the label",
+    "repaired": "loses the label, repaired",
+    "lost": "keeps the label",
 }
 
 
@@ -66,7 +74,8 @@ def nearness(
             "misclassified": states["misclassified"],
             "none_exists": states["none exists"],
             "headings": (
-                "distance", "images", "closed", "median lower", "median upper",
+                "distance", "images", "found", "as 8-bit pictures", "closed",
+                "median lower", "median upper",
                 "median lower / upper", *(f"median {METRICS[name]}" for name in known),
                 "median time",
             ),
@@ -83,6 +92,8 @@ def _row(name: str, held: Sequence[DistanceRecord], metrics: Sequence[str]) -> t
     return (
         name,
         str(len(records)),
+        str(len(found)),
+        _pictures(found),
         str(sum(r.closed for r in records)),
         _median(r.lower for r in bounded),
         _median(r.upper for r in found),
@@ -90,6 +101,13 @@ def _row(name: str, held: Sequence[DistanceRecord], metrics: Sequence[str]) -> t
         *(_median(r.metrics[m] for r in found if m in r.metrics) for m in metrics),
         seconds(median(r.seconds for r in records)) if records else MISSING,
     )
+
+
+def _pictures(found: Sequence[DistanceRecord]) -> str:
+    """How many witnesses lose the label as 8-bit pictures, too, and how many had to be repaired."""
+    became = Counter(r.rounding for r in found)
+    kept, repaired = became["kept"] + became["repaired"], became["repaired"]
+    return f"{kept}, {repaired} repaired" if repaired else f"{kept}"
 
 
 def _median(values: Iterable[float]) -> str:
