@@ -173,3 +173,34 @@ def test_misuse_is_one_line(
         said = call(*arguments)
         assert said.code == 2
         assert text in " ".join(said.error_lines), said.err
+
+
+def test_the_order_of_flat_colour_inputs_is_asked_for_or_said(call: Call, tmp_path: Path) -> None:
+    """The label is lost where the three channels of one pixel are bright: entries 30, 31 and 32."""
+    size = 3 * 8 * 8
+    weight = np.zeros((2, size))
+    weight[1, 30:33] = 1.0
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {"w": weight, "b": np.array([0.0, -1.0]), "v": np.eye(2), "c": np.array([1.7, 0.0])}
+    model, images, png = tmp_path / "net.onnx", tmp_path / "one.npz", tmp_path / "png"
+    model.write_bytes(onnx_model(nodes, weights, ["N", size]))
+    np.savez(images, images=np.zeros((1, 8, 8, 3), dtype=np.uint8), labels=np.array([0]))
+    asked = ("attack", model, "--data", images, "--timeout", "3", "--json", "--minimise", "l0")
+    right = call(*asked, "--layout", "hwc", "--png", png)
+    assert right.code == 0, right.err
+    (row,) = right.rows
+    assert (row["lower"], row["upper"], row["metrics"]["pixels"]) == (1.0, 1.0, 1.0)
+    assert row["options"] == {"layout": "hwc"} and "flat inputs" not in right.err
+    (witness,) = png.glob("*_witness.png")
+    bright = np.asarray(Image.open(witness)).min(axis=2) > 200
+    assert np.argwhere(bright).tolist() == [[1, 2]]  # pixel 10
+    other = call(*asked)
+    assert [(row["lower"], row["upper"]) for row in other.rows] == [(3.0, 3.0)]
+    assert "flat inputs are taken for 8x8 pictures of 3 channels" in other.err
+    near = ("attack", model, "--data", images, "--method", "sigma-zero", "--json")
+    found = [call(*near, *more).rows[0]["pixels"] for more in ((), ("--layout", "hwc"))]
+    assert found == [3, 1]

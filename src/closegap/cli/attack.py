@@ -53,6 +53,12 @@ __all__ = ["attack_command"]
     "--target", type=click.IntRange(min=0), help="With --minimise: the one class that counts."
 )
 @click.option(
+    "--layout",
+    type=click.Choice(["chw", "hwc"]),
+    help="Of flat colour inputs: one channel after the other, or one pixel after the other; "
+    "what the network tells, else chw, if it is left out.",
+)
+@click.option(
     "--exact",
     metavar="SOLVER",
     help="With --minimise: tree, paper, mip, highs or scip alone for the lower end.",
@@ -119,8 +125,9 @@ def _attack(model: Path, options: dict[str, Any]) -> None:
     from closegap.attacks.gradient.options import AttackOptions
     from closegap.attacks.registry import make_attack
     from closegap.cli.display import print_attack_summary
+    from closegap.cli.pictures import fitted
     from closegap.cli.rows import print_row
-    from closegap.data import fit_to_network, load_data, select
+    from closegap.data import load_data, select
     from closegap.evaluate import Question
     from closegap.evaluate.attacking import attack_data
     from closegap.frontend import load
@@ -133,7 +140,7 @@ def _attack(model: Path, options: dict[str, Any]) -> None:
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
-    data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
+    data = fitted(chosen, network, options["layout"])
     attacked: list[AttackedImage] = []
 
     def show() -> None:

@@ -69,9 +69,11 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
 
 
 def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> DistancePlan:
-    from closegap.data import fit_to_network, load_data, select
+    from closegap.cli.pictures import fitted
+    from closegap.data import load_data, select
     from closegap.evaluate.distances import Distance, plan_distances
     from closegap.frontend import load
+    from closegap.specs.layout import told_layout
     from closegap.specs.objectives import ObjectiveOptions
 
     defaults = ObjectiveOptions()
@@ -88,11 +90,13 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
         if target >= network.output_size:
             raise click.UsageError(f"--target {target}: classes are 0..{network.output_size - 1}")
         part = select(part, indices=others.tolist())
-    data = fit_to_network(part, network.input_shape, classes=network.output_size)
+    data, layout = fitted(part, network, options["layout"]), options["layout"]
+    if layout is None and told_layout(network) == "hwc":
+        layout = "hwc"  # pictures are drawn from records, which know no network
     return plan_distances(
         network,
         data,
-        [Distance(name, chosen, target, options["exact"]) for name in names],
+        [Distance(name, chosen, target, options["exact"], layout) for name in names],
         timeout=options["timeout"],
         seed=options["seed"],
         data_digest=whole.digest,

@@ -29,8 +29,9 @@ def nearest(model: Path, options: dict[str, Any]) -> None:
     from closegap.attacks.gradient.options import AttackOptions
     from closegap.attacks.minimal.registry import make_minimal
     from closegap.cli.display import print_nearest
+    from closegap.cli.pictures import fitted
     from closegap.cli.rows import print_row
-    from closegap.data import fit_to_network, load_data, select
+    from closegap.data import load_data, select
     from closegap.evaluate.nearest import attack_nearest
     from closegap.frontend import load
 
@@ -40,7 +41,7 @@ def nearest(model: Path, options: dict[str, Any]) -> None:
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
-    data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
+    data = fitted(chosen, network, options["layout"])
     found: list[NearestImage] = []
 
     def show() -> None:
@@ -53,7 +54,12 @@ def nearest(model: Path, options: dict[str, Any]) -> None:
 
     with ended(found, len(data), save, write, show):
         for image in attack_nearest(
-            network, data, attack, timeout=options["timeout"], seed=options["seed"]
+            network,
+            data,
+            attack,
+            timeout=options["timeout"],
+            seed=options["seed"],
+            layout=options["layout"],
         ):
             found.append(image)
             if options["as_json"]:

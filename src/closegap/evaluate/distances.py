@@ -19,7 +19,8 @@ from closegap.evaluate.recording import strongest_other
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import OBJECTIVES, Grid, ObjectiveOptions, make_objective
+from closegap.specs.layout import Layout, picture_of
+from closegap.specs.objectives import OBJECTIVES, ObjectiveOptions, make_objective
 from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
 from closegap.strategy.distance import (
     DistanceInterrupted,
@@ -43,6 +44,7 @@ class Distance:
         options: of the objective.
         target: the one class that counts as a loss; `None` for every other.
         exact: see `minimise_distance`.
+        layout: of flat inputs, which entries are one pixel; `None` for what the network tells.
 
     Raises:
         OptionError: the name, or the exact solver, is unknown.
@@ -52,6 +54,7 @@ class Distance:
     options: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     target: int | None = None
     exact: str | None = None
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         require_exact(self.exact)
@@ -72,6 +75,8 @@ class Distance:
             facts["target"] = self.target
         if self.exact is not None:
             facts["exact"] = self.exact
+        if self.layout is not None:
+            facts["layout"] = self.layout
         return facts
 
     def query(self, network: Network, image: NDArray[np.float32], label: int) -> DistanceQuery:
@@ -80,8 +85,9 @@ class Distance:
         Raises:
             OptionError: an option is out of range.
         """
-        objective = make_objective(self.name, image, options=self.options)
-        return DistanceQuery(network, image, label, objective, self.target)
+        grid = picture_of(network, self.layout)
+        objective = make_objective(self.name, image, grid=grid, options=self.options)
+        return DistanceQuery(network, image, label, objective, self.target, layout=self.layout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +234,7 @@ def _measured(
         history=tuple(BracketEvent(at, "", low, high) for at, low, high in result.history),
         counts=dict(result.counts),
         part_seconds=dict(result.part_seconds),
-        metrics={} if pictures is None else _metrics(pictures, rounded),
+        metrics={} if pictures is None else _metrics(query, pictures, rounded),
         detail="; ".join(notes),
         pictures=pictures,
         rounded=rounded,
@@ -259,9 +265,11 @@ def _reached(pictures: Pictures, query: DistanceQuery) -> int:
     return strongest_other(pictures.witness_outputs, query.label)
 
 
-def _metrics(pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None) -> dict[str, float]:
+def _metrics(
+    query: DistanceQuery, pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None
+) -> dict[str, float]:
     """Of the witness on the grid of 8-bit pictures, those that there are."""
-    entries = Grid.of(pictures.clean.shape).entries
+    entries = query.picture.entries
     shown = pictures.witness if rounded is None else rounded / 255
     clean, changed = (a.reshape(-1)[entries] for a in (pictures.clean, shown))
     named = asdict(picture_metrics(clean, changed))

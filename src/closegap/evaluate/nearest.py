@@ -20,6 +20,7 @@ from closegap.evaluate.recording import strongest_other
 from closegap.graph.network import Network
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.layout import Layout, picture_of
 from closegap.specs.objectives import make_objective
 
 __all__ = ["NearestImage", "attack_nearest"]
@@ -88,7 +89,13 @@ class NearestImage:
 
 
 def attack_nearest(
-    network: Network, data: DataSet, attack: MinimalAttack, *, timeout: float, seed: int = 0
+    network: Network,
+    data: DataSet,
+    attack: MinimalAttack,
+    *,
+    timeout: float,
+    seed: int = 0,
+    layout: Layout | None = None,
 ) -> Iterator[NearestImage]:
     """Attack images in batches, and yield them in order.
 
@@ -100,6 +107,7 @@ def attack_nearest(
         attack: in the norm that is asked for.
         timeout: seconds an image; a batch has the sum.
         seed: of every random choice.
+        layout: of flat inputs, which entries are one pixel; `None` for what the network tells.
 
     Raises:
         KeyboardInterrupt: after the images under attack, with what was found of them.
@@ -108,7 +116,7 @@ def attack_nearest(
         rows = range(begin, min(begin + _BATCH, len(data)))
         started = time.monotonic()
         queries = [
-            _query(network, data.images[row], int(data.labels[row]), attack.method.norm)
+            _query(network, data.images[row], int(data.labels[row]), attack.method.norm, layout)
             for row in rows
         ]
         brackets = [_replayed(query, query.image, Bracket(), _CLEAN) for query in queries]
@@ -136,9 +144,12 @@ def attack_nearest(
             raise stopped
 
 
-def _query(network: Network, image: NDArray[np.float32], label: int, norm: float) -> DistanceQuery:
+def _query(
+    network: Network, image: NDArray[np.float32], label: int, norm: float, layout: Layout | None
+) -> DistanceQuery:
     picture = np.asarray(image, dtype=np.float32)
-    return DistanceQuery(network, picture, label, make_objective(f"l{norm:g}", picture))
+    objective = make_objective(f"l{norm:g}", picture, grid=picture_of(network, layout))
+    return DistanceQuery(network, picture, label, objective, layout=layout)
 
 
 def _replayed(
@@ -155,7 +166,7 @@ def _measured(answer: NearestImage, query: DistanceQuery) -> NearestImage:
     if witness is None:
         return answer
     point = witness.input.astype(np.float64).reshape(-1)
-    changed = make_objective("l0", query.image).attained(query.center, point)
+    changed = make_objective("l0", query.image, grid=query.picture).attained(query.center, point)
     levels, note = as_picture(query, witness.input)
     return replace(
         answer,

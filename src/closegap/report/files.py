@@ -88,11 +88,14 @@ def _triple(record: DistanceRecord) -> tuple[Pixels, ...]:
     """Clean image, witness and change, 8 bit; `()` where there is nothing to draw."""
     if record.pictures is None:
         return ()
-    clean, witness = (layout(a) for a in (record.pictures.clean, record.pictures.witness))
+    turned = record.channels_last
+    clean, witness = (
+        layout(a, channels_last=turned) for a in (record.pictures.clean, record.pictures.witness)
+    )
     if clean is None or witness is None:
         return ()
     low, high = brightness(clean, witness)
-    shown = None if record.rounded is None else layout(record.rounded)
+    shown = None if record.rounded is None else layout(record.rounded, channels_last=turned)
     return (
         shade(clean, low, high),
         shade(witness, low, high) if shown is None else np.ascontiguousarray(shown),

@@ -33,16 +33,16 @@ _SHORTEST_FLAT_SIDE = 8
 
 
 def layout(
-    values: Shaped[np.ndarray, "..."],
+    values: Shaped[np.ndarray, "..."], *, channels_last: bool = False
 ) -> Shaped[np.ndarray, "height width channels"] | None:
     """See a network input as a picture: `[H, W, 1]` or `[H, W, 3]`, or `None` if it is none.
 
     Axes of length 1 are ignored. Channels may stand first or last; flat inputs of n * n or
-    3 * n * n entries (n >= 8) are square pictures, channels first.
+    3 * n * n entries (n >= 8) are square pictures, channels first unless it is said otherwise.
     """
     squeezed = np.squeeze(values)
     if squeezed.ndim == 1:
-        squeezed = _unflattened(squeezed)
+        squeezed = _unflattened(squeezed, channels_last=channels_last)
     if squeezed.ndim == 2:
         squeezed = squeezed[:, :, None]
     elif squeezed.ndim == 3 and squeezed.shape[0] == 3:
@@ -115,9 +115,14 @@ def enlarged(
     return np.repeat(np.repeat(pixels, times, axis=0), times, axis=1)
 
 
-def _unflattened(values: Shaped[np.ndarray, "D"]) -> Shaped[np.ndarray, "..."]:
+def _unflattened(
+    values: Shaped[np.ndarray, "D"], *, channels_last: bool
+) -> Shaped[np.ndarray, "..."]:
     for channels in (1, 3):
         side = math.isqrt(values.size // channels)
         if side >= _SHORTEST_FLAT_SIDE and channels * side * side == values.size:
-            return values.reshape((side, side) if channels == 1 else (channels, side, side))
+            if channels == 1:
+                return values.reshape(side, side)
+            shape = (side, side, channels) if channels_last else (channels, side, side)
+            return values.reshape(shape)
     return values

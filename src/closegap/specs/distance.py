@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError, SpecError
 from closegap.graph.network import Network
-from closegap.specs.objectives import LinfDistance, Objective, norm_objective
+from closegap.specs.layout import Layout, picture_of
+from closegap.specs.objectives import Grid, LinfDistance, Objective, norm_objective
 from closegap.specs.query import Query, robustness, targeted
 from closegap.specs.region import Box
 
@@ -31,6 +32,7 @@ class DistanceQuery:
         target: the one class that counts as a loss; `None` for every other.
         outright: whether the target must win over all classes, not only over the label, which then
             plays no part.
+        layout: of a flat input, which entries are one pixel; `None` for what the network tells.
 
     Raises:
         SpecError: the network has one output, so that no other class can win; the distance is of
@@ -43,6 +45,7 @@ class DistanceQuery:
     objective: Objective = field(default_factory=LinfDistance)
     target: int | None = None
     outright: bool = False
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         if self.network.output_size < 2:
@@ -81,6 +84,11 @@ class DistanceQuery:
         if self.objective.norm is None:
             raise OptionError(f"the distance {self.objective.name} is no norm")
         return self.objective.norm
+
+    @property
+    def picture(self) -> Grid:
+        """Which entries of the input are one pixel."""
+        return picture_of(self.network, self.layout)
 
     @property
     def center(self) -> Float[np.ndarray, "D"]:

@@ -85,6 +85,11 @@ class DistanceRecord:
         return self.lower == math.inf
 
     @property
+    def channels_last(self) -> bool:
+        """Whether a flat input runs over `[H, W, C]`."""
+        return self.options.get("layout") == "hwc"
+
+    @property
     def misclassified(self) -> bool:
         """Whether the image itself loses the label: its distance of 0 says nothing of others."""
         held = self.pictures

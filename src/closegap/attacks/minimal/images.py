@@ -18,6 +18,7 @@ from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.graph.network import Network
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.layout import picture_of
 from closegap.specs.objectives import make_objective
 from closegap.specs.query import fitted
 from closegap.specs.region import named_norm
@@ -108,7 +109,7 @@ class NearestSearch:
                     network,
                     picture,
                     aim.label,
-                    make_objective(name, picture),
+                    make_objective(name, picture, grid=picture_of(network)),
                     aim.target,
                     outright=aim.target is not None,
                 )

@@ -16,7 +16,6 @@ from closegap.core.budget import Budget
 from closegap.core.numerics import REPLAY_SLACK
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import Grid
 
 __all__ = [
     "Best",
@@ -154,7 +153,7 @@ def build_lanes(
         counted,
         counted,
         REPLAY_SLACK * (1 + outputs.abs().amax(dim=1)),
-        torch.as_tensor(Grid.of(shape).pixel_of, device=network.device),
+        torch.as_tensor(queries[0].picture.pixel_of, device=network.device),
         torch.arange(len(queries), device=network.device),
         room,
     )

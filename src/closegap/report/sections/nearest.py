@@ -19,7 +19,7 @@ from closegap.report.sections.base import SectionView
 from closegap.report.sections.nearness import METRICS, ROUNDING, distance_name
 from closegap.report.wording import class_name, number, seconds
 from closegap.store.distances import DistanceRecord
-from closegap.store.records import Pictures, RunHeader
+from closegap.store.records import RunHeader
 
 __all__ = ["NearestCard", "NearestRow", "nearest"]
 
@@ -101,15 +101,22 @@ def _within(
 
 def _grey(records: Sequence[DistanceRecord]) -> bool:
     """Whether changes are drawn in signed colours."""
-    shown = (layout(r.pictures.clean) for r in records if r.pictures is not None)
+    shown = (_clean(record) for record in records)
     return any(picture is not None and picture.shape[2] == 1 for picture in shown)
+
+
+def _clean(record: DistanceRecord) -> Float[np.ndarray, "..."] | None:
+    """The clean image as a picture, where there is one."""
+    if record.pictures is None:
+        return None
+    return layout(record.pictures.clean, channels_last=record.channels_last)
 
 
 def _card(records: Sequence[DistanceRecord], header: RunHeader) -> NearestCard:
     first = records[0]
     clean = None
     for record in records:
-        picture = None if record.pictures is None else layout(record.pictures.clean)
+        picture = _clean(record)
         if picture is not None:
             clean = panel("clean", "the clean image", shade(picture, *brightness(picture)))
             break
@@ -126,7 +133,7 @@ def _row(record: DistanceRecord, header: RunHeader) -> NearestRow:
     return NearestRow(
         name=distance_name(record),
         reached=reached,
-        panels=() if record.pictures is None else _panels(record.pictures),
+        panels=_panels(record),
         spark=Markup() if spark is None else draw_spark(spark),
         facts=tuple(_facts(record)),
         detail=record.detail,
@@ -151,9 +158,12 @@ def _facts(record: DistanceRecord) -> Iterator[tuple[str, str]]:
         yield name, f"{many}"
 
 
-def _panels(pictures: Pictures) -> tuple[Panel, ...]:
-    clean, witness = layout(pictures.clean), layout(pictures.witness)
-    if clean is None or witness is None:
+def _panels(record: DistanceRecord) -> tuple[Panel, ...]:
+    clean, pictures = _clean(record), record.pictures
+    if clean is None or pictures is None:
+        return ()
+    witness = layout(pictures.witness, channels_last=record.channels_last)
+    if witness is None:
         return ()
     shown = panel("witness", "the witness", shade(witness, *brightness(clean, witness)))
     scale = _scale(clean, witness)

@@ -37,19 +37,23 @@ class Grid:
             raise OptionError(f"a picture of {self.channels}x{self.height}x{self.width} is empty")
 
     @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Grid:
+    def of(cls, shape: tuple[int, ...], *, channels_last: bool = False) -> Grid:
         """The picture in an input of this shape.
 
         `[C, H, W]` or, where only the last axis has 1, 3 or 4 entries, `[H, W, C]`; leading axes of
         length 1 are dropped. A flat input is a grey square, or a `[3, n, n]` colour picture with
         n >= 8, where its size allows it; any other is a line of pixels.
+
+        Args:
+            shape: of the input.
+            channels_last: whether a flat colour picture is `[n, n, 3]`.
         """
         axes = list(shape)
         while len(axes) > 3 and axes[0] == 1:
             axes.pop(0)
         bare = [n for n in axes if n != 1]
         if len(bare) <= 1:
-            return cls._of_flat(math.prod(axes))
+            return cls._of_flat(math.prod(axes), channels_last=channels_last)
         if len(axes) == 2:
             return cls(1, axes[0], axes[1])
         if len(axes) != 3:
@@ -59,13 +63,13 @@ class Grid:
         return cls(axes[0], axes[1], axes[2])
 
     @classmethod
-    def _of_flat(cls, size: int) -> Grid:
+    def _of_flat(cls, size: int, *, channels_last: bool) -> Grid:
         side = math.isqrt(size)
         if side * side == size:
             return cls(1, side, side)
         side = math.isqrt(size // 3)
         if 3 * side * side == size and side >= _LEAST_COLOUR_SIDE:
-            return cls(3, side, side)
+            return cls(3, side, side, channels_last)
         return cls(1, 1, size)
 
     @property
