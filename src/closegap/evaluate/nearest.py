@@ -115,10 +115,7 @@ def attack_nearest(
     for begin in range(0, len(data), _BATCH):
         rows = range(begin, min(begin + _BATCH, len(data)))
         started = time.monotonic()
-        queries = [
-            _query(network, data.images[row], int(data.labels[row]), attack.method.norm, layout)
-            for row in rows
-        ]
+        queries = [_query(network, data, row, attack.method.norm, layout) for row in rows]
         brackets = [_replayed(query, query.image, Bracket(), _CLEAN) for query in queries]
         open_ = [n for n, bracket in enumerate(brackets) if bracket.verdict is Verdict.UNKNOWN]
         budget = Budget.of_seconds(timeout * len(rows), seed=seed)
@@ -127,11 +124,9 @@ def attack_nearest(
             found = attack.run_all([queries[n] for n in open_], budget)
         except NearestInterrupted as stop:
             stopped, found = stop, stop.nearest
-        for place, nearest in zip(open_, found, strict=True):
+        for n, nearest in zip(open_, found, strict=True):
             if nearest.point is not None:
-                brackets[place] = _replayed(
-                    queries[place], nearest.point, brackets[place], attack.name
-                )
+                brackets[n] = _replayed(queries[n], nearest.point, brackets[n], attack.name)
         reason = Reason.TIME if budget.expired else Reason.INCOMPLETE
         reason = reason if stopped is None else Reason.INTERRUPTED
         seconds = (time.monotonic() - started) / len(rows)
@@ -145,9 +140,9 @@ def attack_nearest(
 
 
 def _query(
-    network: Network, image: NDArray[np.float32], label: int, norm: float, layout: Layout | None
+    network: Network, data: DataSet, row: int, norm: float, layout: Layout | None
 ) -> DistanceQuery:
-    picture = np.asarray(image, dtype=np.float32)
+    picture, label = np.asarray(data.images[row], dtype=np.float32), int(data.labels[row])
     objective = make_objective(f"l{norm:g}", picture, grid=picture_of(network, layout))
     return DistanceQuery(network, picture, label, objective, layout=layout)
 
