@@ -22,6 +22,7 @@ from closegap.attacks.sparse.options import (
     OURS,
     PAPER,
     Branching,
+    Curved,
     Heuristic,
     Order,
     SparseOptions,
@@ -141,10 +142,12 @@ PARTS: dict[str, SparseOptions] = {
     "programs-depth-first": replace(_ALONE, order=Order.DEPTH),
     "programs-best-first": replace(_ALONE, order=Order.BEST),
 }
-#: The paper's branch and bound; this one; everything together; mixed-integer programs as a whole;
+#: The paper's branch and bound, also with Clarabel for l2 and isotropic variation; this one;
+#: everything together; mixed-integer programs as a whole;
 #: `ours-` and a name of `PARTS`.
 METHODS: dict[str, Method] = {
     "paper": partial(_tree, PAPER),
+    "paper-clarabel": partial(_tree, replace(PAPER, curved=Curved.CLARABEL)),
     "ours": partial(_tree, OURS),
     "strategy": _strategy,
     "highs": partial(_generic, "highs"),

@@ -35,7 +35,8 @@ def test_a_missing_solver_is_replaced_and_named(monkeypatch: pytest.MonkeyPatch)
     solver, note = registry.choose("mip", "scip")
     assert solver.name == "highs-process"
     assert note == "solver scip is not installed; highs-process is used"
-    assert registry.available() == ("highs", "highs-process")
+    assert "scip" not in registry.available()
+    assert {"highs", "highs-process"} <= set(registry.available())
     monkeypatch.setattr(HighsBackend, "installed", lambda self: False)
     with pytest.raises(MissingDependencyError, match="mip"):
         registry.choose("mip")
@@ -55,6 +56,7 @@ def test_one_object_for_each_name() -> None:
 def test_asking_imports_no_solver() -> None:
     code = (
         "import sys; from closegap.mip.registry import available, choose; choose('mip');"
-        "assert available(); assert not {'highspy', 'pyscipopt', 'torch'} & set(sys.modules)"
+        "heavy = {'highspy', 'pyscipopt', 'clarabel', 'torch'};"
+        "assert available(); assert not heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -61,7 +61,8 @@ __all__ = ["attack_command"]
 @click.option(
     "--exact",
     metavar="SOLVER",
-    help="With --minimise: tree, paper, mip, highs or scip alone for the lower end.",
+    help="With --minimise: one of tree, paper, paper-clarabel, mip, highs and scip alone for the "
+    "lower end.",
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
 @click.option("--restarts", type=click.IntRange(min=1), help="Independent runs for each target.")

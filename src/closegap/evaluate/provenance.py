@@ -15,6 +15,7 @@ __all__ = ["machine", "now", "versions"]
 
 _PACKAGES = (
     "closegap", "numpy", "scipy", "torch", "onnx", "onnxruntime", "highspy", "pyscipopt", "piqp",
+    "clarabel",
 )  # fmt: skip
 
 

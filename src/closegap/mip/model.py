@@ -233,6 +233,9 @@ class Claim:
             May be there after a stop by time: any vector gives a bound through `certify`.
         reduced_costs: for linear programs `[V]`, at their optimum; positive where the lower bound
             is active.
+        cone_duals: of a program with cones and without integers, for each cone the multiplier of
+            its bound and those of its columns, one after the other: with them
+            `cost - matrix.T @ row_duals - (what they push) = reduced_costs`.
         seconds: wall-clock time inside the solver.
         nodes: branch-and-bound nodes.
         detail: the solver's own words, for reports.
@@ -244,6 +247,7 @@ class Claim:
     point: Array | None = None
     row_duals: Array | None = None
     reduced_costs: Array | None = None
+    cone_duals: Array | None = None
     seconds: float = 0.0
     nodes: int = 0
     detail: str = ""

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Literal, TypeAlias
 
 from closegap.core.errors import MissingDependencyError, OptionError
+from closegap.mip.clarabel import ClarabelBackend
 from closegap.mip.highs import HighsBackend
 from closegap.mip.killable import KillableBackend
 from closegap.mip.model import MipBackend
@@ -22,6 +23,7 @@ BACKENDS: dict[str, Callable[[], MipBackend]] = {
     "highs": HighsBackend,
     "highs-process": lambda: KillableBackend(HighsBackend(), "highs-process"),
     "scip": lambda: KillableBackend(ScipInProcess()),
+    "clarabel": ClarabelBackend,
 }
 
 #: In the order of preference; see the module texts of the backends for what was measured.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from closegap.attacks.activation.nearest import OnNearer
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.attacks.sparse.incumbent import OnProved, unheard
-from closegap.attacks.sparse.options import OURS, PAPER
+from closegap.attacks.sparse.options import OURS, PAPER, Curved
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
@@ -65,6 +65,7 @@ class ExactSolver(Protocol):
 EXACT: dict[str, Callable[[float], ExactSolver]] = {
     "tree": lambda known: SparseTree(replace(OURS, attack=None, known=known)),
     "paper": lambda known: SparseTree(PAPER),
+    "paper-clarabel": lambda known: SparseTree(replace(PAPER, curved=Curved.CLARABEL)),
     "mip": lambda known: GenericMip(),
     "highs": lambda known: GenericMip("highs"),
     "scip": lambda known: GenericMip("scip"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, diags_array, eye_array, hstack
+from scipy.sparse import csr_array, diags_array, eye_array, hstack, vstack
 
 from closegap.attacks.sparse.ground import Ground
 from closegap.core.numerics import FLOAT64_UNIT, gamma
@@ -54,6 +54,11 @@ class Tangents:
     start: int
     rate: float
 
+    @property
+    def isotropic(self) -> bool:
+        """Whether terms that cost something are lengths of pairs."""
+        return bool(self.down.nnz) and self.rate > 0
+
     def rows(
         self, columns: DistanceColumns, values: Float[np.ndarray, "V"], tolerance: float
     ) -> tuple[csr_array, Array]:
@@ -79,6 +84,28 @@ class Tangents:
         matrix = csr_array(excesses - slopes @ columns.matrix)
         size = 4 + np.abs(least[chosen])
         return matrix, least[chosen] - 64 * FLOAT64_UNIT * size
+
+    def cones(self, columns: DistanceColumns) -> tuple[csr_array, Array]:
+        """The terms themselves: `matrix @ columns + offsets`, in cones of three rows a term.
+
+        A term's rows are its value in terms of the excess, and the two parts of its gradient.
+        """
+        count = len(self.first[0])
+        turned = _scaled(self.across, np.arange(count), self.first[0])
+        turned = turned + _scaled(self.down, np.arange(count), self.first[1])
+        place = np.arange(count)
+        excesses = csr_array(
+            (np.ones(count), (place, self.start + place)), shape=(count, len(columns.cost))
+        )
+        parts = [turned @ columns.matrix + excesses, self.across @ columns.matrix]
+        stacked = csr_array(vstack([*parts, self.down @ columns.matrix], format="csr"))
+        length = np.sqrt((self.clean**2).sum(axis=0))
+        by_term = np.arange(3 * count).reshape(3, count).T.reshape(-1)
+        return stacked[by_term], np.stack([length, *self.clean]).T.reshape(-1)
+
+    def flows(self, duals: Float[np.ndarray, "M"]) -> Float[np.ndarray, "E"]:
+        """What multipliers of these cones say of the terms, as in `Variation`."""
+        return np.asarray(-duals.reshape(-1, 3)[:, 1:].T.reshape(-1) / self.rate)
 
 
 @dataclass(frozen=True, eq=False)

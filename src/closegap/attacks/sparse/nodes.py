@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 
 from closegap.attacks.sparse.ascent import Ascent, Climbed, Slopes
 from closegap.attacks.sparse.currents import Currents
+from closegap.attacks.sparse.curved import node_relaxation
 from closegap.attacks.sparse.ground import Ground
+from closegap.attacks.sparse.options import Curved
 from closegap.attacks.sparse.planes import Planes, Proof, Ranges
+from closegap.attacks.sparse.program import node_program
 from closegap.attacks.sparse.reach import Reach
 from closegap.attacks.sparse.rebound import Rebound
-from closegap.attacks.sparse.relaxation import NodeRelaxation, Solved, node_relaxation
+from closegap.attacks.sparse.relaxation import NodeRelaxation, Solved
 from closegap.attacks.sparse.sweep import sweep
 from closegap.core.budget import Budget
 from closegap.core.numerics import DISTANCE_STEP
-from closegap.specs.objectives import Objective
+from closegap.specs.objectives import L1Distance, Objective
 
 __all__ = ["Nodes", "narrower"]
 
@@ -66,9 +69,16 @@ class Nodes:
         ground: where.
         objective: the distance.
         budget: of every program.
+        curved: see `Curved`.
     """
 
-    def __init__(self, ground: Ground, objective: Objective, budget: Budget) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        objective: Objective,
+        budget: Budget,
+        curved: Curved = Curved.PLAIN,
+    ) -> None:
         self.ground = ground
         self.programs = 0
         self._planes = Planes(ground, objective)
@@ -78,6 +88,7 @@ class Nodes:
         self._rebound = Rebound(self._planes, self._reach)
         self._objective = objective
         self._budget = budget
+        self._curved = curved
         self._held: dict[int, list[_Held]] = {}
 
     def propagated(self, row: int, ranges: Ranges) -> tuple[float, Proof]:
@@ -167,10 +178,9 @@ class Nodes:
         if found.multipliers is None:
             return found, None
         proof = self._proof(row, found, ranges)
-        return replace(
-            found,
-            lower=max(found.lower, float(self._planes.distance(proof.slopes, proof.constants)[0])),
-        ), proof
+        flows = None if found.flows is None else found.flows[None]
+        lower = float(self._planes.distance(proof.slopes, proof.constants, flows)[0])
+        return replace(found, lower=max(found.lower, lower)), proof
 
     def nearest(
         self, row: int, ranges: Ranges, on: NDArray[np.bool_], overshoot: float
@@ -245,7 +255,11 @@ class Nodes:
         wide = [entry for entry in held if _holds(entry.ranges, ranges)]
         best = min(wide, key=lambda entry: _width(entry.ranges, ranges), default=None)
         if best is None or _width(ranges, ranges) < _NARROWER * _width(best.ranges, ranges):
-            relaxation = node_relaxation(self.ground, self._objective, row, ranges)
+            relaxation = node_relaxation(
+                node_program(self.ground, self._objective, row, ranges),
+                lambda: node_program(self.ground, L1Distance(), row, ranges),
+                self._curved,
+            )
             best = _Held(ranges, relaxation)
             held.append(best)
             del held[1 : len(held) - _HELD + 1]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.core.numerics import DISTANCE_TOLERANCE
 
-__all__ = ["OURS", "PAPER", "Branching", "Heuristic", "Order", "SparseOptions"]
+__all__ = ["OURS", "PAPER", "Branching", "Curved", "Heuristic", "Order", "SparseOptions"]
 
 
 class Branching(StrEnum):
@@ -46,6 +46,17 @@ class Heuristic(StrEnum):
 
     CONSISTENT = "consistent"
     EVERY = "every"
+
+
+class Curved(StrEnum):
+    """Who solves programs whose distance is not linear: l2, and isotropic total variation.
+
+    `PLAIN`: PIQP the quadratic ones, HiGHS those of lengths of gradients, under tangents.
+    `CLARABEL`: Clarabel both, where it is installed.
+    """
+
+    PLAIN = "plain"
+    CLARABEL = "clarabel"
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ class SparseOptions:
             shorter by far.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
             time gives up: its bounds are too weak for this network.
+        curved: see `Curved`.
     """
 
     branching: Branching = Branching.GAP
@@ -111,6 +123,7 @@ class SparseOptions:
     climb: int = 0
     staged: bool = True
     known: float = -math.inf
+    curved: Curved = Curved.PLAIN
 
 
 #: The default.

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.planes import Ranges
-from closegap.attacks.sparse.program import NodeProgram, node_program
+from closegap.attacks.sparse.program import NodeProgram
 from closegap.core.budget import Budget
 from closegap.core.numerics import CUT_VIOLATION
 from closegap.encode.expression import widen
 from closegap.mip.certify import certified_lower_bound, certifies_infeasibility
 from closegap.mip.model import Claim, SolveOptions, Status
-from closegap.mip.piqp import solve_quadratic
-from closegap.mip.quadratic import QuadraticModel
 from closegap.mip.registry import choose
-from closegap.specs.objectives import L1Distance, Objective
 
-__all__ = ["LinearNodes", "NodeRelaxation", "QuadraticNodes", "Solved", "node_relaxation"]
+__all__ = ["LinearNodes", "NodeRelaxation", "Solved", "placed"]
 
 Array = NDArray[np.float64]
 
@@ -42,6 +38,7 @@ class Solved:
         price: of the margin's row, not negative.
         multipliers: of the units' equations, as in `planes.Multipliers`, `[U]`.
         chords: how much each triangle's upper side is worth, `[U]`, not negative.
+        flows: of total variation's terms, as in `Variation`, `[E]`.
         answered: whether the solver gave multipliers at all.
     """
 
@@ -52,6 +49,7 @@ class Solved:
     price: float = 0.0
     multipliers: Float[np.ndarray, "U"] | None = None
     chords: Float[np.ndarray, "U"] | None = None
+    flows: Float[np.ndarray, "E"] | None = None
 
     @property
     def answered(self) -> bool:
@@ -81,16 +79,6 @@ class NodeRelaxation(Protocol):
                 the margin is minimised within this distance.
             budget: its deadline.
         """
-
-
-def node_relaxation(
-    ground: Ground, objective: Objective, row: int, ranges: Ranges
-) -> NodeRelaxation:
-    """The program of one target, with the solver that fits the distance."""
-    program = node_program(ground, objective, row, ranges)
-    if not program.columns.curvature.any():
-        return LinearNodes(program)
-    return QuadraticNodes(program, node_program(ground, L1Distance(), row, ranges))
 
 
 class LinearNodes:
@@ -191,74 +179,11 @@ class LinearNodes:
             multipliers=duals[program.equations],
             chords=np.maximum(-duals[program.triangles], 0.0),
         )
-        return found if claim.point is None else _placed(found, program, claim.point)
+        return found if claim.point is None else placed(found, program, claim.point)
 
 
-class QuadraticNodes:
-    """A quadratic program, solved anew in every node.
-
-    Args:
-        program: quadratic.
-        linear: the same rows under a linear cost: where the quadratic solver has no answer its
-            multipliers are taken, which prove that a node is empty, say.
-    """
-
-    priced = True
-
-    def __init__(self, program: NodeProgram, linear: NodeProgram) -> None:
-        self._program = program
-        self._model = program.model
-        self._linear = linear
-        self._fallback: LinearNodes | None = None
-
-    def solve(self, ranges: Ranges, overshoot: float, stop: float, budget: Budget) -> Solved:
-        """See `NodeRelaxation`."""
-        if budget.expired:
-            return Solved()
-        program, model = self._program, self._model
-        sides = model.row_upper.copy()
-        sides[0] -= overshoot
-        ends = (model.lower, model.upper)
-        units = program.sides(ranges)
-        lower, upper = (
-            np.concatenate([end[: program.start], side])
-            for end, side in zip(ends, units, strict=True)
-        )
-        claim = solve_quadratic(
-            QuadraticModel(
-                curvature=np.concatenate([program.columns.curvature, np.zeros(2 * program.units)]),
-                cost=model.cost,
-                matrix=model.matrix,
-                row_lower=model.row_lower,
-                row_upper=sides,
-                lower=lower,
-                upper=upper,
-            ),
-            budget.remaining,
-        )
-        duals = claim.row_duals
-        if duals is None or claim.point is None:
-            if budget.expired:
-                return Solved()
-            if self._fallback is None:
-                self._fallback = LinearNodes(self._linear)
-            return self._fallback.solve(ranges, overshoot, math.inf, budget)
-        found = Solved(
-            price=max(-float(duals[0]), 0.0),
-            multipliers=duals[program.equations],
-            chords=np.maximum(-duals[program.triangles], 0.0),
-        )
-        return _placed(found, program, claim.point)
-
-
-def _placed(found: Solved, program: NodeProgram, point: Array) -> Solved:
+def placed(found: Solved, program: NodeProgram, point: Array) -> Solved:
+    """What was found, and where the solution lies."""
     above, below = program.split(point)
-    return Solved(
-        found.lower,
-        program.columns.difference(point),
-        above,
-        below,
-        found.price,
-        found.multipliers,
-        found.chords,
-    )
+    difference = program.columns.difference(point)
+    return replace(found, difference=difference, above=above, below=below)

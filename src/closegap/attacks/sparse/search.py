@@ -176,7 +176,7 @@ class SparseSearch:
             ground = self._bounded_within(limit)
         if ground is not None:
             old = self._nodes
-            self._nodes = Nodes(ground, self._query.objective, self._budget)
+            self._nodes = Nodes(ground, self._query.objective, self._budget, self._options.curved)
             if old is not None:
                 self._programs += old.programs
                 with self._watch.part("sweeps"):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.answer import SparseAnswer
+from closegap.attacks.sparse.curved import curved_note
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.options import SparseOptions
 from closegap.attacks.sparse.search import SparseSearch
@@ -92,6 +93,7 @@ class StagedSearch:
             self._whole.begin(starts)
         if not (self._whole.nodes or self._budget.expired):
             self.notes = (_NO_TREE,)
+        self.notes += curved_note(self._options.curved, self._query.objective)
 
     def offer(self, point: NDArray[np.floating] | None) -> None:
         """A counterexample that others found; `None` for none."""
