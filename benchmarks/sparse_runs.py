@@ -131,6 +131,7 @@ PARTS: dict[str, SparseOptions] = {
     "cutoff": replace(OURS, cutoff=False),
     "rebound": replace(OURS, rebound=math.inf),
     "stages": replace(OURS, staged=False),
+    "pixels": replace(OURS, pixels=False),
     "attacks": replace(OURS, attack=None, settle=False),
     "programs": _ALONE,
     "programs-propagation": replace(_ALONE, propagate=False),

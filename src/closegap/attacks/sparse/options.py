@@ -94,6 +94,7 @@ class SparseOptions:
         climb: steps on the slopes of each neuron's bounds within such a distance; 0 for none.
         staged: where the tree has grown long, first trees within smaller distances, which are
             shorter by far.
+        pixels: where pixels are counted, choices of them are cut up beside phases, in turns.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
             time gives up: its bounds are too weak for this network.
         curved: see `Curved`.
@@ -122,6 +123,7 @@ class SparseOptions:
     within: float = math.inf
     climb: int = 0
     staged: bool = True
+    pixels: bool = True
     known: float = -math.inf
     curved: Curved = Curved.PLAIN
 
@@ -145,4 +147,5 @@ PAPER = SparseOptions(
     attack=None,
     settle=False,
     staged=False,
+    pixels=False,
 )

@@ -20,10 +20,12 @@ from closegap.attacks.sparse.answer import SparseAnswer
 from closegap.attacks.sparse.curved import curved_note
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.options import SparseOptions
+from closegap.attacks.sparse.pixel_search import PixelSearch
 from closegap.attacks.sparse.search import SparseSearch
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import L0Distance
 
 __all__ = ["StagedSearch"]
 
@@ -31,6 +33,9 @@ __all__ = ["StagedSearch"]
 _FIRST_SHARE, _WHOLE_SHARE = 0.1, 0.25
 #: Of what is left, for the first turn of a smaller tree; each of its later ones is twice as long.
 _TURN_SHARE = 0.04
+#: Of what is left, for the first turn of the search by pixels, where neurons read few pixels and
+#: elsewhere; each of its later ones is twice as long, too.
+_LOCAL_SHARE, _PIXEL_SHARE = 0.1, 0.02
 #: The first distance, as a share of the best, and how near to nothing it may fall.
 _DOWN, _LEAST = 0.25, 1e-3
 #: Distances are tried while what stayed open is so much more than what is proved.
@@ -77,6 +82,10 @@ class StagedSearch:
         self._proved = self._floor
         self._ceiling = math.inf
         self._stages: list[_Stage] = []
+        self._pixels: PixelSearch | None = None
+        self._pixel_turn = 0.0
+        if options.pixels and isinstance(query.objective, L0Distance):
+            self._pixels = PixelSearch(query, incumbent)
         self._sizes: list[tuple[float, int]] = []
         self._nodes = self._units = self._programs = 0
         self._young, self._climb = True, 0
@@ -88,7 +97,13 @@ class StagedSearch:
         return self._whole.clean()
 
     def begin(self, starts: Sequence[NDArray[np.floating]]) -> None:
-        """As `SparseSearch.begin`."""
+        """As `SparseSearch.begin`; where neurons read few pixels, choices of these come first.
+
+        There regions are bounded fast, and the whole network slowly.
+        """
+        pixels, timely = self._pixels, self._staged and not self._budget.expired
+        if timely and pixels is not None and pixels.local:
+            self._grow_pixels(self._budget)
         with self._watch.part("whole"):
             self._whole.begin(starts)
         if not (self._whole.nodes or self._budget.expired):
@@ -102,7 +117,8 @@ class StagedSearch:
     @property
     def nodes(self) -> int:
         """Nodes created, of all trees."""
-        return self._whole.nodes + self._nodes + sum(stage.search.nodes for stage in self._stages)
+        counted = self._whole.nodes + (self._pixels.nodes if self._pixels is not None else 0)
+        return counted + self._nodes + sum(stage.search.nodes for stage in self._stages)
 
     @property
     def least(self) -> float:
@@ -119,12 +135,14 @@ class StagedSearch:
         best = self._incumbent
         if self._whole.closed or best.distance - best.lower <= self._options.tolerance:
             return True
+        if self._pixels is not None and self._pixels.paused:
+            return False
         return not (self._young or self._whole.paused or self._stages or self._radius() is not None)
 
     def grow(self, turn: Budget | None = None) -> None:
         """Grow trees until the bracket is closed, nothing helps, the budget or this turn ends."""
         turn = turn or self._budget
-        if not self._options.staged or self._budget.nodes is not None:
+        if not self._staged:
             self._young = False
             self._whole.grow(turn)
             return
@@ -134,8 +152,28 @@ class StagedSearch:
                 self._young = False
                 if not self._ended:
                     self._whole.attack()
-            elif self._hopeful() or not self._grow_stage(turn):
+                continue
+            self._grow_pixels(turn)
+            if self._ended:
+                return
+            if self._hopeful() or not self._grow_stage(turn):
                 self._grow_whole(turn, _WHOLE_SHARE)
+
+    @property
+    def _staged(self) -> bool:
+        """Whether there is more than one tree."""
+        return self._options.staged and self._budget.nodes is None
+
+    def _grow_pixels(self, turn: Budget) -> None:
+        pixels = self._pixels
+        if pixels is None or turn.expired:
+            return
+        if not self._pixel_turn:
+            share = _LOCAL_SHARE if pixels.local else _PIXEL_SHARE
+            self._pixel_turn = share * self._budget.remaining
+        pixels.grow(turn.within(self._pixel_turn))
+        self._pixel_turn *= 2
+        self._proved = max(self._proved, pixels.least)
 
     def _grow_whole(self, turn: Budget, share: float) -> None:
         with self._watch.part("whole"):
