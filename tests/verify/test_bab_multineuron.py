@@ -16,7 +16,6 @@ from branching_cases import RELU_KINDS, cases
 from closegap.bounds.optimise import AscentOptions
 from closegap.branching.options import BranchingOptions
 from closegap.core.budget import Budget
-from closegap.search.slots import SlotStore
 from closegap.search.tree import Tree
 from closegap.testing.enumeration import clause_margin
 from closegap.verify.bab import strengthening
@@ -235,7 +234,8 @@ def test_rows_are_adopted_within_the_memory_of_warm_starts(rng: np.random.Genera
     tree.plant(len(problem.rows))
     while len(nodes := tree.open_nodes()) < 20_000:
         tree.split(nodes, np.zeros(len(nodes), np.int64))
-    store = search._warm_starts = SlotStore(search._bounder.width, 4 * 2**20)
+    search._payloads.reserve(16 * 2**20)
+    store = search._payloads._starts
     kept = nodes[: len(store._rows)]
     starts = rng.normal(size=(len(kept), search._bounder.width)).astype(np.float16)
     store.put(kept, starts)
@@ -244,7 +244,7 @@ def test_rows_are_adopted_within_the_memory_of_warm_starts(rng: np.random.Genera
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2.5 * store.nbytes
-    again, found = search._warm_starts.look(kept[len(problem.rows) :])
+    again, found = search._payloads._starts.look(kept[len(problem.rows) :])
     width, bare = problem.rows.shape[1] * rows.constraints.width, starts[len(problem.rows) :]
     assert width and found.sum() > len(kept) / 2
     assert (again[found][:, :-width] == bare[found]).all()

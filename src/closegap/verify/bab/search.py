@@ -32,6 +32,7 @@ from closegap.verify.bab.nogoods import NoGoods
 from closegap.verify.bab.options import BranchOptions
 from closegap.verify.bab.outcome import BranchOutcome, Offer
 from closegap.verify.bab.pace import tree_pace
+from closegap.verify.bab.payloads import Payloads
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.small import SmallPrograms
 from closegap.verify.bab.strengthening import Strengthening
@@ -47,11 +48,8 @@ _WORTHWHILE = 2
 #: Where rows close more of what is open than this, all of it is bounded anew before it is split.
 _REBOUND = 1 / 4
 
-#: Of the memory, this part (one in so many) is for warm starts, as much for the tree itself.
-_WARM_SHARE = _TREE_SHARE = 4
-
-#: Of the memory, this part is for boxes.
-_BOX_SHARE = 8
+#: Of the memory, this part (one in so many) is for the tree itself.
+_TREE_SHARE = 4
 
 #: What is timed.
 _PARTS = ("bounds", "rows", "candidates", "branching", "leaves", "learning")
@@ -92,11 +90,9 @@ class BranchAndBound:
             Brancher, problem, options=options.branching, candidates=near, costs=costs
         )
         self._brancher = self._branching_by(bounder=self._bounder)
-        self._ranks = SlotStore(self._brancher.width, dtype=np.int32)
-        self._points = SlotStore(self._brancher.width, dtype=np.float64)
-        self._root_starts = np.zeros((len(problem.rows), self._bounder.width), np.float32)
-        self._warm_starts = SlotStore(self._bounder.width, 0)
-        self._boxes = SlotStore(self._clipping.width, 0, np.float64)
+        self._payloads = Payloads(
+            len(problem.rows), self._brancher.width, self._bounder.width, self._clipping.width
+        )
         self._pace = tree_pace(options.batch)
         self._frontier = Frontier()
         self._watch = Stopwatch()
@@ -149,7 +145,7 @@ class BranchAndBound:
             limit = self._limit(budget)
             self._strengthen(budget)
             count = self._count(budget)
-            picked = self._frontier.pick(self._tree, count, self._warm_starts.fullness)
+            picked = self._frontier.pick(self._tree, count, self._payloads.fullness)
             if limit is not None or not len(picked):
                 break
             self._pace.begin()
@@ -177,15 +173,12 @@ class BranchAndBound:
         nodes = self._tree.open_nodes()
         done = np.isin(self._problem.clauses[self._tree.root(nodes)], clauses)
         self._tree.close(nodes[done])
-        for store in (self._ranks, self._points, self._warm_starts, self._boxes):
-            store.keep_only(nodes[~done])
+        self._payloads.keep_only(nodes[~done])
 
     def _start(self, bounded: bool, budget: Budget) -> None:
         """Make the roots, or go on from what was kept."""
         self._begun = True
-        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
-        boxes = budget.memory // _BOX_SHARE if self._clipping.width else 0
-        self._boxes = SlotStore(self._clipping.width, boxes, np.float64)
+        self._payloads.reserve(budget.memory)
         if self._kept is not None:
             self._restore(self._kept)
             return
@@ -210,8 +203,7 @@ class BranchAndBound:
         if not self._rows.waiting and budget.nodes is None and budget.remaining < spend:
             return
         sample = self._rows.sample(self._tree, nodes)
-        warm, found = self._warm_starts.look(sample)
-        batch = self._batch(sample, self._started(sample, warm, found))
+        batch = self._batch(sample, self._payloads.starts(sample, self._tree.root(sample)))
         with self._watch.part("rows"):
             trial = self._rows.tried(batch, self._tree, self._bounder, budget)
         self._tree.raise_lower(sample, trial.lower)
@@ -219,24 +211,22 @@ class BranchAndBound:
         if trial.rows is not None:
             self._adopt(trial.rows, sample, budget)
             if trial.closing > _REBOUND:  # nodes without units are bounded anew
-                for store in (self._ranks, self._points):
-                    store.drop(nodes)
+                self._payloads.drop_choices(nodes)
 
     def _adopt(self, rows: JointRows, sample: Int[np.ndarray, "M"], budget: Budget) -> None:
         """Go on with other rows; every warm start learns them."""
-        before, tried, each = self._warm_starts, rows.batch.payload, self._problem.rows.shape[1]
+        payloads, tried, each = self._payloads, rows.batch.payload, self._problem.rows.shape[1]
         assert tried is not None
-        roots = rows.extended(self._root_starts, np.arange(len(self._root_starts)), each)
-        self._use(rows.constraints)
-        self._root_starts = roots
-        self._warm_starts = SlotStore(self._bounder.width, budget.memory // _WARM_SHARE)
+        roots = rows.extended(payloads.root_starts, np.arange(len(payloads.root_starts)), each)
+        before = self._use(rows.constraints, budget.memory)
+        payloads.root_starts = roots
         for known, starts in before.parts(self._tree.open_nodes()):
             learned = rows.extended(starts.astype(np.float32), self._tree.root(known), each)
             learned[np.isin(known, sample)] = tried[np.isin(sample, known)]
-            self._warm_starts.put(known, learned)
+            payloads.put_starts(known, learned)
 
-    def _use(self, constraints: DomainConstraints) -> None:
-        """Bound and branch with constraints from now on."""
+    def _use(self, constraints: DomainConstraints, memory: int = 0) -> SlotStore:
+        """Bound and branch with constraints from now on; returns the warm starts there were."""
         steady, scales = self._brancher.steady, self._bounder.scales
         self._bounder = DomainBounder(
             self._problem, self._options.children, constraints, self._clipping
@@ -244,15 +234,14 @@ class BranchAndBound:
         self._bounder.scales = scales
         self._brancher = self._branching_by(bounder=self._bounder)
         self._brancher.steady = steady
-        self._root_starts = np.zeros((len(self._root_starts), self._bounder.width), np.float32)
-        self._warm_starts = SlotStore(self._bounder.width, 0)
+        return self._payloads.widen(self._bounder.width, memory)
 
     def _limit(self, budget: Budget) -> Reason | None:
         """The limit that is reached."""
         nodes = self._most(budget)
         if nodes is not None and len(self._tree) >= nodes:
             return Reason.NODES
-        held = self._tree.nbytes + self._ranks.nbytes + self._points.nbytes
+        held = self._tree.nbytes + self._payloads.nbytes
         return Reason.MEMORY if held > budget.memory // _TREE_SHARE else None
 
     def _most(self, budget: Budget) -> int | None:
@@ -269,21 +258,13 @@ class BranchAndBound:
 
     def _state(self) -> dict[str, NDArray[np.generic]]:
         """What a continued search needs; with `Tree.arrays` of any tree it is complete."""
-        ranked, ranks = self._ranks.held()
-        started, starts = self._warm_starts.held()
         return {
             **self._tree.arrays(),
             **self._rows.arrays,
             **self._learning.arrays,
+            **self._payloads.arrays(),
             "form": self._problem.form,
-            "ranked": ranked,
-            "ranks": ranks,
-            "points": self._points.held()[1],
-            "started": started,
-            "starts": starts,
-            **dict(zip(("boxed", "boxes"), self._boxes.held(), strict=True)),
             "clipping": self._clipping.counts,
-            "root_starts": self._root_starts,
             "scales": self._bounder.scales,
             "pace": np.array([self._pace.each]),
             "plunging": np.array([self._frontier.plunging]),
@@ -291,13 +272,8 @@ class BranchAndBound:
         }
 
     def _restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-        ranked = arrays["ranked"].astype(np.int64)
-        self._ranks.put(ranked, arrays["ranks"])
-        self._points.put(ranked, arrays["points"])
-        self._warm_starts.put(arrays["started"].astype(np.int64), arrays["starts"])
-        self._boxes.put(arrays["boxed"].astype(np.int64), arrays["boxes"])
+        self._payloads.restore(arrays)
         self._clipping.counts = arrays["clipping"]
-        self._root_starts = arrays["root_starts"].astype(np.float32)
         self._bounder.scales = arrays["scales"].astype(np.float64)
         self._pace = tree_pace(self._options.batch, each=float(arrays["pace"][0]))
         self._frontier = Frontier(plunging=bool(arrays["plunging"][0]))
@@ -307,24 +283,14 @@ class BranchAndBound:
         self, nodes: Int[np.ndarray, "B"], count: int, most: int | None
     ) -> tuple[Int[np.ndarray, "leaves"], DomainBatch]:
         """Split each open node; returns the open leaves of a tree with at most so many nodes."""
-        warm, found = self._warm_starts.take(nodes)
-        boxes = self._clipping.known(*self._boxes.take(nodes))
-        ranked = self._ranks.take(nodes)[0].astype(np.int64) - 1
-        points = self._points.take(nodes)[0].astype(np.float64)
-        leaves, owner = split_levels(self._tree, nodes, ranked, points, count)
+        kept = self._payloads.take(nodes, self._tree.root(nodes))
+        boxes = self._clipping.known(kept.boxes, kept.boxed)
+        leaves, owner = split_levels(self._tree, nodes, kept.ranked, kept.points, count)
         with self._watch.part("learning"):
             room = None if most is None else most - len(self._tree)
             leaves, owner = self._learning.propagate(self._tree, leaves, owner, room)
-        batch = self._batch(leaves, self._started(nodes, warm, found)[owner])
+        batch = self._batch(leaves, kept.starts[owner])
         return leaves, replace(batch, boxes=None if boxes is None else boxes[owner])
-
-    def _started(
-        self, nodes: Int[np.ndarray, "B"], warm: NDArray[np.generic], found: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
-        """Warm starts; those of roots where none were found."""
-        start = warm.astype(np.float32)
-        start[~found] = self._root_starts[self._tree.root(nodes[~found])]
-        return start
 
     def _batch(self, nodes: Int[np.ndarray, "B"], start: NDArray[np.float32] | None) -> DomainBatch:
         path = self._tree.paths(nodes)
@@ -341,7 +307,7 @@ class BranchAndBound:
         with self._watch.part("bounds"):
             result = bounder.bound(batch, budget)
         if begins:
-            self._root_starts[batch.root] = result.payload
+            self._payloads.root_starts[batch.root] = result.payload
         self._tree.raise_lower(nodes, result.lower)
         lower = self._tree.lower(nodes)
         proved = lower > 0
@@ -379,11 +345,10 @@ class BranchAndBound:
             return np.arange(len(nodes))
         ranked = self._brancher.rank(batch, result)
         keep = (ranked >= 0).any(axis=1)
-        self._ranks.put(nodes[keep], ranked[keep] + 1)
-        self._points.put(nodes[keep], self._brancher.points(result, ranked)[keep])
-        self._warm_starts.put(nodes[keep], result.payload[keep])
-        if result.boxes is not None:
-            self._boxes.put(nodes[keep], result.boxes[keep])
+        points, boxes = self._brancher.points(result, ranked), result.boxes
+        if boxes is not None:
+            boxes = boxes[keep]
+        self._payloads.put(nodes[keep], ranked[keep], points[keep], result.payload[keep], boxes)
         return np.flatnonzero(~keep)
 
     def _finish(
@@ -396,5 +361,4 @@ class BranchAndBound:
             self._tree, nodes, batch, result, budget, self._pace.each
         )
         closed = nodes[~self._tree.is_open(nodes)]
-        for store in (self._ranks, self._points, self._warm_starts, self._boxes):
-            store.drop(closed)
+        self._payloads.drop(closed)
