@@ -196,7 +196,9 @@ def test_trees_with_small_programs_decide_what_enumeration_decides(
 ) -> None:
     tried = []
     monkeypatch.setattr(
-        finish.SmallWorth, "wanted", lambda self, deficit, *rest: np.ones(len(deficit), bool)
+        finish.SmallWorth,
+        "wanted",
+        lambda self, deficit, *_, **__: np.ones(len(deficit), bool),
     )
     monkeypatch.setattr(finish.SmallWorth, "learn", lambda self, s, closed: tried.append(closed))
     lazy = AscentOptions(iterations=2, patience=2)

@@ -19,6 +19,10 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds that were measured elsewhere to a part."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add the time inside to a part, however it ends."""
@@ -26,5 +30,4 @@ class Stopwatch:
         try:
             yield
         finally:
-            spent = time.perf_counter() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self.add(name, time.perf_counter() - began)

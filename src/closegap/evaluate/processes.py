@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from closegap.core.cores import available_cores
 from closegap.core.errors import ClosegapError, OptionError
 from closegap.core.verdict import Reason
 from closegap.evaluate.tasks import Failure, Message, Outcome, Task, Work
@@ -37,13 +38,6 @@ _LEAVING_SECONDS = 5.0
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
-
-
-def available_cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class ProcessExecutor:

@@ -28,16 +28,25 @@ class Frontier:
     def __init__(self, *, plunging: bool = False) -> None:
         self.plunging = plunging
 
-    def pick(self, tree: Tree, count: int, fullness: float) -> Int[np.ndarray, "B"]:
+    def pick(
+        self,
+        tree: Tree,
+        count: int,
+        fullness: float,
+        waiting: Int[np.ndarray, "W"] | None = None,
+    ) -> Int[np.ndarray, "B"]:
         """Open nodes to split next, at most `count`.
 
         Args:
             tree: where they are.
             count: how many.
             fullness: share of the payloads' memory in use.
+            waiting: nodes that others decide meanwhile; never picked.
         """
         self.plunging = fullness > (_RELIEVED if self.plunging else _CROWDED)
         open_ = tree.open_nodes()
+        if waiting is not None and len(waiting):
+            open_ = np.setdiff1d(open_, waiting, assume_unique=True)
         if len(open_) <= count:
             return open_
         if self.plunging:

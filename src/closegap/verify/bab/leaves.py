@@ -27,6 +27,7 @@ from closegap.bounds.backward import BackwardPass
 from closegap.bounds.records import LinearBound
 from closegap.core.budget import Budget
 from closegap.core.numerics import gamma
+from closegap.core.worker import Ended
 from closegap.mip.certify import certified_lower_bound
 from closegap.mip.model import Model, SolveOptions
 from closegap.mip.registry import choose
@@ -50,7 +51,7 @@ class LeafResult:
         lower: proved lower bound of the clause's margin on each leaf, `[B]`; of a proved leaf some
             positive number.
         points: candidates from the leaves that are not proved, `[M, *input shape]`.
-        tried: False where the budget ended first, `[B]`.
+        tried: False where the budget, or the wish for it, ended first, `[B]`.
     """
 
     lower: Float[np.ndarray, "B"]
@@ -81,7 +82,13 @@ class LeafPrograms:
         self._reach = np.maximum(np.abs(self._lower), np.abs(self._upper))
         self._center = None if region.center is None else _numpy(region.center.flatten())
 
-    def solve(self, root: Int[np.ndarray, "B"], walls: Walls, budget: Budget) -> LeafResult:
+    def solve(
+        self,
+        root: Int[np.ndarray, "B"],
+        walls: Walls,
+        budget: Budget,
+        ended: Ended = lambda: False,
+    ) -> LeafResult:
         """Decide leaves, one after the other.
 
         Any set of splits gives sound bounds; only where every unit is split are they exact.
@@ -90,17 +97,18 @@ class LeafPrograms:
             root: number of the root each leaf belongs to.
             walls: the splits of every leaf.
             budget: leaves that do not fit are left alone.
+            ended: asked before each leaf; those after it says so are left alone too.
         """
         lower, tried = np.full(len(root), -np.inf), np.zeros(len(root), bool)
         points: list[NDArray[np.float64]] = []
         group = self._group()
         for first in range(0, len(root), group):
             part = slice(first, first + group)
-            if budget.expired:
+            if budget.expired or ended():
                 break
             margins, cuts = self._planes(root[part], walls.select(part))
             for leaf, (rows, cut) in enumerate(zip(margins, cuts, strict=True), start=first):
-                if budget.expired:
+                if budget.expired or ended():
                     break
                 lower[leaf], found = self._leaf(rows, cut, budget)
                 tried[leaf] = lower[leaf] > 0 or not budget.expired

@@ -11,6 +11,7 @@ from closegap.verify.bab.clipping import ClippingOptions
 from closegap.verify.bab.learning import LearningOptions
 from closegap.verify.bab.multineuron import MultiNeuronOptions
 from closegap.verify.bab.small import SmallOptions
+from closegap.verify.bab.waiting import LeafOptions
 
 __all__ = ["BranchOptions"]
 
@@ -30,6 +31,7 @@ class BranchOptions:
         clipping: boxes of domains, where inputs are few.
         learning: no-goods of closed domains, in trees that grow.
         small: subdomains that programs of their own may close.
+        leaves: where these programs, and those of leaves, run.
 
     Raises:
         OptionError: the batch is empty.
@@ -49,6 +51,7 @@ class BranchOptions:
     clipping: ClippingOptions = field(default_factory=ClippingOptions)
     learning: LearningOptions = field(default_factory=LearningOptions)
     small: SmallOptions = field(default_factory=SmallOptions)
+    leaves: LeafOptions = field(default_factory=LeafOptions)
 
     def __post_init__(self) -> None:
         if self.batch < 1:

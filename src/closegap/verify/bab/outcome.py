@@ -29,7 +29,8 @@ class BranchOutcome:
         finished: nothing is open any more.
         broken: a candidate was accepted.
         limit: the node or memory limit that ended it, if one did.
-        seconds: by part: bounds, rows, branching, candidates, leaves, learning.
+        seconds: by part: bounds, rows, branching, candidates, leaves, learning; waiting for
+            programs where nothing else is left to do; worker, processor time of their own thread.
     """
 
     lower: NDArray[np.float64]

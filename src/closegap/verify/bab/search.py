@@ -52,7 +52,9 @@ _REBOUND = 1 / 4
 _TREE_SHARE = 4
 
 #: What is timed.
-_PARTS = ("bounds", "rows", "candidates", "branching", "leaves", "learning")
+_PARTS = (
+    "bounds", "rows", "candidates", "branching", "leaves", "learning", "waiting", "worker",
+)  # fmt: skip
 
 
 class BranchAndBound:
@@ -84,7 +86,7 @@ class BranchAndBound:
         self._clipping = Clipping(problem, options.clipping)
         self._bounder = DomainBounder(problem, options.children, clipping=self._clipping)
         self._learning = Learning(problem, options.learning)
-        self._finisher = Finisher(problem, offer, small)
+        self._finisher = Finisher(problem, offer, small, options.leaves)
         costs = measured_costs(problem) if options.branching.cost_adjusted else None
         self._branching_by = partial(
             Brancher, problem, options=options.branching, candidates=near, costs=costs
@@ -134,26 +136,23 @@ class BranchAndBound:
         """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
 
         Args:
-            budget: deadline, nodes, memory. Under a node limit batches do not follow the clock.
-            keeper: is given the search's state now and then.
+            budget: deadline, nodes, memory. Under a node limit batches do not follow the clock, and
+                leaves are decided between them (`LeafOptions`).
+            keeper: is given the search's state now and then; nodes that wait for programs are open
+                ones in it, to be bounded and decided again.
         """
         self._brancher.steady = budget.nodes is not None
         limit = self._limit(budget)
-        if not self._begun:
-            self._start(limit is None, budget)
-        while not (self._broken or budget.expired):
-            limit = self._limit(budget)
-            self._strengthen(budget)
-            count = self._count(budget)
-            picked = self._frontier.pick(self._tree, count, self._payloads.fullness)
-            if limit is not None or not len(picked):
-                break
-            self._pace.begin()
-            leaves, batch = self._expand(picked, count, self._most(budget))
-            self._visit(leaves, batch, budget)
-            self._pace.end(len(leaves))
-            if keeper is not None and keeper.due:
-                keeper.keep(self._state())
+        with self._finisher.run(budget, steady=self._most(budget) is not None):
+            if not self._begun:
+                self._start(limit is None, budget)
+            while not (self._collected() or budget.expired):
+                limit = self._limit(budget)
+                if not self._step(limit, budget):
+                    break
+                if keeper is not None and keeper.due:
+                    keeper.keep(self._state())
+        self._collected()
         accounting = self._tree.accounting()
         return BranchOutcome(
             lower=self._tree.least_lower(),
@@ -163,6 +162,41 @@ class BranchAndBound:
             limit=limit if accounting.open else None,
             seconds=dict(self._watch.seconds),
         )
+
+    def _step(self, limit: Reason | None, budget: Budget) -> bool:
+        """Split and bound one batch, or see to what waits; False iff there is nothing to do."""
+        self._strengthen(budget)
+        count = self._count(budget)
+        picked = self._frontier.pick(
+            self._tree, count, self._payloads.fullness, self._finisher.waiting
+        )
+        if limit is not None or not len(picked):
+            return self._wait(budget)
+        self._pace.begin()
+        leaves, batch = self._expand(picked, count, self._most(budget))
+        self._visit(leaves, batch, budget)
+        self._pace.end(len(leaves))
+        return True
+
+    def _collected(self) -> bool:
+        """Take what programs have shown meanwhile; True iff a candidate was ever accepted."""
+        found = self._finisher.collect(self._tree)
+        self._broken = found.broken or self._broken
+        if len(found.nodes):
+            self._payloads.drop(found.nodes[~self._tree.is_open(found.nodes)])
+            self._watch.add("worker", found.seconds)
+        return self._broken
+
+    def _wait(self, budget: Budget) -> bool:
+        """Do programs that were not begun, else wait for those that were; False iff none waits."""
+        if not len(self._finisher.waiting):
+            return False
+        with self._watch.part("leaves"):
+            helped = self._finisher.help()
+        if not helped:
+            with self._watch.part("waiting"):
+                self._finisher.wait(budget)
+        return True
 
     def give(self, rows: Sequence[GivenRows]) -> None:
         """Rows that others found; the tree goes on with them if a trial says that they pay."""
@@ -277,7 +311,7 @@ class BranchAndBound:
         self._bounder.scales = arrays["scales"].astype(np.float64)
         self._pace = tree_pace(self._options.batch, each=float(arrays["pace"][0]))
         self._frontier = Frontier(plunging=bool(arrays["plunging"][0]))
-        self._watch.seconds.update(zip(_PARTS, arrays["seconds"].tolist(), strict=True))
+        self._watch.seconds.update(zip(_PARTS, arrays["seconds"].tolist(), strict=False))
 
     def _expand(
         self, nodes: Int[np.ndarray, "B"], count: int, most: int | None

@@ -20,6 +20,7 @@ from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.numerics import TINY
+from closegap.core.worker import Ended
 from closegap.graph.network import Network
 from closegap.specs.query import Query
 from closegap.verify.bab.problem import SplitProblem
@@ -68,6 +69,8 @@ class SmallWorth:
         gain: float,
         each: float,
         nodes: int,
+        *,
+        trial: bool = True,
     ) -> Bool[np.ndarray, "B"]:
         """Which subdomains to try.
 
@@ -81,12 +84,13 @@ class SmallWorth:
                 and no more than `2^open`.
             each: seconds one subdomain takes.
             nodes: bounded so far.
+            trial: one may be tried though it is not expected to pay.
         """
         levels = np.clip(deficit / max(gain, TINY), 1, np.minimum(open_, _DEEPEST))
         spared = each * np.exp2(levels + 1)
         price = self._seconds / self._closed if self._closed else math.inf
         wanted = spared > price
-        if self._seconds <= _TRIALS * each * nodes:
+        if trial and self._seconds <= _TRIALS * each * nodes:
             wanted[:1] = True
         return np.asarray(wanted)
 
@@ -122,6 +126,7 @@ class SmallPrograms:
         units: Int[np.ndarray, "depth"],
         signs: Int[np.ndarray, "depth"],
         budget: Budget,
+        ended: Ended = lambda: False,
     ) -> tuple[bool, list[NDArray[np.float64]]]:
         """Try to prove one subdomain.
 
@@ -130,6 +135,7 @@ class SmallPrograms:
             units: split at zero, padded with -1.
             signs: +1 for on, -1 for off.
             budget: its deadline leaves the subdomain unproved.
+            ended: asked after each program; so does this.
 
         Returns:
             whether the clause cannot be met there, in exact arithmetic; and inputs, flat, at which
@@ -141,7 +147,9 @@ class SmallPrograms:
         numbers = np.where(units >= 0, self._numbers[units], -1)
         known = numbers >= 0
         start = Fixings(numbers[known], signs[known] > 0)
-        return _closed(relaxation, start, self.options.programs, budget)
+        return _closed(
+            relaxation, start, self.options.programs, lambda: budget.expired or ended(), budget
+        )
 
     def _relaxation(self, root: int, budget: Budget) -> Relaxation | None:
         if not self._begun:
@@ -159,7 +167,7 @@ class SmallPrograms:
 
 
 def _closed(
-    relaxation: Relaxation, start: Fixings, most: int, budget: Budget
+    relaxation: Relaxation, start: Fixings, most: int, ended: Ended, budget: Budget
 ) -> tuple[bool, list[NDArray[np.float64]]]:
     """Depth first; the solver goes on from the last basis."""
     waiting, points = [start], list[NDArray[np.float64]]()
@@ -171,7 +179,7 @@ def _closed(
         solved = relaxation.solve(fixings, budget)
         if solved.lower > 0:
             continue
-        if solved.point is None or budget.expired:
+        if solved.point is None or ended():
             return False, points
         points.append(relaxation.program.input_of(solved.point))
         off = np.minimum(solved.point[layout.positive], solved.point[layout.negative])
