@@ -31,6 +31,8 @@ __all__ = [
 
 #: Without a terminal, one line of progress is written at most this often, in seconds.
 _PLAIN_SECONDS = 5.0
+#: Columns of what goes to a file or a pipe.
+_FILE_WIDTH = 120
 
 
 class Follower:
@@ -144,15 +146,11 @@ def print_attack_summary(records: Sequence[Record], title: str) -> None:
 
 
 def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
-    """The table of least distances, on stdout; states are never cut short."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("index", "label", "distance", "found", "lower", "upper"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("verdict", justify="right", min_width=len("misclassified"))
-    table.add_column("8 bits", justify="right", min_width=len("repaired"))
-    table.add_column("seconds", justify="right")
+    """The table of least distances, on stdout."""
+    names = ("index", "label", "distance", "found", "lower", "upper", "verdict", "8 bits")
+    table = _narrow_table((*names, "seconds"))
     for row in rows:
-        ends = (f"{row[name]:.6f}" if row[name] is not None else "-" for name in ("lower", "upper"))
+        ends = (f"{row[name]:.6g}" if row[name] is not None else "-" for name in ("lower", "upper"))
         table.add_row(
             str(row["index"]),
             str(row["label"]),
@@ -165,6 +163,14 @@ def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
         )
     _print_titled(title, table)
     _tell_rounding(rows)
+
+
+def _narrow_table(names: Sequence[str]) -> Table:
+    """Of numbers and short words; nothing is broken or cut short while there is room."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _tell_rounding(rows: Sequence[Mapping[str, object]]) -> None:
@@ -181,10 +187,8 @@ def _tell_rounding(rows: Sequence[Mapping[str, object]]) -> None:
 
 def print_nearest(rows: Sequence[dict[str, object]], title: str) -> None:
     """The table of an attack of least distance, on stdout."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     names = ("index", "label", "verdict", "distance", "pixels", "target", "8 bits", "seconds")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _narrow_table(names)
     for row in rows:
         table.add_row(
             str(row["index"]),
@@ -214,6 +218,8 @@ def tell_distance(record: DistanceRecord, done: int, total: int) -> None:
 
 def _print_titled(title: str, table: Table) -> None:
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     console.print(title, markup=False)
     console.print(table)
 
