@@ -107,6 +107,36 @@ def test_one_solver_alone_may_be_asked(call: Call, asked: tuple[object, ...]) ->
     assert [row["rounding"] in ("kept", "repaired", "lost", None) for row in said.rows] == [True]
 
 
+def test_a_target_may_have_to_win_outright(call: Call, tmp_path: Path) -> None:
+    """Beating the label takes one input, winning over the third class another too."""
+    nodes = [
+        helper.make_node("Gemm", ["input", "w"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {
+        "w": np.eye(2), "v": np.array([[0.0, 0.0], [1.0, 0.0], [1.0, -1.0]]),
+        "c": np.array([0.5, 0.0, 0.25]),
+    }  # fmt: skip
+    model, images, saved = tmp_path / "net.onnx", tmp_path / "one.npz", tmp_path / "near.npz"
+    model.write_bytes(onnx_model(nodes, weights, ["N", 2]))
+    np.savez(images, images=np.zeros((1, 2), dtype=np.float32), labels=np.array([0]))
+    asked = ("attack", model, "--data", images, "--timeout", "5", "--json", "--target", "1")
+    loose = call(*asked, "--minimise", "l1,linf", "--save", tmp_path)
+    assert [row["upper"] for row in loose.rows] == pytest.approx([0.5, 0.5], abs=1e-3)
+    for more in ((), ("--exact", "tree"), ("--exact", "mip")):
+        said = call(*asked, "--outright", "--minimise", "l1,linf", "--save", saved, *more)
+        assert said.code == 0, said.err
+        assert [row["upper"] for row in said.rows] == pytest.approx([0.75, 0.5], abs=1e-3)
+        assert [row["lower"] for row in said.rows] == pytest.approx([0.75, 0.5], abs=1e-3)
+        assert all(row["options"]["outright"] for row in said.rows)
+        with np.load(saved) as found:
+            (outputs,) = onnxruntime.InferenceSession(str(model)).run(
+                None, {"input": found["images"][:1]}
+            )
+            assert outputs[0].argmax() == 1
+
+
 def test_one_archive_holds_every_distance(
     call: Call, asked: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -164,6 +194,8 @@ def test_misuse_is_one_line(
         (*asked, "--minimise", "l1", "--store", tmp_path): "it is a folder",
         (*asked, "--minimise", "l1", "--tv-of", "image"): "--tv-of goes with --minimise l1+tv",
         (*asked, "--minimise", "l1", "--exact", "abacus"): "no exact solver is called 'abacus'",
+        (*asked, "--minimise", "l1", "--outright"): "--outright goes with --target",
+        (*method, "--outright"): "--outright goes with --minimise",
         (*method, "--kappa", "0.1"): "--kappa goes with --minimise",
         (*method, "--isotropic"): "--isotropic goes with --minimise",
         (*method, "--tv-of", "image"): "--tv-of goes with --minimise",

@@ -53,6 +53,11 @@ __all__ = ["attack_command"]
     "--target", type=click.IntRange(min=0), help="With --minimise: the one class that counts."
 )
 @click.option(
+    "--outright",
+    is_flag=True,
+    help="With --target: it must win over every class, not only over the label.",
+)
+@click.option(
     "--layout",
     type=click.Choice(["chw", "hwc"]),
     help="Of flat colour inputs: one channel after the other, or one pixel after the other; "
@@ -103,7 +108,7 @@ def attack_command(model: Path, **options: Any) -> None:
 
         minimise(model, options)
         return
-    for name in ("kappa", "tv_of", "isotropic", "png", "store", "target", "exact"):
+    for name in ("kappa", "tv_of", "isotropic", "png", "store", "target", "exact", "outright"):
         if options[name] not in (None, False):
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --minimise")
     if options["method"] is None:

@@ -83,6 +83,8 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
     whole = load_data(options["data"], download=options["download"])
     part = select(whole, limit=options["limit"], indices=options["indices"])
     target = options["target"]
+    if options["outright"] and target is None:
+        raise click.UsageError("--outright goes with --target")
     if target is not None:
         others = part.indices[part.labels != target]
         if not others.size:
@@ -96,7 +98,10 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
     return plan_distances(
         network,
         data,
-        [Distance(name, chosen, target, options["exact"], layout) for name in names],
+        [
+            Distance(name, chosen, target, options["exact"], layout, options["outright"])
+            for name in names
+        ],
         timeout=options["timeout"],
         seed=options["seed"],
         data_digest=whole.digest,

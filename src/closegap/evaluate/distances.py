@@ -45,9 +45,10 @@ class Distance:
         target: the one class that counts as a loss; `None` for every other.
         exact: see `minimise_distance`.
         layout: of flat inputs, which entries are one pixel; `None` for what the network tells.
+        outright: whether the target must win over all classes, not only over the label.
 
     Raises:
-        OptionError: the name, or the exact solver, is unknown.
+        OptionError: the name, or the exact solver, is unknown; no target is to win outright.
     """
 
     name: str
@@ -55,9 +56,12 @@ class Distance:
     target: int | None = None
     exact: str | None = None
     layout: Layout | None = None
+    outright: bool = False
 
     def __post_init__(self) -> None:
         require_exact(self.exact)
+        if self.outright and self.target is None:
+            raise OptionError("a class can win outright only where it is the target")
         if self.name not in OBJECTIVES:
             raise OptionError(
                 f"no distance is called '{self.name}'; use one of {', '.join(OBJECTIVES)}"
@@ -73,6 +77,8 @@ class Distance:
                 facts["isotropic"] = True
         if self.target is not None:
             facts["target"] = self.target
+        if self.outright:
+            facts["outright"] = True
         if self.exact is not None:
             facts["exact"] = self.exact
         if self.layout is not None:
@@ -87,7 +93,9 @@ class Distance:
         """
         grid = picture_of(network, self.layout)
         objective = make_objective(self.name, image, grid=grid, options=self.options)
-        return DistanceQuery(network, image, label, objective, self.target, layout=self.layout)
+        return DistanceQuery(
+            network, image, label, objective, self.target, self.outright, self.layout
+        )
 
 
 @dataclass(frozen=True, eq=False)

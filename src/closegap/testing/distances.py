@@ -62,9 +62,12 @@ def least_distance(
     prop = query.within(0.0).prop
     best = math.inf
     for region, outputs in pieces_of(query) if pieces is None else pieces:
-        for row, offset in zip(prop.rows, prop.offsets, strict=True):
-            gain, constant = row @ outputs.matrix, row @ outputs.constant + offset
-            met = region.cut(gain, -float(constant))
+        for clause in range(prop.clauses):
+            met = region
+            for row in np.flatnonzero(prop.clause == clause):
+                gain = prop.rows[row] @ outputs.matrix
+                constant = prop.rows[row] @ outputs.constant + prop.offsets[row]
+                met = met.cut(gain, -float(constant))
             best = min(best, nearest_in(query.objective, query.center, met, below=best))
     return best
 

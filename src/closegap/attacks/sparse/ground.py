@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from closegap.attacks.sparse.joined import joined
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.numerics import gamma
@@ -124,7 +125,8 @@ def make_ground(
         `None` where the network is too large to be composed, or the budget ended first.
     """
     # Of whole numbers, those that are less are less by one.
-    decision = _decision(query, max(limit - 1.0, 0.0) if query.objective.integral else limit)
+    within = max(limit - 1.0, 0.0) if query.objective.integral else limit
+    decision = joined(_decision(query, within))
     network = decision.network
     bounds = LinearVerifier(decision).activations(budget, options=climb)
     flat = {
