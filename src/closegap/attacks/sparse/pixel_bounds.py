@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from closegap.attacks.sparse.joined import joined
 from closegap.attacks.sparse.pixel_sets import FREE, PixelSets
 from closegap.bounds.backward import BackwardPass
 from closegap.bounds.interval import interval_of, propagate
@@ -120,9 +121,9 @@ class PixelBounds:
     """
 
     def __init__(self, query: DistanceQuery, grid: Grid) -> None:
-        self._decision: Query = query.within(0.0)
-        self._network = compiled(query.network, torch.float64)
-        self._graph = query.network
+        self._decision: Query = joined(query.within(0.0))
+        self._graph = self._decision.network
+        self._network = compiled(self._graph, torch.float64)
         self._grid = grid
         self._image = query.center
         self._center = torch.as_tensor(self._image)
