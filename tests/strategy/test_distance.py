@@ -246,6 +246,12 @@ def test_norms_and_numbers_out_of_range_are_refused(rng: np.random.Generator) ->
     ):
         with pytest.raises(SpecError, match="is of 3 inputs, the network has 2"):
             replace(query, objective=objective)
+    for image in (np.zeros(3), np.zeros((2, 2)), np.zeros(0)):
+        with pytest.raises(SpecError, match="the network 2 inputs"):
+            replace(query, image=image.astype(np.float32))
+    for entry in (math.nan, math.inf, -0.1, 1.1):
+        with pytest.raises(SpecError, match=r"not a number in \[0, 1\]"):
+            replace(query, image=np.array([0.5, entry], dtype=np.float32))
     with pytest.raises(OptionError, match="no exact solver"):
         minimise_distance(query, exact="abacus")
 

@@ -35,8 +35,9 @@ class DistanceQuery:
         layout: of a flat input, which entries are one pixel; `None` for what the network tells.
 
     Raises:
-        SpecError: the network has one output, so that no other class can win; the distance is of
-            another number of inputs; or no target is given where one must win outright.
+        SpecError: the network has one output, so that no other class can win; the image or the
+            distance is of another number of inputs; the image leaves [0, 1] or is not finite; or
+            no target is given where one must win outright.
     """
 
     network: Network
@@ -51,6 +52,10 @@ class DistanceQuery:
         if self.network.output_size < 2:
             raise SpecError("the network has one output: there is no class to lose the label to")
         size, inputs = self.objective.size, self.network.input_size
+        if self.image.size != inputs:
+            raise SpecError(f"the image has {self.image.size} entries, the network {inputs} inputs")
+        if not ((self.image >= 0) & (self.image <= 1)).all():
+            raise SpecError("the image has an entry that is not a number in [0, 1]")
         if size not in (None, inputs):
             raise SpecError(
                 f"the distance {self.objective.name} is of {size} inputs, the network has {inputs}"
