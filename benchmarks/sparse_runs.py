@@ -124,15 +124,19 @@ def _generic(solver: str, query: DistanceQuery, seconds: float) -> Answer:
     return Answer(found.lower, found.upper, found.nodes, found.witness)
 
 
-_ALONE = replace(OURS, batch=0)
-#: Ours with one part left out or exchanged. Nodes that are bounded together have no programs, so
-#: that parts of these are left out of `programs`, which bounds one node after the other.
+_ALONE = replace(OURS, batch=0, order=Order.PLUNGE)
+#: Ours with one part left out or exchanged. Parts of programs are left out of `programs`, which
+#: bounds one node after the other.
 PARTS: dict[str, SparseOptions] = {
     "cutoff": replace(OURS, cutoff=False),
     "rebound": replace(OURS, rebound=math.inf),
     "stages": replace(OURS, staged=False),
     "pixels": replace(OURS, pixels=False),
     "attacks": replace(OURS, attack=None, settle=False),
+    "heuristic": replace(OURS, heuristic=Heuristic.CONSISTENT),
+    "largest": replace(OURS, branching=Branching.LARGEST),
+    "gains": replace(OURS, branching=Branching.GAINS),
+    "plunge": replace(OURS, order=Order.PLUNGE),
     "programs": _ALONE,
     "programs-propagation": replace(_ALONE, propagate=False),
     "programs-tightening": replace(_ALONE, tighten=False),

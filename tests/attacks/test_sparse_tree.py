@@ -16,7 +16,7 @@ from closegap.attacks.sparse.ascent import Slopes
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.nodes import Nodes
-from closegap.attacks.sparse.options import OURS, PAPER, Branching, Order, SparseOptions
+from closegap.attacks.sparse.options import OURS, PAPER, Branching, Heuristic, Order, SparseOptions
 from closegap.attacks.sparse.planes import Proof, Ranges
 from closegap.attacks.sparse.reach import Reach
 from closegap.attacks.sparse.search import SparseSearch
@@ -50,8 +50,8 @@ EXACT: list[Objective] = [
     L1TvDistance(GRID, isotropic=True),
 ]
 BARE = replace(OURS, attack=None)
-#: Nodes that are bounded together need neither rules nor costs: these are parts of programs.
-ALONE = replace(BARE, batch=0)
+#: One node after the other, by programs.
+ALONE = replace(BARE, batch=0, order=Order.PLUNGE)
 #: Each part left out alone, and rules exchanged.
 VARIANTS: dict[str, SparseOptions] = {
     "ours": BARE,
@@ -62,6 +62,12 @@ VARIANTS: dict[str, SparseOptions] = {
     "no tightening": replace(ALONE, tighten=False),
     "no units again": replace(BARE, rebound=math.inf),
     "units again everywhere": replace(BARE, rebound=0.0),
+    "no points of planes": replace(BARE, heuristic=Heuristic.CONSISTENT),
+    "few together": replace(BARE, batch=3),
+    "largest together": replace(BARE, branching=Branching.LARGEST),
+    "gains together": replace(BARE, branching=Branching.GAINS, batch=4),
+    "plunge together": replace(BARE, order=Order.PLUNGE, batch=4),
+    "depth first together": replace(BARE, order=Order.DEPTH, batch=4),
     "no reduced costs": replace(ALONE, reduced_costs=False),
     "largest": replace(ALONE, branching=Branching.LARGEST),
     "gains": replace(ALONE, branching=Branching.GAINS),
@@ -174,8 +180,10 @@ def test_the_ground_is_the_network() -> None:
         step = rng.normal(size=4)
         point = np.clip(query.center + step / np.abs(step).sum(), 0, 1).astype(np.float32)
         outputs = replayer(query.network).outputs_float64(point[None])[0]
-        margins = ground.forward(point - query.center)[1]
+        values, margins = ground.forward(point - query.center)
         assert np.allclose(margins, prop.rows @ outputs + prop.offsets, atol=1e-9)
+        both = ground.forward(np.stack([0 * query.center, point - query.center]))
+        assert np.allclose(both[0][1], values) and np.allclose(both[1][1], margins)
 
 
 def test_bounds_grow_from_planes_to_programs_to_children() -> None:

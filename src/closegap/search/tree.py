@@ -239,6 +239,10 @@ class Tree:
         """Number of the root each node descends from."""
         return np.asarray(self._data.root[nodes].astype(np.int64))
 
+    def signs(self, nodes: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        """Of the last split above each node: +1 or -1; 0 for roots."""
+        return np.asarray(self._data.sign[nodes].astype(np.int64))
+
     def least_lower(self) -> Float[np.ndarray, "roots"]:
         """For every root the least bound of its leaves that are not proved; infinity if none."""
         least = np.full(self._roots, np.inf)

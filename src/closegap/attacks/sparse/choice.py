@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.options import Branching, Order, SparseOptions
 from closegap.attacks.sparse.planes import Ranges
 from closegap.attacks.sparse.relaxation import Solved
 from closegap.branching.gains import GAINS
-from closegap.core.numerics import CELL_TOLERANCE, CUT_VIOLATION
+from closegap.core.numerics import CELL_TOLERANCE, CUT_VIOLATION, TINY
 
-__all__ = ["Choice", "Chooser", "preferred"]
+__all__ = ["Choice", "Chooser", "Gains", "preferred"]
 
 Array = NDArray[np.float64]
 #: `(unit, sign) -> proved bound` of a child.
@@ -125,6 +126,57 @@ class Chooser:
         if known.any() and guess[known].sum() > 0:
             scale = float(worth[known].sum() / guess[known].sum())
         return np.where(known, worth, scale * guess)
+
+
+class Gains:
+    """What splits of each neuron gained, for each unit of what it had cost the bound before.
+
+    Args:
+        places: how many neurons there are.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._gain = np.zeros((2, places))
+        self._cost = np.zeros((2, places))
+        self._waiting: dict[int, tuple[int, float]] = {}
+
+    def expect(
+        self,
+        nodes: Int[np.ndarray, "B"],
+        place: Int[np.ndarray, "B"],
+        cost: Float[np.ndarray, "B"],
+    ) -> None:
+        """Children, by whose split they came about, and what the neuron cost their parents."""
+        known = zip(place.tolist(), cost.tolist(), strict=True)
+        self._waiting.update(zip(nodes.tolist(), known, strict=True))
+
+    def learn(
+        self,
+        nodes: Int[np.ndarray, "B"],
+        signs: Int[np.ndarray, "B"],
+        gain: Float[np.ndarray, "B"],
+    ) -> None:
+        """By how much children's bounds are above their parents'; each child counts once."""
+        seen = np.flatnonzero([node in self._waiting for node in nodes.tolist()])
+        found = np.array([self._waiting.pop(int(node)) for node in nodes[seen]]).reshape(-1, 2)
+        at = (signs[seen] > 0) * 1, found[:, 0].astype(np.int64)
+        np.add.at(self._gain, at, np.maximum(gain[seen], 0.0))
+        np.add.at(self._cost, at, found[:, 1])
+
+    def scores(
+        self, place: Int[np.ndarray, "U"], cost: Float[np.ndarray, "B U"]
+    ) -> Float[np.ndarray, "B U"]:
+        """What splits promise: the product of both sides' rates, the mean ones where none is known.
+
+        Args:
+            place: of each unit.
+            cost: to each node's bound.
+        """
+        gain, paid = self._gain[:, place], self._cost[:, place]
+        total = self._cost.sum(axis=1, keepdims=True)
+        mean = np.where(total > 0, self._gain.sum(axis=1, keepdims=True) / (total + TINY), 1.0)
+        rate = np.where(paid > 0, gain / (paid + TINY), mean)
+        return np.asarray(GAINS["product"](rate[0] * cost, rate[1] * cost))
 
 
 def preferred(options: SparseOptions, live: list[int], unit: int, solved: Solved) -> int | None:

@@ -94,14 +94,17 @@ class Ground:
         """How many units there are (U)."""
         return len(self.bias)
 
-    def forward(self, difference: Float[np.ndarray, "D"]) -> tuple[Array, Array]:
-        """Every unit's pre-activation and every row's margin at a point of the region."""
-        state, values = np.concatenate([difference, np.zeros(self.units)]), np.zeros(self.units)
+    def forward(self, difference: Float[np.ndarray, "*B D"]) -> tuple[Array, Array]:
+        """Every unit's pre-activation and every row's margin at points of the region."""
+        leading = difference.shape[:-1]
+        state = np.concatenate([difference, np.zeros((*leading, self.units))], axis=-1)
+        values = np.zeros((*leading, self.units))
         for layer in self.layers:
-            z = self.weight[layer] @ state + self.bias[layer]
-            values[layer] = z
-            state[self.inputs :][layer] = np.where(z >= 0, z, self.slope[layer] * z)
-        return values, self.rows @ state + self.offsets
+            end = self.inputs + layer.start
+            z = state[..., :end] @ self.weight[layer, :end].T + self.bias[layer]
+            values[..., layer] = z
+            state[..., self.inputs :][..., layer] = np.where(z >= 0, z, self.slope[layer] * z)
+        return values, state @ self.rows.T + self.offsets
 
 
 def make_ground(

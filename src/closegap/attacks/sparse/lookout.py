@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import Heuristic, SparseOptions
@@ -20,6 +21,8 @@ __all__ = ["Lookout"]
 _OVERSHOOTS = (0.1, 1.0, 4.0, 16.0)
 #: Between tries of the cell program that did not help, at most so many nodes.
 _PATIENCE = 64
+#: Of many points, those that break the property most are drawn in, by so many halvings.
+_DRAWN, _HALVINGS = 8, 8
 
 
 class Lookout:
@@ -41,13 +44,35 @@ class Lookout:
         self._budget = budget
         self._idle, self._wait = 0, 1
 
-    def glimpse(
-        self, nodes: Nodes, row: int, difference: Float[np.ndarray, "D"], ranges: Ranges
+    def survey(
+        self,
+        nodes: Nodes,
+        rows: Int[np.ndarray, "B"],
+        points: Float[np.ndarray, "B D"],
+        ranges: Ranges,
     ) -> None:
-        """Search a point's cell, now and then, where the point itself is a counterexample."""
+        """Look where the planes of many nodes are least, as differences from the image.
+
+        Those that are counterexamples are drawn in towards the image; the nearest is offered, and
+        its cell searched if it is nearer than the best, and now and then if it is not.
+        """
         self._idle += 1
-        if self._idle >= self._wait and nodes.ground.forward(difference)[1].min() < 0:
-            self._settle(nodes, row, difference, ranges)
+        if self._options.heuristic is Heuristic.CONSISTENT:
+            return
+        ground, objective = nodes.ground, self._query.objective
+        margins = ground.forward(points)[1].min(axis=1, initial=0.0)
+        broken = np.argsort(margins, kind="stable")[:_DRAWN]
+        broken = broken[margins[broken] < 0]
+        if not len(broken):
+            return
+        drawn = points[broken] if objective.integral else _drawn_in(ground, points[broken])
+        distances = objective.value(ground.image, ground.image + drawn)
+        best = int(distances.argmin())
+        nearer = distances[best] < self._incumbent.distance
+        won = nearer and self._incumbent.offer(ground.image + drawn[best])
+        if won or self._idle >= self._wait:
+            at = int(broken[best])
+            self._settle(nodes, int(rows[at]), points[at], ranges.select(at))
 
     def look(self, nodes: Nodes, row: int, solved: Solved, ranges: Ranges) -> None:
         """Look for a nearer counterexample where the relaxed image is."""
@@ -92,3 +117,13 @@ class Lookout:
             if self._incumbent.offer(point):
                 return True
         return False
+
+
+def _drawn_in(ground: Ground, points: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B D"]:
+    """The points between counterexamples and the image where, by halving, these begin."""
+    near, far = np.zeros(len(points)), np.ones(len(points))
+    for _ in range(_HALVINGS):
+        middle = (near + far) / 2
+        broken = ground.forward(middle[:, None] * points)[1].min(axis=1, initial=0.0) < 0
+        near, far = np.where(broken, near, middle), np.where(broken, middle, far)
+    return np.asarray(far[:, None] * points)

@@ -15,9 +15,12 @@ __all__ = ["OURS", "PAPER", "Branching", "Curved", "Heuristic", "Order", "Sparse
 class Branching(StrEnum):
     """Which undecided neuron is split.
 
-    `LARGEST`: the one with the greatest activation in the relaxed solution (the paper's).
-    `GAP`: the one whose relaxed activation is farthest off, times what its triangle is worth.
-    `GAINS`: the one whose splits raised bounds most so far; unknown ones are tried first.
+    `LARGEST`: the one with the greatest activation in the relaxed solution (the paper's); of nodes
+    bounded together, where the plane below the margin is least.
+    `GAP`: the one whose relaxed activation is farthest off, times what its triangle is worth; of
+    nodes bounded together, the one whose triangle costs the plane most.
+    `GAINS`: the one whose splits raised bounds most so far. Unknown ones are tried first; of nodes
+    bounded together none is tried, and unknown ones are taken for mean ones.
     """
 
     LARGEST = "largest"
@@ -29,7 +32,7 @@ class Order(StrEnum):
     """Which node comes next.
 
     `DEPTH`: the newest. `BEST`: the least bound. `PLUNGE`: a child as long as there is one, then
-    the least bound.
+    the least bound; of nodes bounded together, one half are the newest and one the least bounds.
     """
 
     DEPTH = "depth-first"
@@ -41,7 +44,8 @@ class Heuristic(StrEnum):
     """Where counterexamples come from.
 
     `CONSISTENT`: from relaxed solutions that are exact. `EVERY`: the relaxed image of every node,
-    and now and then the nearest point of its cell.
+    and now and then the nearest point of its cell; of nodes bounded together, where their planes
+    are least, drawn in towards the image, and the cell of the nearest.
     """
 
     CONSISTENT = "consistent"
@@ -66,22 +70,25 @@ class SparseOptions:
     Attributes:
         branching: see `Branching`.
         order: see `Order`.
-        on_first: the child with the neuron on comes first, not the one the relaxed image is in.
+        on_first: the child with the neuron on comes first, not the one the relaxed image is in;
+            children of nodes bounded together come together.
         heuristic: see `Heuristic`.
         cutoff: bound the neurons within the best distance, and anew whenever it shrinks to
             `shrunk`; not on the whole box.
         shrunk: see `cutoff`.
-        propagate: bound nodes by linear propagation before any program.
-        reduced_costs: fix phases whose opposite the same multipliers exclude.
+        propagate: bound nodes by linear propagation before any program of theirs.
+        reduced_costs: fix phases whose opposite the same multipliers of a program exclude. Those of
+            an ascent cost as much with either phase, so they exclude none that is open: see
+            `rebound` for nodes bounded together.
         sweeps: over a node's units at most, before and after each program; over a ground's where
-            total variation counts.
+            total variation counts. Nodes bounded together are not swept, but `rebound`.
         tighten: sweep with the planes that programs prove, too.
         quick: look for a counterexample to start with, where none is given.
         attack: looks for near counterexamples once the tree has grown long; `None` for none.
         attack_share: of the time for either.
         settle: bring the nearest counterexample to the nearest point of its linear region, and of
             those beside it, at the end.
-        tried: units whose children are bounded before one is chosen (`GAINS`).
+        tried: units whose children are bounded before one is chosen (`GAINS`), of programs.
         reliable: a unit whose gains were seen so often on both sides is not tried again.
         batch: how many nodes are bounded together, by ascent on slopes, and split; programs are
             left the nodes without an open phase. 0 for programs alone.
@@ -101,7 +108,7 @@ class SparseOptions:
     """
 
     branching: Branching = Branching.GAP
-    order: Order = Order.PLUNGE
+    order: Order = Order.BEST
     on_first: bool = False
     heuristic: Heuristic = Heuristic.EVERY
     cutoff: bool = True

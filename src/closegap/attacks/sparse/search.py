@@ -197,6 +197,6 @@ class SparseSearch:
         open_ = tree.open_nodes()
         if not len(open_):
             return None
-        if self._options.order is Order.DEPTH and not self._options.batch:
+        if self._options.order is Order.DEPTH:
             return int(open_[-1])
         return int(open_[np.argmin(tree.lower(open_))])

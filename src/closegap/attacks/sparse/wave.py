@@ -37,13 +37,13 @@ class Front:
     Attributes:
         lower: proved bounds.
         ranges: of the units wherever an input counts, `[B, U]`.
-        units: to split, -1 where no phase is open.
+        given: what open phases cost the planes, `[B, U]`; -1 where they are fixed.
         climbed: slopes, and where the planes are least.
     """
 
     lower: Float[np.ndarray, "B"]
     ranges: Ranges
-    units: Int[np.ndarray, "B"]
+    given: Float[np.ndarray, "B U"]
     climbed: Climbed
 
 
@@ -72,10 +72,7 @@ def bounded_front(
         ranges = Ranges(low, high)
         beyond = (low > high).any(axis=1)  # nothing there is nearer than the limit
         lower = np.where(beyond, np.maximum(lower, nodes.ground.limit), lower)
-    given = np.where(ranges.free, climbed.given, -1.0)
-    given = np.pad(given, ((0, 0), (0, 1)), constant_values=-1.0)  # there may be no units
-    units = np.where(given.max(axis=1) < 0, -1, given.argmax(axis=1))
-    return Front(lower, ranges, units, climbed)
+    return Front(lower, ranges, np.where(ranges.free, climbed.given, -1.0), climbed)
 
 
 def started(nodes: Nodes, ranges: Ranges, parents: Sequence[Slopes | None]) -> Slopes:
