@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from test_sparse_tree import asked, judged
+from test_sparse_tree import BARE, GRID, asked, judged, solved
 
 from closegap.attacks.sparse.incumbent import Incumbent
-from closegap.attacks.sparse.options import OURS
+from closegap.attacks.sparse.options import OURS, PAPER, Branching
 from closegap.attacks.sparse.pixel_bounds import PixelBounds, PixelSeen
 from closegap.attacks.sparse.pixel_search import PixelSearch
 from closegap.attacks.sparse.pixel_sets import FREE, HELD, PixelSets
@@ -229,3 +229,18 @@ def test_only_margins_above_zero_close_regions(
     search.grow(Budget.of_seconds(20.0))
     assert (best.lower == math.inf) == (lower > 0) and (best.lower > 0) == (lower > 0)
     assert search.stuck == (lower <= 0)  # the image itself is a region that cannot be cut
+
+
+def test_pixel_counts_are_bracketed() -> None:
+    query = replace(asked(1), objective=L0Distance(GRID))
+    least, found = least_distance(query), solved(query, BARE)
+    assert found.lower <= least <= found.upper
+    assert found.accounting.balanced
+
+
+def test_lower_ends_of_pixel_counts_are_whole() -> None:
+    """Children's programs stop half a pixel below the best: what they prove is a whole one."""
+    for seed in (0, 9):
+        query = replace(asked(seed), objective=L0Distance(GRID))
+        found = solved(query, replace(PAPER, branching=Branching.GAINS))
+        assert found.closed and found.lower == found.upper == least_distance(query)
