@@ -23,6 +23,7 @@ from closegap.attacks.sparse.options import (
     PAPER,
     Branching,
     Curved,
+    GroupOptions,
     Heuristic,
     Order,
     SparseOptions,
@@ -37,7 +38,17 @@ from closegap.specs.objectives import ObjectiveOptions, make_objective
 from closegap.strategy.distance import minimise_distance
 from common import data_root
 
-__all__ = ["METHODS", "MODELS", "PARTS", "Answer", "Outcome", "cpu_seconds", "measured", "queries"]
+__all__ = [
+    "METHODS",
+    "MODELS",
+    "MORE",
+    "PARTS",
+    "Answer",
+    "Outcome",
+    "cpu_seconds",
+    "measured",
+    "queries",
+]
 
 #: By name, the ONNX file, and the archive of its images.
 MODELS: dict[str, tuple[str, str]] = {
@@ -147,9 +158,14 @@ PARTS: dict[str, SparseOptions] = {
     "programs-depth-first": replace(_ALONE, order=Order.DEPTH),
     "programs-best-first": replace(_ALONE, order=Order.BEST),
 }
+#: Ours with a part more.
+MORE: dict[str, SparseOptions] = {
+    "rows": replace(OURS, groups=GroupOptions(after=128)),
+    "programs-rows": replace(_ALONE, groups=GroupOptions(after=16)),
+}
 #: The paper's branch and bound, also with Clarabel for l2 and isotropic variation; this one;
 #: everything together; mixed-integer programs as a whole;
-#: `ours-` and a name of `PARTS`.
+#: `ours-` and a name of `PARTS`, `ours+` and a name of `MORE`.
 METHODS: dict[str, Method] = {
     "paper": partial(_tree, PAPER),
     "paper-clarabel": partial(_tree, replace(PAPER, curved=Curved.CLARABEL)),
@@ -158,6 +174,7 @@ METHODS: dict[str, Method] = {
     "highs": partial(_generic, "highs"),
     "scip": partial(_generic, "scip"),
     **{f"ours-{name}": partial(_tree, options) for name, options in PARTS.items()},
+    **{f"ours+{name}": partial(_tree, options) for name, options in MORE.items()},
 }
 
 

@@ -111,14 +111,16 @@ class CurvedNodes:
             multipliers=duals[program.equations],
             chords=np.maximum(-duals[program.triangles], 0.0),
             flows=flows,
+            joint=np.maximum(duals[program.joint], 0.0),
         )
         return placed(found, program, claim.point)
 
     def _model(self, ranges: Ranges, overshoot: float) -> ConicModel:
         """The node's program."""
         program, model = self._program, self._program.model
-        sides = model.row_upper.copy()
+        sides, least = model.row_upper.copy(), model.row_lower.copy()
         sides[0] -= overshoot
+        least[program.joint] = program.limits(ranges)
         lower, upper = (
             np.concatenate([end, side])
             for end, side in zip(self._ends, program.sides(ranges), strict=True)
@@ -127,7 +129,7 @@ class CurvedNodes:
             curvature=np.concatenate([program.columns.curvature, np.zeros(2 * program.units)]),
             cost=model.cost,
             matrix=model.matrix,
-            row_lower=model.row_lower,
+            row_lower=least,
             row_upper=sides,
             lower=lower,
             upper=upper,

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from closegap.attacks.sparse.ascent import Ascent, Climbed, Slopes
+from closegap.attacks.sparse.ascent import Climbed, Slopes
+from closegap.attacks.sparse.climbing import Climbing, Grouping
 from closegap.attacks.sparse.currents import Currents
 from closegap.attacks.sparse.curved import node_relaxation
 from closegap.attacks.sparse.ground import Ground
+from closegap.attacks.sparse.group_rows import GroupRows
 from closegap.attacks.sparse.options import Curved
 from closegap.attacks.sparse.planes import Planes, Proof, Ranges
 from closegap.attacks.sparse.program import node_program
@@ -70,6 +72,7 @@ class Nodes:
         objective: the distance.
         budget: of every program.
         curved: see `Curved`.
+        grouping: when there shall be rows over groups of units; never, where it is `None`.
     """
 
     def __init__(
@@ -78,18 +81,25 @@ class Nodes:
         objective: Objective,
         budget: Budget,
         curved: Curved = Curved.PLAIN,
+        grouping: Grouping | None = None,
     ) -> None:
         self.ground = ground
         self.programs = 0
         self._planes = Planes(ground, objective)
         self._reach = Reach.of(ground, objective)
         self._currents = Currents(self._reach, 2 * ground.units)
-        self._ascent = Ascent(ground, self._reach)
+        self._grouping = grouping or Grouping()
+        self._climbing = Climbing(self._planes, self._reach, self._grouping, budget)
         self._rebound = Rebound(self._planes, self._reach)
         self._objective = objective
         self._budget = budget
         self._curved = curved
         self._held: dict[int, list[_Held]] = {}
+
+    @property
+    def rows(self) -> GroupRows:
+        """Over groups of units, as yet."""
+        return self._climbing.rows
 
     def propagated(self, row: int, ranges: Ranges) -> tuple[float, Proof]:
         """A bound by linear propagation, and the margin's plane behind it."""
@@ -108,13 +118,7 @@ class Nodes:
             start: where to climb from.
             steps: at most.
         """
-        climbed = self._ascent.climb(rows, ranges, start, steps)
-        proof = self._planes.proof(self._planes.margin(rows), climbed.multipliers, ranges)
-        flows = climbed.slopes.flows
-        lower = self._planes.distance(
-            proof.slopes, proof.constants, flows if flows.shape[1] else None
-        )
-        return lower, climbed, proof
+        return self._climbing.run(rows, ranges, start, steps)
 
     def rebounded(self, ranges: Ranges, margins: Proof) -> Ranges:
         """Tighter ranges of many nodes, where the margins' planes may be at most 0.
@@ -131,8 +135,7 @@ class Nodes:
 
     def start(self, ranges: Ranges) -> Slopes:
         """Where nodes of which nothing is known may start."""
-        variation = self._reach.variation
-        return Slopes.of(self.ground, ranges, None if variation is None else variation.start())
+        return self._climbing.start(ranges)
 
     def settled(self, rounds: int) -> Ranges:
         """Ranges of the units wherever an input is nearer than the ground's limit.
@@ -163,6 +166,8 @@ class Nodes:
         Returns:
             what was found, and the margin's plane behind the bound, if the solver gave one.
         """
+        if self._grouping.programs and self._climbing.joined(row, ranges):
+            self._held.clear()
         relaxation = self._relaxation(row, ranges)
         if relaxation.priced:
             return self._once(row, relaxation, ranges, stop * (1 + DISTANCE_STEP))
@@ -247,7 +252,10 @@ class Nodes:
     def _proof(self, row: int, found: Solved, ranges: Ranges) -> Proof:
         assert found.multipliers is not None
         margin = self._planes.margin(row).times(np.array([found.price]))
-        return self._planes.proof(margin, found.multipliers[None], ranges)
+        joint = None
+        if found.joint is not None and len(found.joint):
+            joint = self.rows.within(ranges).weighed(found.joint[None])
+        return self._planes.proof(margin, found.multipliers[None], ranges, joint)
 
     def _relaxation(self, row: int, ranges: Ranges) -> NodeRelaxation:
         """The narrowest program that holds the node; a new one where all are much wider."""
@@ -255,9 +263,11 @@ class Nodes:
         wide = [entry for entry in held if _holds(entry.ranges, ranges)]
         best = min(wide, key=lambda entry: _width(entry.ranges, ranges), default=None)
         if best is None or _width(ranges, ranges) < _NARROWER * _width(best.ranges, ranges):
+            rows = self.rows if self._grouping.programs else GroupRows.of(self.ground)
+            ground = self.ground
             relaxation = node_relaxation(
-                node_program(self.ground, self._objective, row, ranges),
-                lambda: node_program(self.ground, L1Distance(), row, ranges),
+                node_program(ground, self._objective, row, ranges, rows),
+                lambda: node_program(ground, L1Distance(), row, ranges, rows),
                 self._curved,
             )
             best = _Held(ranges, relaxation)

@@ -7,9 +7,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from closegap.attacks.activation.nearest import NearestAttack
+from closegap.bounds.multineuron.vertices import GREATEST_GROUP
+from closegap.core.errors import OptionError
 from closegap.core.numerics import DISTANCE_TOLERANCE
 
-__all__ = ["OURS", "PAPER", "Branching", "Curved", "Heuristic", "Order", "SparseOptions"]
+__all__ = [
+    "OURS",
+    "PAPER",
+    "Branching",
+    "Curved",
+    "GroupOptions",
+    "Heuristic",
+    "Order",
+    "SparseOptions",
+]
 
 
 class Branching(StrEnum):
@@ -64,6 +75,41 @@ class Curved(StrEnum):
 
 
 @dataclass(frozen=True)
+class GroupOptions:
+    """Which undecided neurons are bounded together, by rows over their hulls.
+
+    Attributes:
+        size: neurons a group, from two to four.
+        units: of each layer, those considered: where the bounds lose most.
+        groups: a layer, at most.
+        rows: of each layer in each round, at most (one for each of `points` at least).
+        points: nodes at which rows cut off what the bounds rest on.
+        rounds: of rows that cut off what the bounds rest on.
+        steps: of the ascent after each round, for one node.
+        worth: rows stay where they win at least this share of what planes of open nodes are below
+            zero: with them every node is dearer.
+        after: rows are looked for once so many nodes were bounded; `None` for never.
+
+    Raises:
+        OptionError: groups of another size.
+    """
+
+    size: int = 3
+    units: int = 25
+    groups: int = 50
+    rows: int = 50
+    points: int = 8
+    rounds: int = 2
+    steps: int = 30
+    worth: float = 0.1
+    after: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.size <= GREATEST_GROUP:
+            raise OptionError(f"groups have 2 to {GREATEST_GROUP} neurons, got {self.size}")
+
+
+@dataclass(frozen=True)
 class SparseOptions:
     """The parts.
 
@@ -96,6 +142,7 @@ class SparseOptions:
         rebound: nodes with a bound of at least this share of the best distance bound their units
             again when they are split; infinity for none. What is gained further up is less: there
             the margins' planes hardly cut the region.
+        groups: rows over groups of neurons.
         tolerance: a node this close to the best distance is closed.
         within: only inputs nearer than this count; no greater bound is proved.
         climb: steps on the slopes of each neuron's bounds within such a distance; 0 for none.
@@ -126,6 +173,7 @@ class SparseOptions:
     batch: int = 64
     steps: int = 8
     rebound: float = 0.2
+    groups: GroupOptions = field(default_factory=GroupOptions)
     tolerance: float = DISTANCE_TOLERANCE
     within: float = math.inf
     climb: int = 0

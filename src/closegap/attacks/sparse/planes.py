@@ -26,7 +26,7 @@ from closegap.specs.objectives import L1TvDistance, Objective
 from closegap.specs.objectives.separable import HalfBox
 from closegap.specs.objectives.variation import Variation
 
-__all__ = ["Functions", "Planes", "Proof", "Ranges"]
+__all__ = ["Functions", "Joint", "Planes", "Proof", "Ranges"]
 
 Array = NDArray[np.float64]
 
@@ -84,6 +84,22 @@ class Functions:
         return Functions(
             factor[:, None] * self.rows, factor * self.offsets, np.abs(factor) * self.slack
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Functions `constant - inner . z - outer . h` of units that are at most `lost` in a node.
+
+    Attributes:
+        inner, outer: `[B, U]`.
+        constant: `[B]`.
+        lost: what rounding takes of planes that have such a function added, too, `[B]`.
+    """
+
+    inner: Float[np.ndarray, "B U"]
+    outer: Float[np.ndarray, "B U"]
+    constant: Float[np.ndarray, "B"]
+    lost: Float[np.ndarray, "B"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,17 +170,35 @@ class Planes:
         found = self._objective.least(ground.image, -slopes, -constants, ground.lower, ground.upper)
         return np.where(np.isnan(found), -np.inf, found)
 
-    def proof(self, functions: Functions, y: Float[np.ndarray, "B U"], ranges: Ranges) -> Proof:
-        """Planes below functions from multipliers."""
+    def proof(
+        self,
+        functions: Functions,
+        y: Float[np.ndarray, "B U"],
+        ranges: Ranges,
+        joint: Joint | None = None,
+    ) -> Proof:
+        """Planes below functions from multipliers.
+
+        Args:
+            functions: what to bound.
+            y: multipliers of the units' equations.
+            ranges: the node.
+            joint: what rows over groups of units add.
+        """
         ground, count = self.ground, self.ground.inputs
         y = np.where(np.isfinite(y), y, 0.0)
         total = functions.rows + y @ ground.weight
-        either, on, off, worst = self.given(total[:, count:], y, ranges)
+        through, pulled = total[:, count:], y
+        if joint is not None:
+            through, pulled = through - joint.outer, y + joint.inner
+        either, on, off, worst = self.given(through, pulled, ranges)
         size = np.abs(functions.rows) @ ground.reach + np.abs(functions.offsets)
         size += np.abs(y) @ self._read
         lost = functions.slack + np.abs(y) @ ground.slack
         constant = functions.offsets + y @ ground.bias + worst.sum(axis=1)
         constant = constant - 2 * lost - self._steps * size
+        if joint is not None:
+            constant = constant + joint.constant - joint.lost
         return Proof(total[:, :count], constant, either, on, off)
 
     def given(

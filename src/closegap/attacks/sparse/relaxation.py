@@ -39,6 +39,7 @@ class Solved:
         multipliers: of the units' equations, as in `planes.Multipliers`, `[U]`.
         chords: how much each triangle's upper side is worth, `[U]`, not negative.
         flows: of total variation's terms, as in `Variation`, `[E]`.
+        joint: multipliers of the rows over groups of units, `[R]`, not negative.
         answered: whether the solver gave multipliers at all.
     """
 
@@ -50,6 +51,7 @@ class Solved:
     multipliers: Float[np.ndarray, "U"] | None = None
     chords: Float[np.ndarray, "U"] | None = None
     flows: Float[np.ndarray, "E"] | None = None
+    joint: Float[np.ndarray, "R"] | None = None
 
     @property
     def answered(self) -> bool:
@@ -90,6 +92,7 @@ class LinearNodes:
         self._top = float(program.model.row_upper[0])
         self._sides = np.stack([side[program.start :] for side in (
             program.model.lower, program.model.upper)])  # fmt: skip
+        self._limits = program.model.row_lower[program.joint]
         self._shift = 0.0
         self._radius = math.inf
 
@@ -131,6 +134,12 @@ class LinearNodes:
             columns = self._program.start + moved
             self._session.set_column_bounds(columns, wanted[0, moved], wanted[1, moved])
             self._sides = wanted
+        limits = self._program.limits(ranges)
+        risen = np.flatnonzero(limits != self._limits)
+        if len(risen):
+            rows, free = self._program.joint.start + risen, np.full(len(risen), np.inf)
+            self._session.set_row_bounds(rows, limits[risen], free)
+            self._limits = limits
 
     def _demand(self, overshoot: float) -> None:
         if overshoot != self._shift:
@@ -178,6 +187,7 @@ class LinearNodes:
             price=price,
             multipliers=duals[program.equations],
             chords=np.maximum(-duals[program.triangles], 0.0),
+            joint=np.maximum(duals[program.joint], 0.0),
         )
         return found if claim.point is None else placed(found, program, claim.point)
 

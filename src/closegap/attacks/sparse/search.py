@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.answer import SparseAnswer
+from closegap.attacks.sparse.climbing import Grouping
 from closegap.attacks.sparse.ground import Ground, make_ground
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.leaves import Leaves
@@ -60,6 +61,7 @@ class SparseSearch:
         self._programs = 0
         self._reason: Reason | None = None
         self._leaves = leaves = Leaves(options, query, incumbent)
+        self._grouping = Grouping(options.groups, programs=not options.batch)
         self._starts = Starts(options, query, budget, incumbent)
         lookout = Lookout(options, query, incumbent, budget)
         self._visits = Visits(options, leaves, lookout, budget, self._watch)
@@ -176,13 +178,17 @@ class SparseSearch:
             ground = self._bounded_within(limit)
         if ground is not None:
             old = self._nodes
-            self._nodes = Nodes(ground, self._query.objective, self._budget, self._options.curved)
+            self._nodes = self._nodes_on(ground)
             if old is not None:
                 self._programs += old.programs
                 with self._watch.part("sweeps"):
                     whole = self._nodes.settled(self._options.sweeps)
                 self._leaves.move(old.ground, ground, whole)
         return self._nodes is not None
+
+    def _nodes_on(self, ground: Ground) -> Nodes:
+        objective, curved = self._query.objective, self._options.curved
+        return Nodes(ground, objective, self._budget, curved, self._grouping)
 
     def _bounded_within(self, limit: float) -> Ground | None:
         inner = math.isfinite(self._options.within)

@@ -8,6 +8,7 @@ margin and one of the region's radius are sought by search; whatever they are, t
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from closegap.attacks.sparse.currents import Currents
@@ -15,7 +16,7 @@ from closegap.attacks.sparse.planes import Functions, Planes, Proof, Ranges
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY, gamma
 
-__all__ = ["sweep"]
+__all__ = ["lowered", "sweep"]
 
 Array = NDArray[np.float64]
 
@@ -68,14 +69,22 @@ def _least(
     numbers = 2 * both + (sign < 0)
     best = np.full(len(both), -np.inf)
     if not margins:
-        best = _lowered(currents.least(proof.slopes, numbers), proof, ground.reach)
+        best = lowered(currents.least(proof.slopes, numbers), proof, ground.reach)
     for margin in margins:
         best = np.maximum(best, _constrained(currents, numbers, proof, margin, ground.reach))
     return best.reshape(2, -1)
 
 
-def _lowered(least: Array, proof: Proof, reach: Array) -> Array:
-    """The planes' least values from those of their linear parts."""
+def lowered(
+    least: Float[np.ndarray, "B"], proof: Proof, reach: Float[np.ndarray, "C"]
+) -> Float[np.ndarray, "B"]:
+    """The planes' least values from those of their linear parts.
+
+    Args:
+        least: lower bounds of `slopes . difference`.
+        proof: the planes.
+        reach: the ground's.
+    """
     size = np.abs(proof.slopes) @ reach[: proof.slopes.shape[1]] + np.abs(proof.constants)
     return np.asarray(least + proof.constants - gamma(16) * size)
 

@@ -83,4 +83,5 @@ def started(nodes: Nodes, ranges: Ranges, parents: Sequence[Slopes | None]) -> S
             start.alpha[at] = slopes.alpha[0]
             start.beta[at] = slopes.beta[0]
             start.flows[at] = slopes.flows[0]
+            start.joint[at, : slopes.joint.shape[1]] = slopes.joint[0]
     return start

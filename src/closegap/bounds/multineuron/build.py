@@ -19,7 +19,7 @@ from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT, TINY, VIOLATION
 from closegap.graph import ops
 
-__all__ = ["make_hulls", "separating_cuts"]
+__all__ = ["lifted_hulls", "make_hulls", "separating_cuts"]
 
 #: Points separated from all hulls of a layer at a time.
 _POINTS = 16
@@ -47,14 +47,37 @@ def make_hulls(
     node = graph.nodes[activation]
     slope = node.op.slope if isinstance(node.op, ops.LeakyRelu) else 0.0
     limits = octahedra(bounder, region, node.inputs[0], groups, budget, optimiser)
+    return lifted_hulls(limits, groups, slope, (node.inputs[0], activation), node.shape)
+
+
+def lifted_hulls(
+    limits: Float[np.ndarray, "G directions"],
+    groups: Int[np.ndarray, "G k"],
+    slopes: float | Float[np.ndarray, "G k"],
+    nodes: tuple[int, int],
+    shape: tuple[int, ...],
+) -> VertexHulls:
+    """The hulls of `(z, max(z, slope z))` over octahedra.
+
+    Args:
+        limits: of each group, in the order of `directions`; the octahedra hold at least one point.
+        groups: flat indices of neurons.
+        slopes: below zero, from zero to one.
+        nodes: numbers of the neurons' inputs and outputs.
+        shape: of both.
+
+    Raises:
+        ValueError: an octahedron has no point.
+    """
     vertices, tolerance = enumerate_vertices(limits, groups.shape[1])
-    if isinstance(node.op, ops.LeakyRelu):
+    below = np.broadcast_to(np.asarray(slopes, dtype=np.float64), groups.shape)[:, None]
+    if below.any():  # products, then, each rounded
         tolerance = tolerance + FLOAT64_UNIT * np.abs(vertices).max(axis=(1, 2), initial=0.0)
-    lifted = np.concatenate([vertices, np.maximum(vertices, slope * vertices)], axis=2)
+    lifted = np.concatenate([vertices, np.maximum(vertices, below * vertices)], axis=2)
     return VertexHulls(
-        feed=node.inputs[0],
-        activation=activation,
-        shape=node.shape,
+        feed=nodes[0],
+        activation=nodes[1],
+        shape=shape,
         members=torch.as_tensor(groups),
         lifted=torch.as_tensor(lifted),
         tolerance=torch.as_tensor(tolerance),
