@@ -85,7 +85,7 @@ def test_the_tree_closes_at_the_enumerated_distance(rng: np.random.Generator, na
         )
         assert found.closed, (name, objective.name)
         assert found.lower <= least + 1e-7 and found.upper >= least - 1e-7
-        assert found.upper - found.lower <= OURS.tolerance + 1e-9
+        assert OURS.tolerance.closes(found.lower, found.upper)
         assert found.witness is not None
         outputs = replayer(query.network).outputs_float32(found.witness[None])[0]
         assert outputs.argmax() == query.target

@@ -107,7 +107,7 @@ def test_every_distance_is_the_enumerated_one() -> None:
         assert found.closed and found.accounting.balanced
         assert found.lower <= least + 1e-7
         assert found.upper >= least - 1e-7
-        assert found.upper - found.lower <= OURS.tolerance + 1e-9
+        assert OURS.tolerance.closes(found.lower, found.upper)
         assert objective.integral or found.upper <= least + 3e-6
         assert found.witness is not None and judged(wanted, found.witness)
 
@@ -124,7 +124,7 @@ def test_every_part_may_be_left_out(name: str, objective: Objective) -> None:
     least, found = least_distance(query), solved(query, VARIANTS[name])
     assert found.accounting.balanced
     assert found.lower <= least + 1e-7 and found.upper >= least - 1e-7
-    assert found.closed and found.upper - found.lower <= OURS.tolerance + 1e-9
+    assert found.closed and OURS.tolerance.closes(found.lower, found.upper)
 
 
 def test_leaky_networks_and_single_targets() -> None:
@@ -135,7 +135,7 @@ def test_leaky_networks_and_single_targets() -> None:
         least, found = least_distance(query), solved(query, BARE)
         assert found.lower <= least + 1e-7
         if math.isfinite(least):
-            assert found.closed and found.upper - least <= 2 * OURS.tolerance
+            assert found.closed and found.upper - least <= 2 * OURS.tolerance.width(least)
 
 
 def test_a_counterexample_below_a_proof_is_an_error() -> None:

@@ -236,3 +236,20 @@ def test_the_order_of_flat_colour_inputs_is_asked_for_or_said(call: Call, tmp_pa
     near = ("attack", model, "--data", images, "--method", "sigma-zero", "--json")
     found = [call(*near, *more).rows[0]["pixels"] for more in ((), ("--layout", "hwc"))]
     assert found == [3, 1]
+
+
+def test_how_narrow_a_closed_bracket_is(call: Call, model: Path, right: Path) -> None:
+    asked = ("attack", model, "--data", right, *QUICK)
+    for text in ("nan", "-1", "inf", "0", "few", "100%"):
+        said = call(*asked, "--minimise", "linf", "--tolerance", text)
+        assert said.code == 2 and "is no tolerance: give a positive number" in said.err
+    said = call("attack", *asked[1:], "--method", "pgd", "--eps", "0.1", "--tolerance", "1%")
+    assert said.code == 2 and "--tolerance goes with --minimise" in said.err
+    coarse = call(*asked, "--minimise", "linf", "--tolerance", "50%", "--timeout", "5")
+    assert coarse.code == 0, coarse.err
+    for row in coarse.rows:
+        assert row["options"] == {"tolerance": "50%"}
+        assert row["tolerance"] == pytest.approx(max(0.5 * row["upper"], 1e-6))
+        assert (row["verdict"] == "closed") == (row["upper"] - row["lower"] <= row["tolerance"])
+    closed = [row for row in coarse.rows if row["verdict"] == "closed"]
+    assert closed and f"closed within {closed[0]['tolerance']:.2g}" in coarse.err

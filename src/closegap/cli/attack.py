@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from closegap.cli.archives import ended, npz_file, witnesses, write_archive
-from closegap.cli.options import data_options, names, norm_or_pixels, number
+from closegap.cli.options import data_options, names, norm_or_pixels, number, tolerance
 
 if TYPE_CHECKING:
     from closegap.evaluate.attacking import AttackedImage
@@ -69,6 +69,13 @@ __all__ = ["attack_command"]
     help="With --minimise: one of tree, paper, paper-clarabel, mip, highs and scip alone for the "
     "lower end.",
 )
+@click.option(
+    "--tolerance",
+    type=tolerance,
+    help="With --minimise: a bracket this narrow is closed: a number such as 1e-5, in the "
+    "distance's units, or a share of the distance such as 0.1%; the lesser of 1e-4 and 0.1% if it "
+    "is left out.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Gradient steps.")
 @click.option("--restarts", type=click.IntRange(min=1), help="Independent runs for each target.")
 @click.option("--step-size", type=number, help="Of the first step, as a share of the radius.")
@@ -108,7 +115,8 @@ def attack_command(model: Path, **options: Any) -> None:
 
         minimise(model, options)
         return
-    for name in ("kappa", "tv_of", "isotropic", "png", "store", "target", "exact", "outright"):
+    minimising = ("kappa", "tv_of", "isotropic", "png", "store", "target", "exact", "outright")
+    for name in (*minimising, "tolerance"):
         if options[name] not in (None, False):
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --minimise")
     if options["method"] is None:

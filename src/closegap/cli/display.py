@@ -209,6 +209,8 @@ def tell_distance(record: DistanceRecord, done: int, total: int) -> None:
     bracket = f"{record.lower:.5g} .. {record.upper:.5g}  {record.state}"
     if record.none_exists:
         bracket = "no counterexample exists"
+    elif record.state == "closed":
+        bracket += f" within {record.tolerance:.2g}"
     Console(stderr=True, highlight=False).print(
         f"{done}/{total}  image {record.index}  {record.distance}  {bracket}  "
         f"{duration(record.seconds)}",

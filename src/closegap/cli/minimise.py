@@ -95,13 +95,11 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
     data, layout = fitted(part, network, options["layout"]), options["layout"]
     if layout is None and told_layout(network) == "hwc":
         layout = "hwc"  # pictures are drawn from records, which know no network
+    kept = (target, options["exact"], layout, options["outright"], options["tolerance"])
     return plan_distances(
         network,
         data,
-        [
-            Distance(name, chosen, target, options["exact"], layout, options["outright"])
-            for name in names
-        ],
+        [Distance(name, chosen, *kept) for name in names],
         timeout=options["timeout"],
         seed=options["seed"],
         data_digest=whole.digest,

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from closegap.core.errors import OptionError
+
 if TYPE_CHECKING:
+    from closegap.core.tolerance import Tolerance
     from closegap.evaluate import WorkOptions
     from closegap.store import SnapshotFolder
 
@@ -27,6 +30,7 @@ __all__ = [
     "require_writable",
     "run_options",
     "size",
+    "tolerance",
     "work_options",
 ]
 
@@ -87,6 +91,20 @@ def names(value: object) -> tuple[str, ...]:
     if not all(parts):
         raise click.BadParameter(f"'{value}' is not a list of names such as pgd,crown")
     return parts
+
+
+def tolerance(value: object) -> Tolerance:
+    """How narrow a closed bracket is: a number, or a share of the distance such as 0.1%.
+
+    Raises:
+        click.BadParameter: it is neither, or not positive and finite.
+    """
+    from closegap.core.tolerance import Tolerance  # numpy: --help needs none of it
+
+    try:
+        return Tolerance.parse(str(value))
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def size(value: object) -> int:

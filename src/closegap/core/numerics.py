@@ -14,6 +14,7 @@ __all__ = [
     "BISECTION_SPAN",
     "CELL_TOLERANCE",
     "CUT_VIOLATION",
+    "DISTANCE_SHARE",
     "DISTANCE_STEP",
     "DISTANCE_TOLERANCE",
     "FINEST_CUT",
@@ -118,8 +119,10 @@ WALK_DECREASE = 1e-7
 DISTANCE_STEP = 1e-6
 #: An attack is asked again for a point nearer than a known one by at least this share.
 NEARER_SHARE = 1e-4
-#: A bracket of a least distance this narrow is closed.
+#: A bracket of a least distance this narrow is closed, if it is no wider than this share of its
+#: upper end.
 DISTANCE_TOLERANCE = 1e-4
+DISTANCE_SHARE = 1e-3
 
 #: A least margin known to this is known, relative to 1 or to itself, whichever is larger. Points
 #: are float32, so the attained end lies above the optimum by about as much.

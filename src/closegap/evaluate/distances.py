@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.minimal.grid import as_picture
 from closegap.core.errors import OptionError
+from closegap.core.tolerance import Tolerance
 from closegap.data import DataSet
 from closegap.evaluate import provenance
 from closegap.evaluate.metrics import picture_metrics
@@ -46,6 +47,7 @@ class Distance:
         exact: see `minimise_distance`.
         layout: of flat inputs, which entries are one pixel; `None` for what the network tells.
         outright: whether the target must win over all classes, not only over the label.
+        tolerance: see `minimise_distance`.
 
     Raises:
         OptionError: the name, or the exact solver, is unknown; no target is to win outright.
@@ -57,6 +59,7 @@ class Distance:
     exact: str | None = None
     layout: Layout | None = None
     outright: bool = False
+    tolerance: Tolerance | None = None
 
     def __post_init__(self) -> None:
         require_exact(self.exact)
@@ -81,6 +84,8 @@ class Distance:
             facts["outright"] = True
         if self.exact is not None:
             facts["exact"] = self.exact
+        if self.tolerance is not None:
+            facts["tolerance"] = str(self.tolerance)
         if self.layout is not None:
             facts["layout"] = self.layout
         return facts
@@ -216,7 +221,11 @@ def _measured(
     stopped: DistanceInterrupted | None = None
     try:
         result = minimise_distance(
-            query, timeout=plan.header.timeout, exact=distance.exact, seed=plan.header.seed
+            query,
+            timeout=plan.header.timeout,
+            tolerance=distance.tolerance,
+            exact=distance.exact,
+            seed=plan.header.seed,
         )
     except DistanceInterrupted as stop:
         stopped, result = stop, stop.result

@@ -44,7 +44,7 @@ class DistanceRecord:
         target: the class found at the witness, or `None`.
         lower: proved: nearer than this the label is kept; infinity where all of [0, 1] keeps it.
         upper: the witness's distance, rounded up; infinity where none was found.
-        tolerance: a bracket this narrow is closed.
+        tolerance: a bracket of this upper end is closed where it is this narrow.
         seconds: wall-clock.
         detail: notes: the class of the rounded picture, why something is missing.
         history: every improvement of the bracket.
@@ -130,6 +130,7 @@ class DistanceRecord:
             "lower": self.lower if math.isfinite(self.lower) else None,
             "upper": self.upper if math.isfinite(self.upper) else None,
             "verdict": self.state,
+            "tolerance": self.tolerance,
             "target": self.target,
             "rounding": self.rounding,
             "seconds": round(self.seconds, 6),

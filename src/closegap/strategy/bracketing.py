@@ -23,6 +23,7 @@ from closegap.core.budget import Budget
 from closegap.core.errors import SoundnessError
 from closegap.core.numerics import DISTANCE_STEP, FLOAT64_UNIT, TINY
 from closegap.core.stopwatch import Stopwatch
+from closegap.core.tolerance import Tolerance
 from closegap.core.verdict import Verdict
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
@@ -66,7 +67,7 @@ class Bracketing:
     """The bracket of one distance while it narrows."""
 
     def __init__(
-        self, query: DistanceQuery, tolerance: float, attack: NearestAttack, budget: Budget
+        self, query: DistanceQuery, tolerance: Tolerance, attack: NearestAttack, budget: Budget
     ) -> None:
         self._query = query
         self._tolerance = tolerance
@@ -209,13 +210,13 @@ class Bracketing:
         turn = turn or self._budget
         effort = (_FIRST_SHARE if turn is self._budget else _TURN_FIRST) * turn.remaining
         while not (self._done or turn.expired):
-            below = self._best.distance - _BELOW * self._tolerance
+            below = self._best.distance - _BELOW * self._width
             wide = self._lower < _WIDE * self._best.distance
             first = min(_WIDE_TRY * effort if wide else effort, turn.remaining)
             self._try(min(below, self._farthest), engines, first)
             for _ in range(_MIDDLES):
                 high = min(self._farthest, self._best.distance)
-                if self._done or turn.expired or high - self._lower <= self._tolerance:
+                if self._done or turn.expired or high - self._lower <= self._width:
                     break
                 radius = self._lower + self._step * (high - self._lower)
                 moved = self._try(radius, engines, _MIDDLE_SHARE * effort)
@@ -230,7 +231,7 @@ class Bracketing:
             self._turn(self._budget.remaining)
             return
         starts = () if self._best.point is None else (self._best.point,)
-        solver = EXACT[name](self._lower)
+        solver = EXACT[name](self._lower, self._tolerance)
         with self.watch.part(name):
             answer = solver.run(self._query, self._budget, self._counts, starts, self._prove)
         self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
@@ -252,7 +253,12 @@ class Bracketing:
     def _done(self) -> bool:
         if self._lower == math.inf or self._budget.expired:
             return True
-        return self._best.distance - self._lower <= self._tolerance
+        return self._tolerance.closes(self._lower, self._best.distance)
+
+    @property
+    def _width(self) -> float:
+        """Of a closed bracket."""
+        return self._tolerance.width(self._best.distance)
 
     @property
     def _farthest(self) -> float:
@@ -329,7 +335,7 @@ class Bracketing:
             self._lower,
             self._best.distance,
             self._best.point,
-            self._tolerance,
+            self._width,
             time.monotonic() - self._started,
             tuple(self._history),
             self._counts_of,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
-from closegap.core.numerics import DISTANCE_TOLERANCE
+from closegap.core.tolerance import Tolerance
 from closegap.specs.distance import DistanceQuery
 from closegap.strategy.bracketing import Bracketing
 from closegap.strategy.distance_result import DistanceInterrupted, DistanceResult
@@ -31,7 +31,7 @@ def minimise_distance(
     query: DistanceQuery,
     *,
     timeout: float = 60.0,
-    tolerance: float = DISTANCE_TOLERANCE,
+    tolerance: Tolerance | float | None = None,
     engines: Sequence[str] = _COMPLETE,
     attack: NearestAttack | None = None,
     exact: str | None = None,
@@ -42,7 +42,8 @@ def minimise_distance(
     Args:
         query: network, image, label and distance.
         timeout: seconds.
-        tolerance: stop once the bracket is this narrow, in input units.
+        tolerance: stop once the bracket is this narrow; a number is a width in the distance's
+            units, `None` is `Tolerance()`.
         engines: for proofs at a radius.
         attack: for witnesses.
         exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these,
@@ -55,15 +56,16 @@ def minimise_distance(
         SoundnessError: a proof and a witness exclude each other.
         DistanceInterrupted: Ctrl-C, with the bracket as it stood.
     """
-    if not (timeout >= 0 and 0 < tolerance < math.inf):
-        raise OptionError(
-            f"timeout {timeout} must not be negative, tolerance {tolerance} positive and finite"
-        )
+    if not timeout >= 0:
+        raise OptionError(f"timeout {timeout} must not be negative")
+    near = Tolerance() if tolerance is None else tolerance
+    if not isinstance(near, Tolerance):
+        near = Tolerance(near, math.inf)
     require_exact(exact)
     norm = query.objective.norm
     solvers = [exact] if exact is not None else list(IN_TURN) if norm is None else []
     budget = Budget.of_seconds(timeout, seed=seed)
-    search = Bracketing(query, tolerance, attack or NearestAttack(), budget)
+    search = Bracketing(query, near, attack or NearestAttack(), budget)
     try:
         _narrow(search, solvers, engines)
         search.settle()

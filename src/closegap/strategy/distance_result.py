@@ -19,7 +19,7 @@ class DistanceResult:
         lower: proved: no counterexample is nearer; infinity where there is none at all in [0, 1].
         upper: attained by `witness`; infinity where none was found.
         witness: float32, replayed, in the network's input shape.
-        tolerance: a bracket this narrow is closed.
+        tolerance: a bracket of this upper end is closed where it is this narrow.
         seconds: wall-clock.
         history: seconds, lower and upper end after every improvement.
         counts: what was done how often, such as nodes.

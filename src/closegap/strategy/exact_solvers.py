@@ -15,6 +15,7 @@ from closegap.attacks.sparse.incumbent import OnProved, unheard
 from closegap.attacks.sparse.options import OURS, PAPER, Curved
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
+from closegap.core.tolerance import Tolerance
 from closegap.specs.distance import DistanceQuery
 
 __all__ = ["EXACT", "IN_TURN", "ExactAnswer", "ExactSolver"]
@@ -60,15 +61,18 @@ class ExactSolver(Protocol):
         """Search under the nearest of `starts` until the budget ends; tell of every lower end."""
 
 
-#: Exact solvers by name, made from a proved lower end; each goes on where the one before it ended.
+#: Exact solvers by name, made from a proved lower end and how near the ends are to come; each goes
+#: on where the one before it ended.
 #: The tree needs no attack of its own: it is started at a counterexample, where one was found.
-EXACT: dict[str, Callable[[float], ExactSolver]] = {
-    "tree": lambda known: SparseTree(replace(OURS, attack=None, known=known)),
-    "paper": lambda known: SparseTree(PAPER),
-    "paper-clarabel": lambda known: SparseTree(replace(PAPER, curved=Curved.CLARABEL)),
-    "mip": lambda known: GenericMip(),
-    "highs": lambda known: GenericMip("highs"),
-    "scip": lambda known: GenericMip("scip"),
+EXACT: dict[str, Callable[[float, Tolerance], ExactSolver]] = {
+    "tree": lambda known, near: SparseTree(replace(OURS, attack=None, known=known, tolerance=near)),
+    "paper": lambda known, near: SparseTree(replace(PAPER, tolerance=near)),
+    "paper-clarabel": lambda known, near: SparseTree(
+        replace(PAPER, curved=Curved.CLARABEL, tolerance=near)
+    ),
+    "mip": lambda known, near: GenericMip(tolerance=near),
+    "highs": lambda known, near: GenericMip("highs", tolerance=near),
+    "scip": lambda known, near: GenericMip("scip", tolerance=near),
 }
 #: Those that are asked one after the other where none is named.
 IN_TURN = ("tree", "mip")

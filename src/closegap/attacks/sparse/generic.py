@@ -28,6 +28,7 @@ from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import EncodingError
 from closegap.core.numerics import MIP_BOUND_MARGIN, MIP_RESOLUTION, REPLAY_SLACK
+from closegap.core.tolerance import Tolerance
 from closegap.encode import EncodeOptions, encode
 from closegap.encode.distances import EncodedDistance, encode_distance
 from closegap.mip.model import Array, Claim, Emphasis, SolveOptions, Status
@@ -42,6 +43,8 @@ __all__ = ["GenericAnswer", "GenericMip"]
 
 #: A solution's margin is pushed below zero by the replay's slack times these.
 _OVERSHOOTS = (1.0, 4.0, 16.0)
+#: Of the tolerance, how near to the incumbent a bound has to be.
+_NEARLY = 0.9
 #: The activations' bounds are made anew once the incumbent has shrunk to this share.
 _SHRUNK = 0.9
 
@@ -54,14 +57,15 @@ class GenericMip:
         solver: a backend's name, or `None` for the registry's choice.
         emphasis: see `SolveOptions`.
         rounds: of tangents, where the solver knows no cones (l2, isotropic total variation).
-        tolerance: a clause is left once its bound is this close to the incumbent.
+        tolerance: a clause is left once its bound is nearly this close to the incumbent; distances
+            that are whole numbers have their own.
         encode: how the network is written.
     """
 
     solver: str | None = None
     emphasis: Emphasis = "light"
     rounds: int = 40
-    tolerance: float = MIP_BOUND_MARGIN
+    tolerance: Tolerance = field(default_factory=lambda: Tolerance(MIP_BOUND_MARGIN, math.inf))
     encode: EncodeOptions = field(default_factory=EncodeOptions)
 
     def run(
@@ -217,7 +221,7 @@ class _Run:
             threads=budget.threads,
             seed=budget.seed,
             start=self._start(program),
-            stop_at_bound=limit + allowance - self._options.tolerance,
+            stop_at_bound=limit + allowance - self._gap(limit),
             on_incumbent=lambda values, _: self._repair(program, values, solver),
             emphasis=self._options.emphasis,
         )
@@ -228,6 +232,12 @@ class _Run:
         else:
             self._details.append(f"clause {clause}: {words}")
         self._judge_claim(clause, claim, allowance, limit)
+
+    def _gap(self, limit: float) -> float:
+        """How far below the limit a bound is enough."""
+        if self._query.objective.integral:
+            return MIP_BOUND_MARGIN
+        return max(_NEARLY * self._options.tolerance.width(limit), MIP_BOUND_MARGIN)
 
     def _note(self, words: str) -> None:
         self._details.append(words)

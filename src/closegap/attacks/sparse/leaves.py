@@ -59,7 +59,8 @@ class Leaves:
             return self.limit - 0.5
         if self._options.within < self._incumbent.distance:
             return self._options.within
-        return min(self._incumbent.distance - self._options.tolerance, self._beyond)
+        best = self._incumbent.distance
+        return min(best - self._options.tolerance.width(best), self._beyond)
 
     @property
     def limit(self) -> float:

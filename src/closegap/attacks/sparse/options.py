@@ -9,7 +9,7 @@ from enum import StrEnum
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.bounds.multineuron.vertices import GREATEST_GROUP
 from closegap.core.errors import OptionError
-from closegap.core.numerics import DISTANCE_TOLERANCE
+from closegap.core.tolerance import Tolerance
 
 __all__ = [
     "OURS",
@@ -174,7 +174,7 @@ class SparseOptions:
     steps: int = 8
     rebound: float = 0.2
     groups: GroupOptions = field(default_factory=GroupOptions)
-    tolerance: float = DISTANCE_TOLERANCE
+    tolerance: Tolerance = field(default_factory=Tolerance)
     within: float = math.inf
     climb: int = 0
     staged: bool = True

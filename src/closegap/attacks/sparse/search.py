@@ -154,7 +154,7 @@ class SparseSearch:
         """The bracket as it stands."""
         accounting = self._leaves.tree.accounting()
         best = self._incumbent
-        closed = self.closed or best.distance - best.lower <= self._options.tolerance
+        closed = self.closed or self._options.tolerance.closes(best.lower, best.distance)
         reason = self._reason or (Reason.TIME if self._budget.expired else Reason.INCOMPLETE)
         return SparseAnswer(
             lower=min(best.lower, best.distance),

@@ -133,7 +133,7 @@ class StagedSearch:
     @property
     def _ended(self) -> bool:
         best = self._incumbent
-        if self._whole.closed or best.distance - best.lower <= self._options.tolerance:
+        if self._whole.closed or self._options.tolerance.closes(best.lower, best.distance):
             return True
         if self._pixels is not None and self._pixels.paused:
             return False
