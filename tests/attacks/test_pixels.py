@@ -68,6 +68,23 @@ def holds(sets: PixelSets, grid: Grid, image: np.ndarray, point: np.ndarray) -> 
 GRIDS = [Grid(1, 3, 3), Grid(2, 1, 4), Grid(1, 1, 7), Grid(2, 4, 4)]
 
 
+def test_there_may_be_more_groups_than_a_byte_can_number() -> None:
+    grid, groups = Grid(1, 20, 20), 139
+    places = np.full((1, grid.pixels), HELD)
+    places[0, : 2 * groups] = np.repeat(np.arange(groups), 2)
+    places[0, 2 * groups : 2 * groups + 2] = 0
+    counts = np.ones((1, groups + 1), dtype=np.int64)
+    counts[0, [0, -1]] = 2, 0
+    free = np.full((1, groups + 1), -1)
+    ends = np.zeros((*free.shape, 1)), np.ones((*free.shape, 1))
+    sets = PixelSets(places, counts, free, *ends)
+    parts = sets.halved(np.zeros((1, grid.pixels)), grid, local=True)
+    both = parts.select((parts.counts > 0).all(axis=1))  # one pixel of either half
+    assert len(both) == 1
+    assert both.places.min() == HELD and both.places.max() == groups
+    assert (both.places == groups).sum() == 2
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("local", [True, False])
 def test_parts_hold_what_was_cut(grid: Grid, *, local: bool) -> None:

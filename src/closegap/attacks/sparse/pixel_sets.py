@@ -20,6 +20,8 @@ __all__ = ["FREE", "HELD", "PixelSets"]
 
 #: Places of pixels that are in no group.
 HELD, FREE = -1, -2
+#: What places are kept in: there may be as many groups as pixels.
+_PLACE = np.int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class PixelSets:
         """One region: of all pixels so many may differ."""
         counts = np.zeros((1, max(count, 1)), dtype=np.int64)
         counts[0, 0] = count
-        places = np.full((1, grid.pixels), 0 if count else HELD, dtype=np.int8)
+        places = np.full((1, grid.pixels), 0 if count else HELD, dtype=_PLACE)
         return _made(places, counts, grid)
 
     @classmethod
@@ -112,7 +114,7 @@ class PixelSets:
             far = inside[at] & ~near[at]
             places = np.where(far, np.where(rest > 0, behind, HELD)[:, None], places)
             places = np.where(near[at], group[at][:, None] if share else HELD, places)
-            parts.append(_made(places.astype(np.int8), counts, grid))
+            parts.append(_made(places.astype(_PLACE), counts, grid))
         return PixelSets.joined(parts)
 
     def bisected(self, steep: Float[np.ndarray, "B K C"]) -> PixelSets:
@@ -153,7 +155,7 @@ def _sides(inside: NDArray[np.bool_], grid: Grid) -> NDArray[np.int64]:
     return np.where(tall, row * grid.width + column, column * grid.height + row)
 
 
-def _made(places: NDArray[np.int8], counts: NDArray[np.int64], grid: Grid) -> PixelSets:
+def _made(places: NDArray[np.int32], counts: NDArray[np.int64], grid: Grid) -> PixelSets:
     """Regions whose free pixels may be anything; small groups are free."""
     groups = np.arange(counts.shape[1])
     size = (places[:, :, None] == groups).sum(axis=1)
@@ -161,7 +163,7 @@ def _made(places: NDArray[np.int8], counts: NDArray[np.int64], grid: Grid) -> Pi
     freed = np.zeros(places.shape, dtype=bool)
     for g in groups:
         freed |= (places == g) & small[:, [g]]
-    places = np.where(freed, np.int8(FREE), places)
+    places = np.where(freed, _PLACE(FREE), places)
     counts = np.where(small, 0, counts)
     order = np.argsort(places != FREE, axis=1, kind="stable")[:, : counts.shape[1]]
     free = np.where(np.take_along_axis(places, order, axis=1) == FREE, order, -1)
