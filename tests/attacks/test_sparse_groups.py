@@ -184,7 +184,7 @@ def test_trees_with_rows_are_exact(objective: Objective, batch: int) -> None:
         assert found.accounting.balanced
         assert found.lower <= least + 1e-7 and found.upper >= least - 1e-7
         assert found.closed
-        assert found.upper - found.lower <= OURS.tolerance + 1e-9
+        assert OURS.tolerance.closes(found.lower, found.upper)
 
 
 @pytest.mark.parametrize("batch", [0, 8])
