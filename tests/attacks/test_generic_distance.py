@@ -38,7 +38,12 @@ TV: list[Objective] = [
 ]
 WEIGHTED = L1Distance(np.array([0.5, 1.0, 2.0, 4.0]))
 PLAIN: list[Objective] = [LinfDistance(), L2Distance(), L1Distance(), WEIGHTED, L0Distance(GRID)]
-SOLVERS = ["scip", "highs"]
+SOLVERS = [
+    "scip",
+    "highs",
+    pytest.param("gurobi", marks=pytest.mark.skipif(
+        not backend("gurobi").installed(), reason="gurobipy is not installed")),
+]  # fmt: skip
 #: Distances that are bracketed, by solver and target.
 BRACKETS: dict[tuple[str, int | None], list[Objective]] = {
     ("scip", None): [LinfDistance(), L2Distance(), WEIGHTED, TV[0], TV[1]],
@@ -137,3 +142,16 @@ def test_tangents_cut_a_point_off_and_keep_the_cone(rng: np.random.Generator) ->
     inside = rng.normal(size=(100, 6))
     inside[:, 4] = np.linalg.norm(inside[:, :2], axis=1)
     assert (inside @ rows[0] <= 1e-12).all()
+
+
+def test_it_is_said_that_another_solver_answered(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = replace(asked(rng, [4, 3, 3]), objective=L1Distance())
+    monkeypatch.setattr(type(backend("gurobi")), "installed", lambda self: False)
+    found = GenericMip("gurobi").run(query, Budget.of_seconds(20), lambda point, distance: True)
+    assert len(found.notes) == 1
+    assert "gurobi did not answer, scip did" in found.notes[0]
+    asked_for = GenericMip("scip").run(query, Budget.of_seconds(20), lambda point, distance: True)
+    assert asked_for.notes == ()
+    assert found.lower == pytest.approx(asked_for.lower, abs=1e-4)

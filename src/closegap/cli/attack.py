@@ -66,8 +66,8 @@ __all__ = ["attack_command"]
 @click.option(
     "--exact",
     metavar="SOLVER",
-    help="With --minimise: one of tree, paper, paper-clarabel, mip, highs and scip alone for the "
-    "lower end.",
+    help="With --minimise: one of tree, paper, paper-clarabel, mip, highs, scip and gurobi alone "
+    "for the lower end.",
 )
 @click.option(
     "--tolerance",

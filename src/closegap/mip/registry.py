@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from closegap.core.errors import MissingDependencyError, OptionError
 from closegap.mip.clarabel import ClarabelBackend
+from closegap.mip.gurobi import GurobiBackend
 from closegap.mip.highs import HighsBackend
 from closegap.mip.killable import KillableBackend
 from closegap.mip.model import MipBackend
@@ -24,6 +25,7 @@ BACKENDS: dict[str, Callable[[], MipBackend]] = {
     "highs-process": lambda: KillableBackend(HighsBackend(), "highs-process"),
     "scip": lambda: KillableBackend(ScipInProcess()),
     "clarabel": ClarabelBackend,
+    "gurobi": GurobiBackend,
 }
 
 #: In the order of preference; see the module texts of the backends for what was measured.

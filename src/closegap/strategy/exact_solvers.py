@@ -73,6 +73,7 @@ EXACT: dict[str, Callable[[float, Tolerance], ExactSolver]] = {
     "mip": lambda known, near: GenericMip(tolerance=near),
     "highs": lambda known, near: GenericMip("highs", tolerance=near),
     "scip": lambda known, near: GenericMip("scip", tolerance=near),
+    "gurobi": lambda known, near: GenericMip("gurobi", tolerance=near),
 }
 #: Those that are asked one after the other where none is named.
 IN_TURN = ("tree", "mip")

@@ -47,15 +47,16 @@ class ConicSolver:
         self._solvers, self._note = mixed_integer_solvers(preference)
         self._rounds = rounds
 
-    def solve(self, model: Model, options: SolveOptions) -> tuple[Claim, str]:
-        """Ask the solvers in turn until one does not fail; its claim, and what to report.
+    def solve(self, model: Model, options: SolveOptions) -> tuple[Claim, str, str]:
+        """Ask the solvers in turn until one does not fail; its claim, what to report, its name.
 
         A bound of a program with tangents for cones is a bound of the program.
         """
         deadline = time.monotonic() + options.time_limit
         words = [self._note]
-        claim = Claim(Status.FAILED)
+        claim, name = Claim(Status.FAILED), ""
         for solver in self._solvers:
+            name = solver.name
             left = replace(options, time_limit=deadline - time.monotonic())
             if solver.capabilities.cones or not model.cones:
                 claim = solver.solve(model, left)
@@ -66,7 +67,7 @@ class ConicSolver:
             words.append(f"{solver.name}{state}: {claim.detail or claim.status}")
             if not failed:
                 break
-        return claim, "; ".join(filter(None, words))
+        return claim, "; ".join(filter(None, words)), name
 
     def nearest(self, model: Model, budget: Budget) -> Array | None:
         """The optimum of a program without integers, in the solver's belief."""

@@ -108,7 +108,8 @@ class GenericAnswer:
         seconds: wall-clock.
         history: seconds, lower and upper end after every improvement.
         details: one line for each clause that was solved: the solver's words.
-        notes: those of clauses that could not be written, or that every solver failed on.
+        notes: those of clauses that could not be written, or that every solver failed on; and that
+            another solver answered than the one asked for.
     """
 
     lower: float
@@ -225,12 +226,14 @@ class _Run:
             on_incumbent=lambda values, _: self._repair(program, values, solver),
             emphasis=self._options.emphasis,
         )
-        claim, words = solver.solve(program.model, options)
+        claim, words, answered = solver.solve(program.model, options)
         self._nodes += claim.nodes
         if claim.status is Status.FAILED:
             self._note(f"clause {clause}: {words}")
         else:
             self._details.append(f"clause {clause}: {words}")
+            if self._options.solver is not None and answered != self._options.solver:
+                self._exchanged(answered, words)
         self._judge_claim(clause, claim, allowance, limit)
 
     def _gap(self, limit: float) -> float:
@@ -238,6 +241,11 @@ class _Run:
         if self._query.objective.integral:
             return MIP_BOUND_MARGIN
         return max(_NEARLY * self._options.tolerance.width(limit), MIP_BOUND_MARGIN)
+
+    def _exchanged(self, answered: str, words: str) -> None:
+        """Say once that another solver answered than the one asked for."""
+        if not self._notes:
+            self._notes.append(f"{self._options.solver} did not answer, {answered} did: {words}")
 
     def _note(self, words: str) -> None:
         self._details.append(words)

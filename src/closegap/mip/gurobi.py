@@ -1,0 +1,277 @@
+"""Gurobi: linear and mixed-integer programs, with cones, where it is installed and licensed.
+
+The wheel's own licence takes 2000 columns and 2000 rows. A program beyond a licence, or no licence
+at all, is a claim that failed, in Gurobi's words; whoever asked turns to the next solver.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array, csr_matrix
+
+from closegap.core.errors import MissingDependencyError, OptionError
+from closegap.core.numerics import MIP_FEASIBILITY
+from closegap.mip.model import (
+    POLL_SECONDS,
+    SEEDS,
+    Array,
+    Capabilities,
+    Claim,
+    Cone,
+    LinearSession,
+    Model,
+    SolveOptions,
+    Status,
+)
+
+__all__ = ["GurobiBackend"]
+
+#: `GRB.Status`, by number.
+_STATUS = {
+    2: Status.OPTIMAL,
+    3: Status.INFEASIBLE,
+    5: Status.UNBOUNDED,
+    8: Status.NODES,
+    9: Status.TIME,
+    11: Status.INTERRUPTED,
+}
+_INFEASIBLE_OR_UNBOUNDED = 4
+#: What Gurobi takes for infinity.
+_INFINITY = 1e100
+#: The tolerances that it accepts.
+_FINEST, _COARSEST = MIP_FEASIBILITY, 1e-2
+_LIGHT = {"Cuts": 0, "Presolve": 1}
+
+
+class GurobiBackend:
+    """Gurobi in this process; every solve has its own environment. Gives no duals, no sessions."""
+
+    name = "gurobi"
+    capabilities = Capabilities(
+        linear=True,
+        integer=True,
+        warm_start=False,
+        duals=False,
+        streams_incumbents=True,
+        killable=False,
+        cones=True,
+        notes=("optional, and licensed: pip install closegap[gurobi]",),
+    )
+
+    def installed(self) -> bool:
+        """True iff gurobipy can be imported; does not import it, nor ask for a licence."""
+        return find_spec("gurobipy") is not None
+
+    def solve(self, model: Model, options: SolveOptions) -> Claim:
+        """Solve once. Never raises for infeasible, unbounded or time; `FAILED` says why."""
+        begun = time.monotonic()
+        if options.time_limit <= 0.0:
+            return Claim(Status.TIME, detail="no time was left")
+        flaw = model.flaw()
+        if flaw:
+            return Claim(Status.FAILED, detail=flaw)
+        if (model.lower > model.upper).any() or (model.row_lower > model.row_upper).any():
+            return Claim(Status.INFEASIBLE, bound=math.inf, detail="crossing bounds")
+        gurobi = _gurobipy()
+        try:
+            with gurobi.Env(params={"OutputFlag": 0}) as env, gurobi.Model(env=env) as native:
+                claim = _Run(model, options, native, begun + options.time_limit).solve()
+        except gurobi.GurobiError as error:
+            words = " ".join(str(error).split())
+            claim = Claim(Status.FAILED, detail=f"Gurobi: {words}")
+        return replace(claim, seconds=time.monotonic() - begun)
+
+    def session(self, model: Model) -> LinearSession:
+        """Gurobi holds no linear programs here.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError("gurobi holds no linear programs for repeated solves; use highs")
+
+
+class _Run:
+    """One solve: the native model, and what was seen so far."""
+
+    def __init__(self, model: Model, options: SolveOptions, native: Any, deadline: float) -> None:
+        self._model, self._options, self._native = model, options, native
+        self._deadline = deadline
+        self._codes = _gurobipy().GRB.Callback
+        self._columns = _build(native, model)
+        self._best = math.inf
+        self._point: Array | None = None
+        self._bound, self._next = -math.inf, 0.0
+        self._reason: Status | None = None
+        self._caught: BaseException | None = None
+
+    def solve(self) -> Claim:
+        for name, value in _parameters(self._options).items():
+            self._native.setParam(name, value)
+        if self._options.start is not None:
+            self._begin_at(self._options.start)
+        if self._reason is None:
+            self._optimise()
+        if self._caught is not None:
+            raise self._caught
+        return self._claim()
+
+    def _optimise(self) -> None:
+        left = self._deadline - time.monotonic()
+        self._native.setParam("TimeLimit", min(max(left, 0.0), _INFINITY))
+        self._native.optimize(self._heard)
+        if self._native.Status == _INFEASIBLE_OR_UNBOUNDED:
+            self._native.setParam("DualReductions", 0)
+            self._native.reset()
+            left = self._deadline - time.monotonic()
+            self._native.setParam("TimeLimit", min(max(left, 0.0), _INFINITY))
+            self._native.optimize(self._heard)
+
+    def _heard(self, native: Any, where: int) -> None:
+        """Gurobi prints what a callback raises, and goes on: it is kept, and raised later."""
+        try:
+            if where == self._codes.MIPSOL:
+                self._offer(np.asarray(native.cbGetSolution(self._columns)))
+            elif where == self._codes.MIP:
+                self._bounded(float(native.cbGet(self._codes.MIP_OBJBND)))
+            if self._options.interrupted is not None and time.monotonic() >= self._next:
+                self._next = time.monotonic() + POLL_SECONDS
+                if self._options.interrupted():
+                    self._stop(Status.INTERRUPTED)
+        except BaseException as error:
+            self._caught = self._caught or error
+            self._stop(Status.INTERRUPTED)
+
+    def _stop(self, reason: Status) -> None:
+        self._reason = self._reason or reason
+        self._native.terminate()
+
+    def _offer(self, point: Array) -> None:
+        """A feasible point: pass it on if it is better than the last one passed on."""
+        objective = self._model.objective(point)
+        if self._caught is not None or objective >= self._best:
+            return
+        self._best, self._point = objective, point
+        if self._options.on_incumbent is not None:
+            self._options.on_incumbent(point, objective)
+        target = self._options.stop_at_incumbent
+        if target is not None and objective <= target:
+            self._stop(Status.INCUMBENT_REACHED)
+
+    def _bounded(self, bound: float) -> None:
+        bound = _finite(bound)
+        if bound <= self._bound:
+            return
+        self._bound = bound
+        if self._options.on_bound is not None:
+            self._options.on_bound(bound)
+        target = self._options.stop_at_bound
+        if target is not None and bound >= target:
+            self._stop(Status.BOUND_REACHED)
+
+    def _begin_at(self, start: Array) -> None:
+        """Offer the start: whole, or its integer part alone for Gurobi to complete."""
+        whole = self._model.violation(start) <= self._options.feasibility
+        undefined = _gurobipy().GRB.UNDEFINED
+        self._columns.Start = np.where(whole | self._model.integer, start, undefined)
+        if whole:
+            self._offer(start)
+
+    def _claim(self) -> Claim:
+        native, linear = self._native, not bool(self._model.integer.any())
+        ended = int(native.Status)
+        status = _STATUS.get(ended, Status.FAILED)
+        if self._reason is not None and status not in (Status.OPTIMAL, Status.INFEASIBLE):
+            status = self._reason
+        nodes = 0 if linear or ended == 1 else int(native.NodeCount)
+        claim = Claim(status, nodes=nodes, detail=f"Gurobi: status {ended}")
+        if status is Status.INFEASIBLE:
+            return replace(claim, bound=math.inf)
+        if status is Status.UNBOUNDED:
+            return claim
+        if ended != 1 and native.SolCount > 0 and (not linear or status is Status.OPTIMAL):
+            self._consider(np.asarray(self._columns.X))
+        if status is Status.OPTIMAL and self._point is None:
+            return replace(claim, status=Status.FAILED, detail="Gurobi: optimal without a point")
+        if linear:
+            bound = float(native.ObjVal) if status is Status.OPTIMAL else -math.inf
+        else:
+            bound = self._bound if ended == 1 else max(self._bound, _finite(float(native.ObjBound)))
+        return replace(claim, objective=self._best, bound=bound, point=self._point)
+
+    def _consider(self, point: Array) -> None:
+        objective = self._model.objective(point)
+        if objective < self._best:
+            self._best, self._point = objective, point
+
+
+def _gurobipy() -> ModuleType:
+    try:
+        import gurobipy  # optional, and native: only where something is solved
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"gurobipy cannot be imported ({error}); pip install closegap[gurobi]"
+        ) from None
+    return gurobipy  # type: ignore[no-any-return]
+
+
+def _build(native: Any, model: Model) -> Any:
+    """The program in the native model; returns its columns, in our order."""
+    columns = native.addMVar(
+        model.columns,
+        lb=np.maximum(model.lower, -_INFINITY),
+        ub=np.minimum(model.upper, _INFINITY),
+        obj=model.cost,
+        vtype=np.where(model.integer, "I", "C"),
+    )
+    native.ObjCon = model.constant
+    equal = model.row_lower == model.row_upper
+    matrix = csr_matrix(model.matrix)
+    for sense, sides, chosen in (
+        ("=", model.row_lower, equal),
+        (">", model.row_lower, ~equal & np.isfinite(model.row_lower)),
+        ("<", model.row_upper, ~equal & np.isfinite(model.row_upper)),
+    ):
+        if chosen.any():
+            native.addMConstr(matrix[chosen], columns, sense, sides[chosen])
+    for cone in model.cones:
+        _add_cone(native, columns, cone)
+    native.update()
+    return columns
+
+
+def _add_cone(native: Any, columns: Any, cone: Cone) -> None:
+    """The squares of its columns are at most its bound's."""
+    count = len(cone.columns)
+    signs = np.append(np.ones(count), -1.0)
+    at = np.arange(count + 1)
+    taken = columns[np.append(cone.columns, cone.bound)]
+    square = csr_matrix(coo_array((signs, (at, at))))
+    native.addMQConstr(square, None, "<", 0.0, taken, taken)
+
+
+def _parameters(options: SolveOptions) -> dict[str, float]:
+    finest = min(max(options.feasibility, _FINEST), _COARSEST)
+    values: dict[str, float] = {
+        "Threads": options.threads,
+        "Seed": options.seed % SEEDS,
+        "FeasibilityTol": finest,
+        "OptimalityTol": finest,
+        "IntFeasTol": finest,
+        "MIPGap": 0.0,
+        "MIPGapAbs": 0.0,
+    }
+    if options.node_limit is not None:
+        values["NodeLimit"] = options.node_limit
+    return values | (_LIGHT if options.emphasis == "light" else {})
+
+
+def _finite(value: float) -> float:
+    """Gurobi says 1e100 for infinity."""
+    return value if abs(value) < _INFINITY else math.copysign(math.inf, value)
