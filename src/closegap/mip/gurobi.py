@@ -72,13 +72,9 @@ class GurobiBackend:
     def solve(self, model: Model, options: SolveOptions) -> Claim:
         """Solve once. Never raises for infeasible, unbounded or time; `FAILED` says why."""
         begun = time.monotonic()
-        if options.time_limit <= 0.0:
-            return Claim(Status.TIME, detail="no time was left")
-        flaw = model.flaw()
-        if flaw:
-            return Claim(Status.FAILED, detail=flaw)
-        if (model.lower > model.upper).any() or (model.row_lower > model.row_upper).any():
-            return Claim(Status.INFEASIBLE, bound=math.inf, detail="crossing bounds")
+        early = model.without_solver(options)
+        if early is not None:
+            return early
         gurobi = _gurobipy()
         try:
             with gurobi.Env(params={"OutputFlag": 0}) as env, gurobi.Model(env=env) as native:

@@ -108,6 +108,17 @@ class Model:
                 return f"the model has a NaN in {name}"
         return ""
 
+    def without_solver(self, options: SolveOptions) -> Claim | None:
+        """The claim where no solver need be asked, or may be: no time, a flaw, crossing sides."""
+        if options.time_limit <= 0.0:
+            return Claim(Status.TIME, detail="no time was left")
+        flaw = self.flaw()
+        if flaw:
+            return Claim(Status.FAILED, detail=flaw)
+        if (self.lower > self.upper).any() or (self.row_lower > self.row_upper).any():
+            return Claim(Status.INFEASIBLE, bound=math.inf, detail="crossing bounds")
+        return None
+
     def objective(self, point: Array) -> float:
         """The objective at a point `[V]`, constant included."""
         return float(self.cost @ point) + self.constant
