@@ -33,7 +33,13 @@ def test_optima_over_cones_are_those_of_tangents(rng: np.random.Generator) -> No
         model = random_conic(rng, rows=6, columns=12, cones=2)
         claim = backend("gurobi").solve(model, SolveOptions())
         assert claim.status is Status.OPTIMAL and claim.point is not None
-        assert claim.objective == pytest.approx(by_tangents(model), abs=1e-5)
+        least = by_tangents(model)
+        assert claim.objective == pytest.approx(least, abs=1e-5)
+        assert claim.bound == -np.inf
+        whole = replace(model, integer=np.arange(model.columns) < 3)
+        mixed = backend("gurobi").solve(whole, SolveOptions(time_limit=20))
+        assert mixed.bound <= mixed.objective + 1e-7
+        assert mixed.status is Status.INFEASIBLE or mixed.objective >= least - 1e-6
 
 
 @needs_gurobi

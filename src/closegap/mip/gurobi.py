@@ -42,7 +42,7 @@ _STATUS = {
     9: Status.TIME,
     11: Status.INTERRUPTED,
 }
-_INFEASIBLE_OR_UNBOUNDED = 4
+_LOADED, _INFEASIBLE_OR_UNBOUNDED = 1, 4
 #: What Gurobi takes for infinity.
 _INFINITY = 1e100
 #: The tolerances that it accepts.
@@ -119,15 +119,16 @@ class _Run:
         return self._claim()
 
     def _optimise(self) -> None:
-        left = self._deadline - time.monotonic()
-        self._native.setParam("TimeLimit", min(max(left, 0.0), _INFINITY))
-        self._native.optimize(self._heard)
+        self._go_on()
         if self._native.Status == _INFEASIBLE_OR_UNBOUNDED:
             self._native.setParam("DualReductions", 0)
             self._native.reset()
-            left = self._deadline - time.monotonic()
-            self._native.setParam("TimeLimit", min(max(left, 0.0), _INFINITY))
-            self._native.optimize(self._heard)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        left = self._deadline - time.monotonic()
+        self._native.setParam("TimeLimit", min(max(left, 0.0), _INFINITY))
+        self._native.optimize(self._heard)
 
     def _heard(self, native: Any, where: int) -> None:
         """Gurobi prints what a callback raises, and goes on: it is kept, and raised later."""
@@ -180,25 +181,30 @@ class _Run:
             self._offer(start)
 
     def _claim(self) -> Claim:
-        native, linear = self._native, not bool(self._model.integer.any())
+        native, continuous = self._native, not bool(self._model.integer.any())
         ended = int(native.Status)
         status = _STATUS.get(ended, Status.FAILED)
         if self._reason is not None and status not in (Status.OPTIMAL, Status.INFEASIBLE):
             status = self._reason
-        nodes = 0 if linear or ended == 1 else int(native.NodeCount)
+        nodes = 0 if continuous or ended == _LOADED else int(native.NodeCount)
         claim = Claim(status, nodes=nodes, detail=f"Gurobi: status {ended}")
         if status is Status.INFEASIBLE:
             return replace(claim, bound=math.inf)
         if status is Status.UNBOUNDED:
             return claim
-        if ended != 1 and native.SolCount > 0 and (not linear or status is Status.OPTIMAL):
+        if (
+            ended != _LOADED
+            and native.SolCount > 0
+            and (not continuous or status is Status.OPTIMAL)
+        ):
             self._consider(np.asarray(self._columns.X))
         if status is Status.OPTIMAL and self._point is None:
             return replace(claim, status=Status.FAILED, detail="Gurobi: optimal without a point")
-        if linear:
-            bound = float(native.ObjVal) if status is Status.OPTIMAL else -math.inf
-        else:
-            bound = self._bound if ended == 1 else max(self._bound, _finite(float(native.ObjBound)))
+        bound = self._bound
+        if not continuous and ended != _LOADED:
+            bound = max(bound, _finite(float(native.ObjBound)))
+        elif self._model.is_linear and status is Status.OPTIMAL:
+            bound = float(native.ObjVal)  # over cones it is a barrier's, and no bound
         return replace(claim, objective=self._best, bound=bound, point=self._point)
 
     def _consider(self, point: Array) -> None:
@@ -260,6 +266,8 @@ def _parameters(options: SolveOptions) -> dict[str, float]:
         "FeasibilityTol": finest,
         "OptimalityTol": finest,
         "IntFeasTol": finest,
+        "BarQCPConvTol": finest,
+        "MIQCPMethod": 1,  # planes outside the cones: their bounds hold, a barrier's nearly do
         "MIPGap": 0.0,
         "MIPGapAbs": 0.0,
     }
