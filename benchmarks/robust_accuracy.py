@@ -1,6 +1,11 @@
 """How many images are decided: networks of the data pack, images in their usual order.
 
 python benchmarks/robust_accuracy.py [--only NAME,...] [--limit 100] [--workers 2] [--short]
+
+ResNet6-A and -B of the pack are not the networks of Ferrari et al. (2022), whose table 2 asks them
+at 2/255: there 47 and 42 of the first 100 fall to PGD or are misclassified, instead of 25 and 29,
+and no bound holds. So they are asked where CROWN alone verifies about as many as DeepPoly does in
+that table (30 and 58); `--eps` asks any other radius.
 """
 
 from __future__ import annotations
@@ -44,6 +49,8 @@ SETTINGS: dict[str, Setting] = {
     "cifar-conv-small": Setting(
         "models/mn_bab/cifar_conv_small.onnx", 2 / 255, 60.0, "cifar10/images.npz"
     ),
+    "resnet6-a": Setting("models/mn_bab/resnet6_a.onnx", 0.0026, 180.0, "cifar10/images.npz"),
+    "resnet6-b": Setting("models/mn_bab/resnet6_b.onnx", 0.0021, 180.0, "cifar10/images.npz"),
 }
 #: What runs unless `--only` says otherwise.
 _USUAL = ("adv-mlp", "lpd-mlp", "madry-tiny")
@@ -58,6 +65,7 @@ _USUAL = ("adv-mlp", "lpd-mlp", "madry-tiny")
 )
 @click.option("--limit", default=100, show_default=True, help="The first so many images.")
 @click.option("--timeout", type=float, help="Seconds an image, instead of the setting's own.")
+@click.option("--eps", type=float, help="Radius, instead of the setting's own.")
 @click.option("--engines", default=",".join(DEFAULT_ENGINES), show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes.")
 @click.option("--store", type=click.Path(path_type=Path), help="Folder for the run stores.")
@@ -72,7 +80,8 @@ def main(**options: Any) -> None:
             raise click.BadParameter(f"'{name}' is none of {', '.join(SETTINGS)}")
         setting = SETTINGS[name]
         timeout = 5.0 if short else options["timeout"] or setting.timeout
-        plan = _plan(replace(setting, timeout=timeout), limit, engines)
+        setting = replace(setting, timeout=timeout, eps=options["eps"] or setting.eps)
+        plan = _plan(setting, limit, engines)
         place = None if options["store"] is None else options["store"] / f"{name}.db"
         records = run_records(plan, options["workers"], place)
         rows.append((Path(setting.model).stem, f"{setting.eps:g}", f"{timeout:g}",
