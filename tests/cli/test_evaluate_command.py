@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
+from PIL import Image
 
 import closegap
 from closegap.attacks.activation.region_walk import RegionWalkAttack
@@ -16,6 +21,7 @@ from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.core.budget import Budget
 from closegap.specs.query import Query
 from closegap.store import Record, RunStore
+from closegap.testing.networks import onnx_model
 from conftest import Said
 
 Call = Callable[..., Said]
@@ -221,3 +227,37 @@ def test_least_distances_are_rows_and_a_data_set(
             assert row["lower"] <= row["upper"]
             offset = found["images"][place].astype(float) - data["images"][place]
             assert np.abs(offset).max() <= row["upper"]
+
+
+def test_the_order_of_flat_colour_inputs_is_asked_for_or_said(call: Call, tmp_path: Path) -> None:
+    """The second class wins where a pixel's three channels are bright: entries 30, 31 and 32."""
+    size = 3 * 8 * 8
+    weight = np.zeros((2, size))
+    weight[1, 30:33] = 1.0
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {"w": weight, "b": np.array([0.0, -1.0]), "v": np.eye(2), "c": np.array([1.7, 0.0])}
+    model, images, page = tmp_path / "net.onnx", tmp_path / "two.npz", tmp_path / "out.html"
+    model.write_bytes(onnx_model(nodes, weights, ["N", size]))
+    pictures = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    pictures[:, 1, 2] = 255  # pixel 10
+    np.savez(images, images=pictures, labels=np.array([1, 0]))
+    asked = ("evaluate", model, "--data", images, "--eps", "0", *QUICK, "--json")
+    stored = (*asked, "--store", tmp_path / "run.db")
+    right = call(*stored, "--layout", "hwc", "--report", page)
+    assert right.code == 0, right.err
+    assert [row["verdict"] for row in right.rows] == ["verified", "falsified"]
+    assert "flat inputs" not in right.err
+    source = re.search(r'data:image/png;base64,([^"]+)"', page.read_text(encoding="utf-8"))
+    assert source is not None
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source[1]))).convert("L"))
+    side = len(shown) // 8
+    assert np.argwhere(shown[side // 2 :: side, side // 2 :: side] > 128).tolist() == [[1, 2]]
+    other = call(*asked)
+    assert [row["verdict"] for row in other.rows] == ["falsified", "verified"]
+    assert "flat inputs are taken for 8x8 pictures of 3 channels" in other.err
+    mixed = call(*stored)
+    assert mixed.code == 2 and "settings" in mixed.err

@@ -82,6 +82,26 @@ def test_distances_come_back_as_they_went_in(
     assert all(r.pictures is None and r.rounded is None for r in light)
 
 
+def test_a_nearer_witness_takes_a_records_place(
+    header: RunHeader, found: DistanceRecord, missed: DistanceRecord, tmp_path: Path
+) -> None:
+    near = dataclasses.replace(
+        found, upper=0.25, rounded=None, history=(BracketEvent(2.5, "l1", 0.125, 0.25),)
+    )
+    first = dataclasses.replace(missed, pictures=found.pictures, upper=2.0)
+    with RunStore.create_or_resume(tmp_path / "run.db", header) as store:
+        assert not store.improve_distance(near)  # of which there is none
+        for record in (found, missed):
+            store.add_distance(record)
+        assert store.improve_distance(near) and store.improve_distance(first)
+        for worse in (found, near, dataclasses.replace(first, upper=math.inf)):
+            assert not store.improve_distance(worse)
+        with pytest.raises(ValueError, match="NaN"):
+            store.improve_distance(dataclasses.replace(near, upper=math.nan))
+        held = {record.key: record for record in store.distances()}
+    assert same_distance(held["d0"], near) and same_distance(held["d1"], first)
+
+
 def test_records_and_distances_lie_side_by_side(
     header: RunHeader, falsified: Record, found: DistanceRecord, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -30,8 +31,10 @@ from closegap.specs.objectives import (
 )
 from closegap.specs.region import bounding_box
 from closegap.strategy.bracketing import Bracketing
-from closegap.strategy.distance import DistanceInterrupted, minimise_distance
+from closegap.strategy.distance import DistanceInterrupted, Means, minimise_distance
 from closegap.strategy.exact_solvers import EXACT
+from closegap.strategy.session import Session
+from closegap.strategy.starts import counterexamples
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.enumeration import least_clause_margin
 from closegap.testing.networks import onnx_model, random_mlp, random_sigmoid
@@ -70,7 +73,9 @@ def test_brackets_close_around_the_nearest_counterexample(
 ) -> None:
     """Within the lower end no input breaks the property, as enumeration says; within upper one."""
     query = asked(rng, norm)
-    result = minimise_distance(query, timeout=10, attack=NearestAttack(rounds=1, steps=10))
+    result = minimise_distance(
+        query, timeout=10, means=Means(attack=NearestAttack(rounds=1, steps=10))
+    )
     assert 0 <= result.lower <= result.upper
     assert result.witness is not None
     witness = replayer(query.network).witness(query.within(result.upper), result.witness)
@@ -98,7 +103,7 @@ def test_exact_brackets_close_around_the_enumerated_distance(rng: np.random.Gene
         one = replace(query, objective=objective)
         best = least_distance(one, pieces)
         result = minimise_distance(
-            one, timeout=5, attack=NearestAttack(rounds=1, steps=10), exact=exact
+            one, timeout=5, means=Means(attack=NearestAttack(rounds=1, steps=10)), exact=exact
         )
         assert result.lower <= best + 1e-9
         assert result.upper >= best - 1e-9
@@ -143,7 +148,7 @@ def test_that_there_is_no_counterexample_at_all_is_an_answer(
 ) -> None:
     query = replace(nowhere_lost(rng), objective=objective)
     quick = NearestAttack(rounds=1, steps=10)
-    result = minimise_distance(query, timeout=20, attack=quick, exact=exact)
+    result = minimise_distance(query, timeout=20, means=Means(attack=quick), exact=exact)
     assert result.none_exists and result.closed and result.seconds < 15
     assert (result.lower, result.upper, result.witness) == (math.inf, math.inf, None)
 
@@ -229,10 +234,10 @@ def test_an_interruption_carries_the_bracket(
     monkeypatch.setattr(Incumbent, "prove", prove)
     monkeypatch.setattr(Bracketing, "halve", lambda search: None)
     with pytest.raises(DistanceInterrupted) as stopped:
-        minimise_distance(query, timeout=10, attack=NearestAttack(rounds=1, steps=10))
+        minimise_distance(query, timeout=10, means=Means(attack=NearestAttack(rounds=1, steps=10)))
     monkeypatch.undo()
     cut, few = stopped.value.result, NearestAttack(rounds=1, steps=10)
-    whole = minimise_distance(query, timeout=10, attack=few)
+    whole = minimise_distance(query, timeout=10, means=Means(attack=few))
     assert 0 < cut.lower <= whole.upper and whole.lower <= cut.upper
     assert cut.witness is not None and query.distance(cut.witness) == cut.upper
 
@@ -280,3 +285,65 @@ def test_what_is_proved_of_a_rounded_box_is_claimed_of_no_larger_ball(
             assert Fraction(float(low)) <= max(center - kept, Fraction(0))
             assert Fraction(float(high)) >= min(center + kept, Fraction(1))
         assert kept >= Fraction(float(radius)) * Fraction(999, 1000) - Fraction(1, 10**15)
+
+
+def lost_at(query: DistanceQuery, rng: np.random.Generator) -> np.ndarray:
+    """Some counterexample, wherever it lies."""
+    points = rng.random((200, *query.network.input_shape)).astype(np.float32)
+    labels = replayer(query.network).outputs_float32(points).argmax(axis=1)
+    return points[labels != query.label][0]
+
+
+@pytest.mark.parametrize("objective", [L1Distance(), LinfDistance(), L0Distance(Grid(1, 1, 2))])
+def test_a_query_begins_at_the_nearest_of_its_starts(
+    rng: np.random.Generator, objective: Objective
+) -> None:
+    query = replace(asked(rng, math.inf), objective=objective)
+    starts = [lost_at(query, rng) for _ in range(3)]
+    nearest = min(query.distance(start) for start in starts)
+    held = minimise_distance(query, timeout=0, starts=starts)
+    assert held.upper == nearest and held.witness is not None
+    assert query.distance(held.witness) == nearest
+    assert held.lower <= least_distance(query) and not held.closed
+    assert held.seen and all(query.distance(seen) >= nearest for seen in held.seen)
+    wide = minimise_distance(query, timeout=0, starts=[starts[0].astype(np.float64)])
+    assert wide.upper == query.distance(starts[0])
+    closed = minimise_distance(query, timeout=10, starts=starts)
+    assert closed.closed and closed.upper <= nearest
+    assert closed.lower <= least_distance(query) + 1e-9 <= closed.upper + 1e-6
+
+
+def test_a_start_that_is_no_counterexample_is_refused(rng: np.random.Generator) -> None:
+    query = asked(rng, 1.0)
+    lost = lost_at(query, rng)
+    holes, beyond = lost.copy(), lost.copy()
+    holes[0], beyond[0] = np.nan, 1.25
+    refused = {
+        "starts[1] is no counterexample: replayed, it keeps label": query.image,
+        "starts[1] has shape [3], the network's input [2]": np.zeros(3, dtype=np.float32),
+        "starts[1] has an entry that is not a number in [0, 1]": holes,
+        "starts[1] has an entry that is not a number": beyond,
+    }
+    for text, start in refused.items():
+        with pytest.raises(SpecError, match="^" + re.escape(text)):
+            minimise_distance(query, timeout=0, starts=[lost, start])
+    aimed = replace(query, target=1 - query.label)
+    with pytest.raises(SpecError, match="it does not reach class"):
+        minimise_distance(aimed, timeout=0, starts=[lost, query.image])
+
+
+def test_of_any_points_the_counterexamples_are_chosen(rng: np.random.Generator) -> None:
+    query = asked(rng, 1.0)
+    lost = sorted((lost_at(query, rng) for _ in range(3)), key=query.distance)
+    nothing = np.full(2, np.nan, dtype=np.float32)
+    points = [query.image, nothing, np.zeros((1, 5)), lost[2], lost[0], lost[1], 2 + lost[0]]
+    found = counterexamples(query, points, 2)
+    assert [nearest.distance for nearest in found] == [query.distance(x) for x in lost[:2]]
+    assert counterexamples(query, points, 2, below=query.distance(lost[0])) == ()
+    session = Session(query.within(1.0))
+    session.offer(np.stack([query.image, *lost]), engine="elsewhere")
+    pooled = [candidate.point for candidate in session.pool.best()]
+    from_pool = minimise_distance(
+        query, timeout=0, starts=[n.point for n in counterexamples(query, pooled, 9)]
+    )
+    assert from_pool.upper < math.inf

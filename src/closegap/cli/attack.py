@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from closegap.cli.archives import ended, npz_file, witnesses, write_archive
-from closegap.cli.options import data_options, names, norm_or_pixels, number, tolerance
+from closegap.cli.options import (
+    data_options,
+    layout_option,
+    names,
+    norm_or_pixels,
+    number,
+    tolerance,
+)
 
 if TYPE_CHECKING:
     from closegap.evaluate.attacking import AttackedImage
@@ -38,7 +45,7 @@ __all__ = ["attack_command"]
     type=names,
     metavar="DISTANCES",
     help="How near is a counterexample? Of linf, l2, l1, l0, l1+tv and weighted-l1 any, "
-    "with commas between.",
+    "with commas between; what one finds at an image serves the others.",
 )
 @click.option("--kappa", type=number, help="Of l1+tv: weight of the total variation.")
 @click.option(
@@ -57,12 +64,7 @@ __all__ = ["attack_command"]
     is_flag=True,
     help="With --target: it must win over every class, not only over the label.",
 )
-@click.option(
-    "--layout",
-    type=click.Choice(["chw", "hwc"]),
-    help="Of flat colour inputs: one channel after the other, or one pixel after the other; "
-    "what the network tells, else chw, if it is left out.",
-)
+@layout_option
 @click.option(
     "--exact",
     metavar="SOLVER",

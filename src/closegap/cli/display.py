@@ -140,13 +140,18 @@ def print_attack_summary(records: Sequence[Record], title: str) -> None:
     table.add_row("not broken", str(len(records) - len(broken)))
     table.add_row("time", duration(sum(r.seconds for r in records)))
     _print_titled(title, table)
-    said = Counter(r.detail for r in records if r.detail)
+    _tell_details([r.detail for r in records])
+
+
+def _tell_details(details: Sequence[str]) -> None:
+    """What there is to say of how many rows, in a line each."""
+    said = Counter(text for text in details if text)
     for text, count in said.most_common():
-        click.echo(f"{count} of {len(records)}: {text}")
+        click.echo(f"{count} of {len(details)}: {text}")
 
 
 def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
-    """The table of least distances, on stdout."""
+    """The table of least distances and what there is to say of its rows, on stdout."""
     names = ("index", "label", "distance", "found", "lower", "upper", "verdict", "8 bits")
     table = _narrow_table((*names, "seconds"))
     for row in rows:
@@ -163,6 +168,7 @@ def print_distances(rows: Sequence[dict[str, object]], title: str) -> None:
         )
     _print_titled(title, table)
     _tell_rounding(rows)
+    _tell_details([str(row["detail"]) for row in rows])
 
 
 def _narrow_table(names: Sequence[str]) -> Table:

@@ -10,6 +10,7 @@ import click
 from closegap.cli.options import (
     command_line,
     data_options,
+    layout_option,
     norm,
     number,
     run_options,
@@ -25,6 +26,7 @@ __all__ = ["evaluate_command"]
 @click.option("--eps", type=number, required=True, help="Radius, in pixels' units: 0.1 or 8/255.")
 @click.option("--norm", type=norm, default="inf", show_default=True, help="inf, 2 or 1.")
 @click.option("--timeout", type=number, default=60.0, show_default=True, help="Seconds an image.")
+@layout_option
 @run_options
 def evaluate_command(model: Path, **options: Any) -> None:
     """Bracket the robust accuracy of MODEL on images.
@@ -32,8 +34,9 @@ def evaluate_command(model: Path, **options: Any) -> None:
     Every image ends as verified (no input within the radius changes the class), falsified (one
     does, and it was replayed on the ONNX file) or unknown, with the reason.
     """
+    from closegap.cli.pictures import fitted, order_of
     from closegap.cli.running import Outputs, run_plan  # heavy: only what is called is loaded
-    from closegap.data import fit_to_network, load_data, select
+    from closegap.data import load_data, select
     from closegap.evaluate import ModelFile, ProcessExecutor, Question, plan_images
     from closegap.frontend import load
     from closegap.strategy.solve import DEFAULT_ENGINES, check_engines
@@ -43,7 +46,8 @@ def evaluate_command(model: Path, **options: Any) -> None:
     network = load(model)
     whole = load_data(options["data"], download=options["download"])
     chosen = select(whole, limit=options["limit"], indices=options["indices"])
-    data = fit_to_network(chosen, network.input_shape, classes=network.output_size)
+    order = order_of(network, options["layout"])
+    data = fitted(chosen, network, options["layout"])
     executor = ProcessExecutor(options["workers"])
     plan = plan_images(
         ModelFile(str(model), network.digest),
@@ -52,5 +56,6 @@ def evaluate_command(model: Path, **options: Any) -> None:
         work_options(engines, executor.threads, options),
         data_digest=whole.digest,
         command=command_line(),
+        settings={} if order is None else {"layout": order},
     )
     run_plan(plan, executor, outputs, f"{model.name} on {data.name}, eps {options['eps']:g}")

@@ -69,11 +69,10 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
 
 
 def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> DistancePlan:
-    from closegap.cli.pictures import fitted
+    from closegap.cli.pictures import fitted, order_of
     from closegap.data import load_data, select
     from closegap.evaluate.distances import Distance, plan_distances
     from closegap.frontend import load
-    from closegap.specs.layout import told_layout
     from closegap.specs.objectives import ObjectiveOptions
 
     defaults = ObjectiveOptions()
@@ -92,9 +91,7 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
         if target >= network.output_size:
             raise click.UsageError(f"--target {target}: classes are 0..{network.output_size - 1}")
         part = select(part, indices=others.tolist())
-    data, layout = fitted(part, network, options["layout"]), options["layout"]
-    if layout is None and told_layout(network) == "hwc":
-        layout = "hwc"  # pictures are drawn from records, which know no network
+    data, layout = fitted(part, network, options["layout"]), order_of(network, options["layout"])
     kept = (target, options["exact"], layout, options["outright"], options["tolerance"])
     return plan_distances(
         network,
@@ -109,17 +106,18 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
 
 def _by_image(plan: DistancePlan, store: RunStore | None) -> Iterator[tuple[DistanceRecord, ...]]:
     """The records of one image after the other, at an interruption those of a part of it."""
-    held: list[DistanceRecord] = []
+    held: dict[str, DistanceRecord] = {}
+    index: int | None = None
     try:
         for record in _told(plan, store):
-            if held and held[0].index != record.index:
-                yield tuple(held)
-                held = []
-            held.append(record)
+            if held and index != record.index:
+                yield tuple(held.values())
+                held = {}
+            index, held[record.key] = record.index, record  # with a nearer witness, in its place
     except KeyboardInterrupt:
-        yield tuple(held)
+        yield tuple(held.values())
         raise
-    yield tuple(held)
+    yield tuple(held.values())
 
 
 def _show(held: Sequence[DistanceRecord], png: Path | None, *, as_json: bool) -> None:
@@ -147,8 +145,9 @@ def _told(plan: DistancePlan, store: RunStore | None) -> Iterator[DistanceRecord
     from closegap.cli.display import tell_distance
     from closegap.evaluate.distances import measure
 
-    total = len(plan.data) * len(plan.distances)
-    for done, record in enumerate(measure(plan, store), start=1):
+    total, told = len(plan.data) * len(plan.distances), dict[str, int]()
+    for record in measure(plan, store):
+        done = told.setdefault(record.key, len(told) + 1)
         tell_distance(record, done, total)
         yield record
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "command_line",
     "data_options",
+    "layout_option",
     "names",
     "norm",
     "norm_or_pixels",
@@ -136,6 +137,18 @@ def data_options(function: F) -> F:
         click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images."),
         click.option(
             "--indices", type=_FILE, help="A text file of image indices, one a line.",
+        ),
+    )  # fmt: skip
+
+
+def layout_option(function: F) -> F:
+    """`--layout`."""
+    return _decorated(
+        function,
+        click.option(
+            "--layout", type=click.Choice(["chw", "hwc"]),
+            help="Of flat colour inputs: one channel after the other, or one pixel after the "
+            "other; what the network tells, else chw, if it is left out.",
         ),
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from closegap.graph.network import Network
     from closegap.specs.layout import Layout
 
-__all__ = ["fitted"]
+__all__ = ["fitted", "order_of"]
 
 
 def fitted(data: DataSet, network: Network, layout: Layout | None) -> DataSet:
@@ -37,3 +37,17 @@ def fitted(data: DataSet, network: Network, layout: Layout | None) -> DataSet:
         classes=network.output_size,
         channels_last=None if order is None else order == "hwc",
     )
+
+
+def order_of(network: Network, layout: Layout | None) -> Layout | None:
+    """What a run keeps of the order of flat inputs; `None` where it is the one without a word.
+
+    Pictures are drawn from records, which know no network.
+
+    Args:
+        network: whose input.
+        layout: as it was asked for.
+    """
+    from closegap.specs.layout import told_layout
+
+    return layout or ("hwc" if told_layout(network) == "hwc" else None)

@@ -1,37 +1,31 @@
-"""Least distances over a data set: one image after the other, each under every distance asked."""
+"""Least distances over a data set: one image after the other, each under every distance asked.
+
+The queries of one image share what they find: each begins with the nearest of the others'
+counterexamples, and gives the ones before it a nearer witness where it came upon one.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from closegap.attacks.minimal.grid import as_picture
 from closegap.core.errors import OptionError
 from closegap.core.tolerance import Tolerance
 from closegap.data import DataSet
 from closegap.evaluate import provenance
-from closegap.evaluate.metrics import picture_metrics
-from closegap.evaluate.recording import strongest_other
+from closegap.evaluate.distance_records import Asked, nearer, record_of
 from closegap.graph.network import Network
-from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.layout import Layout, picture_of
 from closegap.specs.objectives import OBJECTIVES, ObjectiveOptions, make_objective
-from closegap.store import BracketEvent, DistanceRecord, Pictures, RunHeader, RunStore, query_key
-from closegap.strategy.distance import (
-    DistanceInterrupted,
-    DistanceResult,
-    minimise_distance,
-    require_exact,
-)
+from closegap.store import DistanceRecord, RunHeader, RunStore, query_key
+from closegap.strategy.distance import DistanceInterrupted, minimise_distance, require_exact
+from closegap.strategy.starts import counterexamples
 
-_CUT_OFF, _CLEAN = "interrupted", "the image itself loses the label"
-_NONE = "proved: no input in [0, 1] is a counterexample"
+_CUT_OFF = "interrupted"
 
 __all__ = ["Distance", "DistancePlan", "measure", "plan_distances"]
 
@@ -167,7 +161,8 @@ def plan_distances(
 def measure(plan: DistancePlan, store: RunStore | None = None) -> Iterator[DistanceRecord]:
     """Bracket every distance; records by image, each in the store before it is yielded.
 
-    What the store holds of the plan is not asked again, but yielded in its place.
+    What the store holds of the plan is not asked again, but yielded in its place. A record with the
+    key of an earlier one takes its place: a later distance of the image found a nearer witness.
 
     Args:
         plan: what is asked.
@@ -175,26 +170,20 @@ def measure(plan: DistancePlan, store: RunStore | None = None) -> Iterator[Dista
 
     Raises:
         StoreError: the store cannot be written.
+        SoundnessError: what one query proved excludes what another one found.
         KeyboardInterrupt: after a record of the distance that was cut off, as far as its bracket
             had come; it is not in the store, so that a run that continues asks it anew.
     """
-    held: dict[str, DistanceRecord] = {}
+    held: dict[int, list[DistanceRecord]] = {}
     if store is not None:
-        held = {record.key: record for record in store.distances()}
         asked = {_key(plan, place, d) for place in range(len(plan.data)) for d in plan.distances}
-        store.set_total(len(asked | set(held)))
+        for record in store.distances():
+            held.setdefault(record.index, []).append(record)
+            asked.add(record.key)
+        store.set_total(len(asked))
     for place in range(len(plan.data)):
-        for distance in plan.distances:
-            key = _key(plan, place, distance)
-            if key in held:
-                yield held[key]
-                continue
-            record, stopped = _measured(plan, place, distance, key)
-            if stopped is None and store is not None:
-                store.add_distance(record)
-            yield record
-            if stopped is not None:
-                raise stopped
+        known = held.get(int(plan.data.indices[place]), [])
+        yield from _Image(plan, place, store, known).records()
 
 
 def _key(plan: DistancePlan, place: int, distance: Distance) -> str:
@@ -212,82 +201,92 @@ def _key(plan: DistancePlan, place: int, distance: Distance) -> str:
     )
 
 
-def _measured(
-    plan: DistancePlan, place: int, distance: Distance, key: str
-) -> tuple[DistanceRecord, DistanceInterrupted | None]:
-    """The record, and the interruption that cut it off."""
-    image = np.asarray(plan.data.images[place], dtype=np.float32)
-    query = distance.query(plan.network, image, int(plan.data.labels[place]))
-    stopped: DistanceInterrupted | None = None
-    try:
-        result = minimise_distance(
-            query,
-            timeout=plan.header.timeout,
-            tolerance=distance.tolerance,
-            exact=distance.exact,
-            seed=plan.header.seed,
+class _Image:
+    """The queries of one image.
+
+    Args:
+        plan: what is asked.
+        place: of the image in the plan's data.
+        store: of the run, or `None`.
+        held: what the store holds of the image, under whatever distance.
+    """
+
+    def __init__(
+        self,
+        plan: DistancePlan,
+        place: int,
+        store: RunStore | None,
+        held: Sequence[DistanceRecord],
+    ) -> None:
+        self._plan, self._place, self._store = plan, place, store
+        self._held = {record.key: record for record in held}
+        self._done: dict[str, tuple[Asked, DistanceRecord]] = {}
+        #: By whose query counterexamples came up.
+        self._found: list[tuple[str, Sequence[NDArray[np.float32]]]] = [
+            (record.distance, [record.pictures.witness])
+            for record in held
+            if record.pictures is not None
+        ]
+
+    def records(self) -> Iterator[DistanceRecord]:
+        """Of every distance; again of those that a later one gave a nearer witness."""
+        for distance in self._plan.distances:
+            asked = self._asked(distance)
+            record = self._held.get(asked.key)
+            if record is not None:
+                yield self._shared(asked, record)
+                continue
+            record, stopped = self._measured(asked, distance.exact)
+            yield record
+            if stopped is not None:
+                raise stopped
+            for earlier, old in list(self._done.values()):
+                if (better := self._shared(earlier, old)) is not old:
+                    yield better
+            self._done[asked.key] = asked, record
+
+    def _asked(self, distance: Distance) -> Asked:
+        plan, place = self._plan, self._place
+        image = np.asarray(plan.data.images[place], dtype=np.float32)
+        return Asked(
+            key=_key(plan, place, distance),
+            index=int(plan.data.indices[place]),
+            distance=distance.name,
+            options=distance.facts,
+            query=distance.query(plan.network, image, int(plan.data.labels[place])),
+            tolerance=distance.tolerance or Tolerance(),
         )
-    except DistanceInterrupted as stop:
-        stopped, result = stop, stop.result
-    pictures = _pictures(query, result)
-    rounded, note = None, ""
-    if result.witness is not None:
-        rounded, note = as_picture(query, result.witness)
-    clean = pictures is not None and np.array_equal(pictures.clean, pictures.witness)
-    notes = [_CUT_OFF] * (stopped is not None) + [_CLEAN] * clean
-    notes += [_NONE] if result.none_exists else [] if result.closed else result.notes
-    notes += [note] * bool(note)
-    record = DistanceRecord(
-        key=key,
-        index=int(plan.data.indices[place]),
-        label=query.label,
-        distance=distance.name,
-        options=distance.facts,
-        target=None if pictures is None else _reached(pictures, query),
-        lower=result.lower,
-        upper=result.upper,
-        tolerance=result.tolerance,
-        seconds=result.seconds,
-        history=tuple(BracketEvent(at, "", low, high) for at, low, high in result.history),
-        counts=dict(result.counts),
-        part_seconds=dict(result.part_seconds),
-        metrics={} if pictures is None else _metrics(query, pictures, rounded),
-        detail="; ".join(notes),
-        pictures=pictures,
-        rounded=rounded,
-    )
-    return record, stopped
 
+    def _measured(
+        self, asked: Asked, exact: str | None
+    ) -> tuple[DistanceRecord, DistanceInterrupted | None]:
+        """The record, and the interruption that cut it off; without one it is in the store."""
+        header, stopped = self._plan.header, None
+        known = [n for _, seen in self._found for n in counterexamples(asked.query, seen, 1)]
+        try:
+            result = minimise_distance(
+                asked.query,
+                timeout=header.timeout,
+                tolerance=asked.tolerance,
+                starts=[nearest.point for nearest in known if nearest.point is not None],
+                exact=exact,
+                seed=header.seed,
+            )
+        except DistanceInterrupted as stop:
+            stopped, result = stop, stop.result
+        self._found.append((asked.distance, result.seen))
+        record = record_of(asked, result, *[_CUT_OFF] * (stopped is not None))
+        if stopped is None and self._store is not None:
+            self._store.add_distance(record)
+        return record, stopped
 
-def _pictures(query: DistanceQuery, result: DistanceResult) -> Pictures | None:
-    """Clean image and witness, each with its outputs."""
-    if result.witness is None:
-        return None
-    clean = query.image.reshape(query.network.input_shape)
-    judge = replayer(query.network)
-    single = judge.outputs_float32(np.stack([clean, result.witness]))
-    return Pictures(
-        clean=clean,
-        witness=result.witness,
-        clean_outputs=single[0],
-        witness_outputs=single[1],
-        witness_outputs_float64=judge.outputs_float64(result.witness[None])[0],
-    )
-
-
-def _reached(pictures: Pictures, query: DistanceQuery) -> int:
-    """The target, or the greatest of the other outputs."""
-    if query.target is not None:
-        return query.target
-    return strongest_other(pictures.witness_outputs, query.label)
-
-
-def _metrics(
-    query: DistanceQuery, pictures: Pictures, rounded: UInt8[np.ndarray, "..."] | None
-) -> dict[str, float]:
-    """Of the witness on the grid of 8-bit pictures, those that there are."""
-    entries = query.picture.entries
-    shown = pictures.witness if rounded is None else rounded / 255
-    clean, changed = (a.reshape(-1)[entries] for a in (pictures.clean, shown))
-    named = asdict(picture_metrics(clean, changed))
-    return {name: float(value) for name, value in named.items() if not math.isnan(value)}
+    def _shared(self, asked: Asked, record: DistanceRecord) -> DistanceRecord:
+        """The record with the nearest witness of all distances; a better one is in the store."""
+        before = record
+        for source, seen in self._found:
+            for found in counterexamples(asked.query, seen, 1, below=record.upper):
+                record = nearer(record, asked, found, f"a witness of {source}")
+        self._done[asked.key] = asked, record
+        if record is not before and self._store is not None:
+            self._store.improve_distance(record)
+        return record

@@ -16,7 +16,7 @@ from closegap.core.errors import StoreError
 from closegap.store import codec
 from closegap.store.records import BracketEvent, Pictures
 
-__all__ = ["DistanceRecord", "insert", "keys", "read"]
+__all__ = ["DistanceRecord", "improve", "insert", "keys", "read"]
 
 _LEVELS = 255
 
@@ -28,6 +28,11 @@ _COLUMNS = (
 _INSERT = (
     f"INSERT INTO distances ({', '.join(_COLUMNS)}) "
     f"VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (key) DO NOTHING"
+)
+
+_IMPROVE = (
+    f"UPDATE distances SET {', '.join(f'{name} = ?' for name in _COLUMNS)} "
+    "WHERE key = ? AND upper > ?"
 )
 
 
@@ -158,16 +163,43 @@ def insert(connection: sqlite3.Connection, record: DistanceRecord) -> bool:
     Raises:
         ValueError: an end of the bracket or a time is NaN.
     """
+    if not connection.execute(_INSERT, _row(record)).rowcount:
+        return False
+    _insert_rest(connection, record)
+    return True
+
+
+def improve(connection: sqlite3.Connection, record: DistanceRecord) -> bool:
+    """Put a record in the place of the one with its key; the caller holds a transaction.
+
+    Returns:
+        False if there is none, or its upper end is no farther; then nothing changes.
+
+    Raises:
+        ValueError: an end of the bracket or a time is NaN.
+    """
+    if not connection.execute(_IMPROVE, (*_row(record), record.key, record.upper)).rowcount:
+        return False
+    for table in ("distance_history", "distance_pictures"):
+        connection.execute(f"DELETE FROM {table} WHERE key = ?", (record.key,))
+    _insert_rest(connection, record)
+    return True
+
+
+def _row(record: DistanceRecord) -> tuple[object, ...]:
+    """In the order of `_COLUMNS`."""
     if any(math.isnan(value) for value in (record.lower, record.upper, record.seconds)):
         raise ValueError(f"distance record {record.index} holds a NaN")
     known = _strict({n: v for n, v in record.metrics.items() if not math.isnan(v)})
-    row = (
+    return (
         record.key, record.index, record.label, record.distance, json.dumps(record.options),
         record.target, record.lower, record.upper, record.tolerance, record.seconds, record.detail,
         *(json.dumps(d, allow_nan=False) for d in (record.counts, record.part_seconds, known)),
     )  # fmt: skip
-    if not connection.execute(_INSERT, row).rowcount:
-        return False
+
+
+def _insert_rest(connection: sqlite3.Connection, record: DistanceRecord) -> None:
+    """History and pictures."""
     connection.executemany(
         "INSERT INTO distance_history VALUES (?, ?, ?, ?, ?, ?)",
         [
@@ -181,7 +213,6 @@ def insert(connection: sqlite3.Connection, record: DistanceRecord) -> bool:
             "INSERT INTO distance_pictures VALUES (?, ?, ?)",
             (record.key, codec.encode_pictures(record.pictures), rounded),
         )
-    return True
 
 
 def keys(connection: sqlite3.Connection) -> list[str]:

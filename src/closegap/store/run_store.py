@@ -165,6 +165,18 @@ class RunStore:
         with translated(self.path), self._transaction():
             return distances.insert(self._connection, record)
 
+    def improve_distance(self, record: DistanceRecord) -> bool:
+        """Put a record with a nearer witness in the place of the one with its key; see `add`.
+
+        Returns:
+            False if there is none, or its upper end is no farther; then nothing changes.
+
+        Raises:
+            StoreError: it cannot be written; the store stays as it was.
+        """
+        with translated(self.path), self._transaction():
+            return distances.improve(self._connection, record)
+
     def distance_keys(self) -> frozenset[str]:
         """Keys of the distance queries that are in the store."""
         with translated(self.path):

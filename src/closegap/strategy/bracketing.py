@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,17 +21,20 @@ from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.options import OURS
 from closegap.attacks.sparse.staged import StagedSearch
 from closegap.core.budget import Budget
-from closegap.core.errors import SoundnessError
-from closegap.core.numerics import DISTANCE_STEP, FLOAT64_UNIT, TINY
+from closegap.core.numerics import FLOAT64_UNIT, TINY
 from closegap.core.stopwatch import Stopwatch
 from closegap.core.tolerance import Tolerance
 from closegap.core.verdict import Verdict
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
-from closegap.strategy.distance_result import DistanceResult
+from closegap.strategy.distance_result import (
+    DistanceResult,
+    contradiction,
+    require_consistent,
+)
 from closegap.strategy.exact_solvers import EXACT
 from closegap.strategy.solve import solve
-from closegap.strategy.witnesses import Witnesses
+from closegap.strategy.witnesses import STARTS_MOST, Witnesses
 from closegap.verify.distance_floor import FloorOptions, distance_floor
 
 __all__ = ["Bracketing"]
@@ -58,7 +62,9 @@ _ROUGH = FloorOptions(climbs=0)
 _HALVINGS = 4
 _HALVING_SHARE = 0.05
 #: Of the bracket, how much of it has to go for a line of the history; trees prove in small steps.
-_SEEN = 0.01
+_MOVED = 0.01
+#: Counterexamples that are kept for other distances.
+_SEEN_MOST = 100
 #: Of the tolerance, how far below the upper end a proof is tried.
 _BELOW = 0.9
 
@@ -76,6 +82,7 @@ class Bracketing:
         self._started = time.monotonic()
         self._lower = _floor(query)
         self._best = self._settled = Nearest()
+        self._seen: deque[NDArray[np.float32]] = deque(maxlen=_SEEN_MOST)
         self._history: list[tuple[float, float, float]] = []
         self._counts_of: dict[str, int] = {}
         self._notes: list[str] = []
@@ -83,6 +90,11 @@ class Bracketing:
         self._felled = False
         self._step = _FARTHEST_STEP
         self.watch = Stopwatch()
+
+    def begin(self, starts: Sequence[Nearest]) -> None:
+        """Keep the nearest of some counterexamples; attacks go on from the nearest few."""
+        known = [n for n in starts if n.point is not None and self._counts(n.point, n.distance)]
+        self._witnesses.known = tuple(known[:STARTS_MOST])
 
     def clean(self) -> bool:
         """Whether the image itself loses its label, at distance 0."""
@@ -242,8 +254,7 @@ class Bracketing:
         """Keep a proved lower end."""
         if lower > self._farthest:
             lower = math.inf  # no input of the box is so far: there is no counterexample at all
-        if lower > self._best.distance + _rounding(lower):
-            self._contradiction(lower)
+        require_consistent(lower, self._best.distance)
         lower = min(lower, self._best.distance)
         if lower > self._lower:
             self._lower = lower
@@ -285,7 +296,8 @@ class Bracketing:
         witness = replayer(self._query.network).witness(self._query.within(distance), point)
         broken = witness is not None and witness.breaks
         if broken:
-            self._reach(Nearest(distance, point.copy()))
+            self._seen.append(point.copy())
+            self._reach(Nearest(distance, self._seen[-1]))
         return broken
 
     def _raise(self, radius: float) -> None:
@@ -295,24 +307,17 @@ class Bracketing:
             return
         self._lower = max(self._lower, radius - 4 * FLOAT64_UNIT * (1 + abs(radius)))
         if self._lower >= self._best.distance and self._best.distance > 0:
-            self._contradiction(self._lower)
+            raise contradiction(self._lower, self._best.distance)
         self._remember()
 
     def _reach(self, nearest: Nearest) -> None:
         if nearest.distance < self._best.distance:
             self._best = nearest
-            if self._best.distance < self._lower - _rounding(self._lower):
-                self._contradiction(self._lower)
+            require_consistent(self._lower, self._best.distance)
             self._lower = min(self._lower, self._best.distance)
             self._remember()
 
-    def _contradiction(self, lower: float) -> None:
-        raise SoundnessError(
-            f"the label was proved within {lower} and lost at {self._best.distance}; "
-            "no distance is given: please report this network and image"
-        )
-
-    def _remember(self, least: float = _SEEN) -> None:
+    def _remember(self, least: float = _MOVED) -> None:
         """A line of the history, unless little moved since the last."""
         if self._history and not self._moved(least):
             return
@@ -341,12 +346,8 @@ class Bracketing:
             self._counts_of,
             self.watch.seconds,
             tuple(dict.fromkeys(self._notes)),
+            tuple(self._seen),
         )
-
-
-def _rounding(distance: float) -> float:
-    """By how much a proof and a witness of the same distance may differ."""
-    return DISTANCE_STEP * max(1.0, abs(distance)) if math.isfinite(distance) else 0.0
 
 
 def _floor(query: DistanceQuery) -> float:

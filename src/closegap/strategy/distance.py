@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.core.budget import Budget
@@ -19,12 +23,35 @@ from closegap.core.errors import OptionError
 from closegap.core.tolerance import Tolerance
 from closegap.specs.distance import DistanceQuery
 from closegap.strategy.bracketing import Bracketing
-from closegap.strategy.distance_result import DistanceInterrupted, DistanceResult
+from closegap.strategy.distance_result import (
+    DistanceInterrupted,
+    DistanceResult,
+    require_consistent,
+)
 from closegap.strategy.exact_solvers import EXACT, IN_TURN
+from closegap.strategy.starts import required
 
-__all__ = ["DistanceInterrupted", "DistanceResult", "minimise_distance", "require_exact"]
+__all__ = [
+    "DistanceInterrupted",
+    "DistanceResult",
+    "Means",
+    "minimise_distance",
+    "require_consistent",
+    "require_exact",
+]
 
-_COMPLETE = ("crown", "alpha-crown", "layered", "bab", "mip", "input-split")
+
+@dataclass(frozen=True)
+class Means:
+    """What pushes the ends of a bracket, besides exact solvers.
+
+    Attributes:
+        engines: for proofs at a radius.
+        attack: walks, for witnesses.
+    """
+
+    engines: tuple[str, ...] = ("crown", "alpha-crown", "layered", "bab", "mip", "input-split")
+    attack: NearestAttack = field(default_factory=NearestAttack)
 
 
 def minimise_distance(
@@ -32,8 +59,8 @@ def minimise_distance(
     *,
     timeout: float = 60.0,
     tolerance: Tolerance | float | None = None,
-    engines: Sequence[str] = _COMPLETE,
-    attack: NearestAttack | None = None,
+    starts: Sequence[NDArray[np.floating]] = (),
+    means: Means | None = None,
     exact: str | None = None,
     seed: int = 0,
 ) -> DistanceResult:
@@ -44,8 +71,9 @@ def minimise_distance(
         timeout: seconds.
         tolerance: stop once the bracket is this narrow; a number is a width in the distance's
             units, `None` is `Tolerance()`.
-        engines: for proofs at a radius.
-        attack: for witnesses.
+        starts: counterexamples that are known, such as `seen` of a result in another distance;
+            `counterexamples` chooses those of any points. They are replayed before they count.
+        means: engines and walks; `None` is `Means()`.
         exact: one of `EXACT`, instead of proofs at radii; `None` leaves norms to these,
             in turn with the tree, and takes those of `IN_TURN` for the other distances.
         seed: of every random choice.
@@ -53,6 +81,7 @@ def minimise_distance(
     Raises:
         OptionError: timeout is negative, tolerance not positive and finite, one of them NaN, or
             the solver is unknown.
+        SpecError: a start is no counterexample, or no input of the network in [0, 1].
         SoundnessError: a proof and a witness exclude each other.
         DistanceInterrupted: Ctrl-C, with the bracket as it stood.
     """
@@ -62,12 +91,14 @@ def minimise_distance(
     if not isinstance(near, Tolerance):
         near = Tolerance(near, math.inf)
     require_exact(exact)
-    norm = query.objective.norm
+    known, by, norm = required(query, starts), means or Means(), query.objective.norm
     solvers = [exact] if exact is not None else list(IN_TURN) if norm is None else []
     budget = Budget.of_seconds(timeout, seed=seed)
-    search = Bracketing(query, near, attack or NearestAttack(), budget)
+    search = Bracketing(query, near, by.attack, budget)
     try:
-        _narrow(search, solvers, engines)
+        if not search.clean():
+            search.begin(known)
+            _narrow(search, solvers, by.engines)
         search.settle()
     except KeyboardInterrupt as stop:
         raise DistanceInterrupted(search.result()) from stop
@@ -86,8 +117,6 @@ def require_exact(name: str | None) -> None:
 
 def _narrow(search: Bracketing, solvers: Sequence[str], engines: Sequence[str]) -> None:
     """Push both ends: by exact solvers in turn, or by the tree and proofs at radii."""
-    if search.clean():
-        return
     if not solvers or "tree" in solvers:
         search.early()
     with search.watch.part("starts"):

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DistanceInterrupted", "DistanceResult"]
+from closegap.core.errors import SoundnessError
+from closegap.core.numerics import DISTANCE_STEP
+
+__all__ = ["DistanceInterrupted", "DistanceResult", "contradiction", "require_consistent"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,8 @@ class DistanceResult:
         counts: what was done how often, such as nodes.
         part_seconds: wall-clock of each part.
         notes: who could do nothing, and why; for people.
+        seen: counterexamples that came up on the way, float32, each replayed, the last of them:
+            far in this distance, they may be near in another.
     """
 
     lower: float
@@ -36,6 +41,7 @@ class DistanceResult:
     counts: dict[str, int] = field(default_factory=dict)
     part_seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    seen: tuple[NDArray[np.float32], ...] = field(default=(), repr=False)
 
     @property
     def closed(self) -> bool:
@@ -58,3 +64,26 @@ class DistanceInterrupted(KeyboardInterrupt):
     def __init__(self, result: DistanceResult) -> None:
         super().__init__()
         self.result = result
+
+
+def require_consistent(lower: float, distance: float) -> None:
+    """Nothing, unless a counterexample is nearer than was proved, by more than rounding.
+
+    Args:
+        lower: proved.
+        distance: of a counterexample; infinity for none.
+
+    Raises:
+        SoundnessError: one of them is wrong.
+    """
+    rounding = DISTANCE_STEP * max(1.0, abs(lower)) if math.isfinite(lower) else 0.0
+    if distance < lower - rounding:
+        raise contradiction(lower, distance)
+
+
+def contradiction(lower: float, distance: float) -> SoundnessError:
+    """What is raised where a proof and a counterexample exclude each other."""
+    return SoundnessError(
+        f"the label was proved within {lower} and lost at {distance}; "
+        "no distance is given: please report this network and image"
+    )

@@ -22,7 +22,10 @@ from closegap.core.budget import Budget
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import norm_objective
 
-__all__ = ["Witnesses"]
+__all__ = ["STARTS_MOST", "Witnesses"]
+
+#: Counterexamples from elsewhere that attacks go on from, at most.
+STARTS_MOST = 4
 
 #: Of the time, for published attacks, and for those with many lanes; of short times more.
 _ATTACK_SHARE = 0.07
@@ -53,6 +56,9 @@ class Witnesses:
         budget: of everything.
         counts: says of a float32 point and its distance whether it counts; keeps the nearest.
         best: the nearest so far.
+
+    Attributes:
+        known: counterexamples from elsewhere, nearest first, that attacks go on from.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Witnesses:
         self._budget = budget
         self._counts = counts
         self._best = best
+        self.known: tuple[Nearest, ...] = ()
         self._portfolio = portfolio(query.objective)
         self._cut: tuple[Entry, ...] = ()
         network = query.network
@@ -81,7 +88,7 @@ class Witnesses:
     def search(self) -> None:
         """Attacks, then walks."""
         query, budget, whole = self._query, self._budget, self._budget.remaining
-        known = self.published()
+        known = (*self._begun(), *self.published())
         proxy = query.objective.norm is None
         share = (_PROXY_ATTACKS if proxy else _ATTACK_SHARE) * whole
         if self._units > _LARGE:
@@ -97,6 +104,14 @@ class Witnesses:
         starts = [nearest.point for nearest in (self._best(), *found) if nearest.point is not None]
         self._attack.run(query, walk, self._counts, starts)
         self._below(_BELOW_SHARE * whole)
+
+    def _begun(self) -> tuple[Nearest, ...]:
+        """What was known before the attacks: the nearest so far, and others from elsewhere."""
+        best = self._best()
+        return (
+            *([best] if best.found else []),
+            *(n for n in self.known if n.distance > best.distance),
+        )
 
     def published(self) -> tuple[Nearest, ...]:
         """What attacks find that run as they were published, as far as they fit."""

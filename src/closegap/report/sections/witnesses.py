@@ -135,7 +135,8 @@ def _title(record: Record, header: RunHeader) -> str:
 
 
 def _panels(pictures: Pictures, header: RunHeader, *, still: bool) -> tuple[Panel, ...]:
-    clean, witness = layout(pictures.clean), layout(pictures.witness)
+    turned = header.settings.get("layout") == "hwc"
+    clean, witness = (layout(a, channels_last=turned) for a in (pictures.clean, pictures.witness))
     if clean is None or witness is None:
         return ()
     low, high = brightness(pictures.clean, pictures.witness)
