@@ -13,6 +13,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
+from closegap.mip.registry import backend
 from closegap.strategy.bracketing import Bracketing
 from closegap.testing.networks import onnx_model
 
@@ -253,3 +254,25 @@ def test_how_narrow_a_closed_bracket_is(call: Call, model: Path, right: Path) ->
         assert (row["verdict"] == "closed") == (row["upper"] - row["lower"] <= row["tolerance"])
     closed = [row for row in coarse.rows if row["verdict"] == "closed"]
     assert closed and f"closed within {closed[0]['tolerance']:.2g}" in coarse.err
+
+
+def test_who_answered_in_anothers_place_is_told(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In rows and under the table, also where the bracket is closed."""
+    nodes = [
+        helper.make_node("Gemm", ["input", "w"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {"w": np.eye(2), "v": np.array([[0.0, 0.0], [1.0, 0.5]]), "c": np.array([0.5, 0.0])}
+    model, images = tmp_path / "net.onnx", tmp_path / "one.npz"
+    model.write_bytes(onnx_model(nodes, weights, ["N", 2]))
+    np.savez(images, images=np.zeros((1, 2), dtype=np.float32), labels=np.array([0]))
+    asked = ("attack", model, "--data", images, "--minimise", "l1", "--timeout", "20")
+    monkeypatch.setattr(Bracketing, "halve", lambda search: None)  # it would close the bracket
+    monkeypatch.setattr(type(backend("gurobi")), "installed", lambda self: False)
+    row, table = call(*asked, "--exact", "gurobi", "--json"), call(*asked, "--exact", "gurobi")
+    assert [one["verdict"] for one in row.rows] == ["closed"], row.err
+    assert "gurobi did not answer, " in row.rows[0]["detail"]
+    assert "1 of 1: gurobi did not answer, " in table.out
