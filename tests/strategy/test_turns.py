@@ -61,7 +61,8 @@ def test_on_images_a_tree_begins_before_bounds_are_tightened(rng, monkeypatch):
     for seconds, more in ((75.0, 0.4), (85.0, 0.0), (np.inf, 0.0), (None, 0.0)):
         session.outlook["bab"] = seconds
         shares = [share for _, share in turns(("cutoff", "bab"), session, budget)]
-        assert shares == [0.3, more, more, 1.0, 1.0]
+        assert shares == [0.3, more, more, 0.15, 1.0]
+    assert list(turns(("bab", "cutoff"), session, budget))[-1] == ("cutoff", 1.0)
     assert [name for name, _ in turns(("cutoff", "mip"), session, Budget())] == ["cutoff", "mip"]
 
 

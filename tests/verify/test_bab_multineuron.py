@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -279,13 +279,27 @@ def test_larger_groups_are_tried_once_a_tree_has_grown(
         return joint_rows(problem, batch, before, options, budget)
 
     monkeypatch.setattr(strengthening, "joint_rows", counted)
+    monkeypatch.setattr(strengthening, "_LEAST", 1)
     problem = problem_of(next(iter(cases(rng, RELU_KINDS["dense"], 1))).query)
     bounder, tree = DomainBounder(problem, SHORT), Tree()
     tree.plant(len(problem.rows))
     payload = bounder.bound(root_batch(problem), Budget()).payload
     batch = replace(root_batch(problem), payload=payload)
-    rows = strengthening.Strengthening(problem, replace(OPTIONS[2], size=None), SHORT)
-    trial = rows.tried(batch, tree, bounder, Budget(nodes=10))
-    assert asked == [3]
-    rows.tried(batch if trial.rows is None else trial.rows.batch, tree, bounder, Budget(nodes=10))
-    assert asked == [3, 3, 4]
+    options = replace(OPTIONS[2], size=None)
+    for times in (strengthening._LARGER, 1):
+        monkeypatch.setattr(strengthening, "_LARGER", times * len(tree))
+        asked.clear()
+        rows = strengthening.Strengthening(problem, options, SHORT)
+        rows.tried(batch, tree, bounder, Budget(nodes=10))
+        assert asked == ([3] if times > 1 else [3, 4])
+    monkeypatch.setattr(strengthening, "_LARGER", 10**6)
+    falling = count(0.0, -1.0)
+    monkeypatch.setattr(strengthening, "_work", lambda *_: next(falling))  # the last is the best
+    trial = strengthening.Strengthening(problem, options, SHORT)
+    trial._larger = 1
+    held = batch
+    for looks in (1, 2):
+        found = trial.tried(held, tree, bounder, Budget(nodes=10)).rows
+        assert asked == [3, 4] * (looks + 1)
+        assert found is not None
+        held = found.batch

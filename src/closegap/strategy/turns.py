@@ -31,6 +31,8 @@ _REFINE, _REFINED = "refine", {1: 8.0, 3: 40.0}
 #: follow where it is expected to close in so much of what is left then.
 _FIRST, _FIRST_SHARE = "bab", 0.3
 _MORE, _MORE_SHARE, _SOON = 2, 0.4, 0.8
+#: There tightening under a cutoff closes little that the tree would not close in the same time.
+_LATE_SHARE = 0.15
 #: With the bounds that it leaves, exact searches have their trial.
 _BOUNDED = "alpha-crown"
 #: It attacks between the turns of these once more, where the margin shrank; otherwise it returns
@@ -51,11 +53,11 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
 
     Where cuts work, branch and bound and branch and cut take turns on their trees, each turn twice
     as long as the one before, so neither costs the other more than half of the time. Who is
-    expected to close first gets more of a round. On other convolutional
-    networks of ReLUs branch and bound begins before bounds are tightened under a cutoff, and has
-    more turns there while it is expected to close soon. The attack that waits for near margins is
-    asked again before each of their rounds, and before every other verifier. Attacks that would use
-    all of the time, which nobody has in the default order, leave half of it to the engines after.
+    expected to close first gets more of a round. On other convolutional networks of ReLUs branch
+    and bound begins before bounds are tightened under a cutoff, has more turns there while it is
+    expected to close soon, and most of what is left after. The attack that waits for near margins
+    is asked again before each of their rounds, and before every other verifier. Attacks that would
+    use all of the time, which nobody has in the default order, leave half of it to the others.
 
     Args:
         names: of engines; an engine after the pair runs when the pair's turns are over.
@@ -81,9 +83,11 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
             late = late and name != _LATE
             if name in _VERIFIERS:
                 yield from again
+            share = 1.0 - _LEFT * (name in _LONG and name != names[-1])
             if name == _LATE and _FIRST in names and _of_images(session):
                 yield from _first(session, budget)
-            yield name, 1.0 - _LEFT * (name in _LONG and name != names[-1])
+                share = _LATE_SHARE if _FIRST in names[names.index(name) :] else share
+            yield name, share
             if name == _BOUNDED:
                 yield from _early(names, session, budget)
         elif not raced:

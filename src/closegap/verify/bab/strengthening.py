@@ -45,6 +45,9 @@ _SAMPLE = 16
 #: Rows are looked for again when the tree has grown so many times, from so many nodes on; sooner
 #: where the last ones paid.
 _AGAIN, _SOONER, _LEAST = 4, 2, 256
+#: Larger groups take three times as long to find; they are tried when the tree has grown so many
+#: times, and at every look after one at which they did best.
+_LARGER = 16
 #: What a split gains is the mean over so many of the newest nodes.
 _NEWEST = 256
 #: Before any split it is taken to gain this share of what is missing.
@@ -90,6 +93,7 @@ class Strengthening:
         nodes = problem.exact.network.nodes
         hinges = any(is_hinge(nodes[layer.activation].op) for layer in problem.layers)
         self._due = options.after if hinges else None
+        self._larger = _LARGER * max(options.after or 0, _LEAST)
         self._known: set[int] = set()
         self._waiting: tuple[GivenRows, ...] = ()
         self.constraints = DomainConstraints()
@@ -111,6 +115,7 @@ class Strengthening:
         """What a continued search needs."""
         found: dict[str, NDArray[np.generic]] = {
             "rows_due": np.array([-1 if self._due is None else self._due]),
+            "rows_larger": np.array([self._larger]),
             "rows_closing": np.array([self.closing]),
             "rows_sets": np.array([len(self.constraints.exact)]),
             "rows_known": np.array([sorted(self._known)], dtype=np.int64),
@@ -130,6 +135,7 @@ class Strengthening:
         sets: list[ConstraintSet] = []
         try:
             due, self.closing = int(arrays["rows_due"][0]), float(arrays["rows_closing"][0])
+            self._larger = int(arrays["rows_larger"][0])
             for place in range(int(arrays["rows_sets"][0])):
                 start = f"rows_{place}_"
                 part = {n[len(start) :]: a for n, a in arrays.items() if n.startswith(start)}
@@ -170,7 +176,8 @@ class Strengthening:
         ways = [without_rows(self._problem, batch, present)]
         if present:
             ways.append(JointRows(self.constraints, batch, np.arange(present), present))
-        ways += self._found(batch, len(tree), budget)
+        found = self._found(batch, len(tree), budget)
+        ways += found
         lowers, work = [], []
         for way in ways:
             started = time.thread_time()
@@ -189,6 +196,8 @@ class Strengthening:
         if chosen.constraints is self.constraints or chosen.constraints.width == present == 0:
             return Trial(lower)
         self.constraints = chosen.constraints
+        if len(found) > 1 and chosen is found[-1]:
+            self._larger = 0
         if self._due is not None and chosen.constraints.width > present:
             self._due = max(_SOONER * len(tree), _LEAST)
         return Trial(lower, chosen, float((lowers[best] > 0).mean()))
@@ -199,14 +208,22 @@ class Strengthening:
             given, self._waiting = self._waiting, ()
             rows = with_given(self._problem, batch, self.constraints, given)
             return [] if rows is None else [rows]
-        options = self._options
-        early = self._due == options.after
-        sizes = (FIRST_SIZE,) if early else (FIRST_SIZE, GREATEST_GROUP)
         self._due = max(_AGAIN * nodes, _LEAST)
         return [
-            joint_rows(self._problem, batch, self.constraints, replace(options, size=size), budget)
-            for size in (sizes if options.size is None else (options.size,))
+            joint_rows(
+                self._problem, batch, self.constraints, replace(self._options, size=size), budget
+            )
+            for size in self._sizes(nodes)
         ]
+
+    def _sizes(self, nodes: int) -> tuple[int, ...]:
+        """Of the groups that are looked for in a tree of so many nodes."""
+        if self._options.size is not None:
+            return (self._options.size,)
+        if nodes < self._larger:
+            return (FIRST_SIZE,)
+        self._larger = _LARGER * nodes
+        return (FIRST_SIZE, GREATEST_GROUP)
 
 
 def _kind(
