@@ -156,7 +156,8 @@ def table_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
 
     The ratio is the geometric mean, over the images that both close, of the first method's
     processor seconds over the method's. `contradicts` counts images on which the method's bracket
-    and another's exclude each other; it must be 0.
+    and another's exclude each other; it must be 0. A run that tells no nodes (a solver that was
+    stopped) says nothing of what a node costs.
     """
     rows = []
     for model, distance in dict.fromkeys((o.model, o.distance) for o in outcomes):
@@ -164,6 +165,7 @@ def table_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
         for method in dict.fromkeys(o.method for o in here):
             held = [o for o in here if o.method == method]
             nodes, cpu = sum(o.nodes for o in held), sum(o.cpu for o in held)
+            told = sum(o.cpu for o in held if o.nodes)
             ratio, both = _against(here[0].method, held, here)
             rows.append(
                 [
@@ -173,7 +175,7 @@ def table_rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
                     f"{cpu / len(held):.2f}",
                     f"{nodes / len(held):.0f}",
                     f"{sum(not o.closed for o in held)} of {len(held)}",
-                    f"{1000 * cpu / nodes:.2f}" if nodes else "-",
+                    f"{1000 * told / nodes:.2f}" if nodes else "-",
                     f"{ratio:.2f}" if both else "-",
                     str(both),
                     str(sum(_contradicts(o, here) for o in held)),

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from closegap.attacks.sparse.conic import ConicSolver
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.core.budget import Budget
+from closegap.core.tolerance import Tolerance
 from closegap.encode import encode
 from closegap.encode.distances import encode_distance, tangents
-from closegap.mip.model import Cone, SolveOptions, Status
+from closegap.mip.model import Claim, Cone, Model, SolveOptions, Status
 from closegap.mip.registry import backend
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
@@ -116,6 +118,68 @@ def test_brackets_hold_the_enumerated_optimum(
             assert one.distance(answer.witness) == answer.upper
         else:
             assert answer.lower == math.inf
+
+
+@pytest.mark.parametrize(
+    ("near", "gap"),
+    [(Tolerance(math.inf, 0.01), 0.009), (Tolerance(0.01, 0.01), 0.0), (Tolerance(), 0.0)],
+)
+def test_solvers_are_told_a_share_and_stopped_by_a_repaired_witness(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, near: Tolerance, gap: float
+) -> None:
+    query = replace(asked(rng, [4, 3, 3]), objective=LinfDistance())
+    least = least_distance(query)
+    while not 0.05 < least < 1:
+        query = replace(asked(rng, [4, 3, 3]), objective=LinfDistance())
+        least = least_distance(query)
+    points = rng.random((200, 4)).astype(np.float32)
+    start = points[replayer(query.network).outputs_float32(points).argmax(axis=1) != query.label][0]
+    attained, told = query.distance(start), []
+
+    def stopped(_: object, model: Model, options: SolveOptions) -> tuple[Claim, str, str]:
+        told.append(options.gap)
+        assert options.interrupted is not None and options.on_bound is not None
+        assert not options.interrupted()
+        options.on_bound(0.9 * attained)
+        assert not options.interrupted()
+        options.on_bound(attained)
+        assert options.interrupted()
+        return Claim(Status.INTERRUPTED, bound=least), "stopped", "scip"
+
+    monkeypatch.setattr(ConicSolver, "solve", stopped)
+    programs = GenericMip(solver="scip", tolerance=near)
+    answer = programs.run(query, Budget.of_seconds(20), lambda *_: True, starts=(start,))
+    assert told and all(one == pytest.approx(gap) for one in told)
+    assert answer.lower <= least
+
+
+@pytest.mark.parametrize("status", [Status.TIME, Status.BOUND_REACHED, Status.OPTIMAL])
+def test_a_bound_of_pixels_that_is_attained_proves_no_pixel_more(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, status: Status
+) -> None:
+    query = replace(asked(rng, [4, 3, 3]), objective=L0Distance(GRID))
+    while not 1 <= least_distance(query) <= 2:
+        query = replace(asked(rng, [4, 3, 3]), objective=L0Distance(GRID))
+    least = least_distance(query)
+    points = rng.random((200, 4)).astype(np.float32)
+    changed = replayer(query.network).outputs_float32(points).argmax(axis=1) != query.label
+    first = query.image.reshape(-1).copy()
+    farther = 0
+    for point in points[changed]:  # one pixel more than it takes
+        some = np.where(np.arange(4) <= least, point, first).astype(np.float32)
+        if replayer(query.network).outputs_float32(some[None])[0].argmax() != query.label:
+            farther, start = int(query.distance(some)), some
+            break
+    assert farther == least + 1
+
+    def stopped(*_: object) -> tuple[Claim, str, str]:
+        return Claim(status, bound=least), "stopped", "scip"
+
+    monkeypatch.setattr(ConicSolver, "solve", stopped)
+    answer = GenericMip(solver="scip").run(
+        query, Budget.of_seconds(20), lambda *_: True, starts=(start,)
+    )
+    assert answer.upper == farther and answer.lower <= least
 
 
 def test_starts_are_completed_feasibly(rng: np.random.Generator) -> None:

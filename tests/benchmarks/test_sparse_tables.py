@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,11 @@ def test_ratios_are_geometric_means_over_what_both_close(outcomes: list[Outcome]
     assert (paper[8], ours[8]) == ("2", "2")
     assert paper[2] == "26.67"  # 4, 16 and the limit of 60 seconds
     assert ours[6] == f"{1000 * 5 / 30:.2f}"
+
+
+def test_runs_that_tell_no_nodes_say_nothing_of_what_one_costs(outcomes: list[Outcome]) -> None:
+    outcomes[2] = replace(outcomes[2], nodes=0)
+    assert table_rows(outcomes)[0][6] == f"{1000 * 10 / 20:.2f}"
 
 
 def test_brackets_that_exclude_each_other_are_counted(outcomes: list[Outcome]) -> None:

@@ -268,7 +268,7 @@ def _parameters(options: SolveOptions) -> dict[str, float]:
         "IntFeasTol": finest,
         "BarQCPConvTol": finest,
         "MIQCPMethod": 1,  # planes outside the cones: their bounds hold, a barrier's nearly do
-        "MIPGap": 0.0,
+        "MIPGap": options.gap,
         "MIPGapAbs": 0.0,
     }
     if options.node_limit is not None:

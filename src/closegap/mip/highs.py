@@ -265,7 +265,7 @@ def _solve_integer(model: Model, options: SolveOptions, deadline: float) -> Clai
     native.cbSimplexInterrupt.subscribe(watch.poll)
     values = _common(options) | {
         "mip_feasibility_tolerance": options.feasibility,
-        "mip_rel_gap": 0.0,
+        "mip_rel_gap": options.gap,
         "mip_abs_gap": options.feasibility,
         "time_limit": max(0.0, deadline - time.monotonic()),
     }

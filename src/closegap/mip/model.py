@@ -188,6 +188,8 @@ class SolveOptions:
             mixed-integer programs only.
         stop_at_bound: stop once the dual bound is at or above this. A linear program may stop by
             it (`BOUND_REACHED`) or go on to its optimum.
+        gap: a mixed-integer program may stop as `OPTIMAL` once point and bound are as near as this
+            share of the objective.
         on_incumbent: called with `(point, objective)` for every better feasible point, while the
             solver runs, in the caller's process and thread. What it raises stops the solver and
             is raised again by `solve`.
@@ -211,6 +213,7 @@ class SolveOptions:
     start: Array | None = None
     stop_at_incumbent: float | None = None
     stop_at_bound: float | None = None
+    gap: float = 0.0
     on_incumbent: Incumbent | None = None
     on_bound: Callable[[float], None] | None = None
     interrupted: Callable[[], bool] | None = None

@@ -302,6 +302,7 @@ def _parameters(options: SolveOptions) -> dict[str, object]:
         "numerics/feastol": options.feasibility,
         "numerics/dualfeastol": options.feasibility,
         "misc/catchctrlc": False,
+        "limits/gap": options.gap,
         "lp/threads": options.threads,
         "randomization/randomseedshift": options.seed % SEEDS,
     }

@@ -92,6 +92,8 @@ class ConicSolver:
             rows = tangents(model.cones, answer.point, QP_ROW_SLACK)
             if rows.shape[0] == 0 or answer.status is not Status.OPTIMAL:
                 break
+            if _stopped(options, bound):
+                break
             outer = _with_rows(outer, rows)
             if model.integer.any():
                 outer = self._tight_in_cell(outer, model.cones, answer.point, deadline)
@@ -112,6 +114,13 @@ class ConicSolver:
                 break
             cell, outer = _with_rows(cell, rows), _with_rows(outer, rows)
         return outer
+
+
+def _stopped(options: SolveOptions, bound: float) -> bool:
+    """Whether the caller wants no other round, now that it knows the bound."""
+    if options.on_bound is not None:
+        options.on_bound(bound)
+    return options.interrupted is not None and options.interrupted()
 
 
 def _with_rows(model: Model, rows: csr_array) -> Model:

@@ -34,6 +34,7 @@ from closegap.encode.distances import EncodedDistance, encode_distance
 from closegap.mip.model import Array, Claim, Emphasis, SolveOptions, Status
 from closegap.runtime.cache import compiled
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import Objective
 from closegap.specs.query import Query
 from closegap.specs.region import Box, bounding_box
 from closegap.verify.clause_search import bound_allowance
@@ -67,6 +68,11 @@ class GenericMip:
     rounds: int = 40
     tolerance: Tolerance = field(default_factory=lambda: Tolerance(MIP_BOUND_MARGIN, math.inf))
     encode: EncodeOptions = field(default_factory=EncodeOptions)
+
+    def share(self, objective: Objective) -> float:
+        """Of the objective, how near to the optimum solvers may stop: only a share is told them."""
+        told = self.tolerance.absolute == math.inf and not objective.integral
+        return _NEARLY * self.tolerance.relative if told else 0.0
 
     def run(
         self,
@@ -216,6 +222,7 @@ class _Run:
         program = encode_distance(network, query.objective, query.center, margin=asked, limit=limit)
         allowance = distance_allowance(program.model)
         solver = ConicSolver(self._options.solver, self._options.rounds)
+        seen: list[float] = []
         options = SolveOptions(
             time_limit=budget.remaining,
             node_limit=budget.nodes,
@@ -223,7 +230,10 @@ class _Run:
             seed=budget.seed,
             start=self._start(program),
             stop_at_bound=limit + allowance - self._gap(limit),
+            gap=self._options.share(query.objective),
             on_incumbent=lambda values, _: self._repair(program, values, solver),
+            on_bound=seen.append,
+            interrupted=lambda: bool(seen) and self._near_enough(max(seen) - allowance),
             emphasis=self._options.emphasis,
         )
         claim, words, answered = solver.solve(program.model, options)
@@ -235,6 +245,10 @@ class _Run:
             if self._options.solver is not None and answered != self._options.solver:
                 self._exchanged(answered, words)
         self._judge_claim(clause, claim, allowance, limit)
+
+    def _near_enough(self, bound: float) -> bool:
+        """Whether a bound closes its clause: the solver knows no witness that was repaired."""
+        return self._best.found and bound >= self._limit() - self._gap(self._limit())
 
     def _gap(self, limit: float) -> float:
         """How far below the limit a bound is enough."""
