@@ -59,8 +59,7 @@ class GenericMip:
         emphasis: see `SolveOptions`.
         rounds: of tangents, where the solver knows no cones (l2, isotropic total variation).
         tolerance: a clause is left once its bound is nearly this close to the incumbent, and a
-            share is told the solver as well; distances
-            that are whole numbers have their own.
+            share is told the solver as well; distances that are whole numbers have their own.
         encode: how the network is written.
     """
 
