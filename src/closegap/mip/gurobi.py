@@ -18,8 +18,8 @@ from scipy.sparse import coo_array, csr_matrix
 
 from closegap.core.errors import MissingDependencyError, OptionError
 from closegap.core.numerics import MIP_FEASIBILITY
+from closegap.mip._watch import Watch
 from closegap.mip.model import (
-    POLL_SECONDS,
     SEEDS,
     Array,
     Capabilities,
@@ -98,24 +98,18 @@ class _Run:
 
     def __init__(self, model: Model, options: SolveOptions, native: Any, deadline: float) -> None:
         self._model, self._options, self._native = model, options, native
-        self._deadline = deadline
+        self._watch = Watch(options, deadline)
         self._codes = _gurobipy().GRB.Callback
         self._columns = _build(native, model)
-        self._best = math.inf
-        self._point: Array | None = None
-        self._bound, self._next = -math.inf, 0.0
-        self._reason: Status | None = None
-        self._caught: BaseException | None = None
 
     def solve(self) -> Claim:
         for name, value in _parameters(self._options).items():
             self._native.setParam(name, value)
         if self._options.start is not None:
             self._begin_at(self._options.start)
-        if self._reason is None:
+        if self._watch.reason is None:
             self._optimise()
-        if self._caught is not None:
-            raise self._caught
+        self._watch.raise_what_was_caught()
         return self._claim()
 
     def _optimise(self) -> None:
@@ -126,51 +120,24 @@ class _Run:
             self._go_on()
 
     def _go_on(self) -> None:
-        left = self._deadline - time.monotonic()
+        left = self._watch.deadline - time.monotonic()
         self._native.setParam("TimeLimit", min(max(left, 0.0), _INFINITY))
         self._native.optimize(self._heard)
 
     def _heard(self, native: Any, where: int) -> None:
-        """Gurobi prints what a callback raises, and goes on: it is kept, and raised later."""
+        """Gurobi prints what a callback raises, and goes on; the watch keeps it instead."""
         try:
             if where == self._codes.MIPSOL:
                 self._offer(np.asarray(native.cbGetSolution(self._columns)))
             elif where == self._codes.MIP:
-                self._bounded(float(native.cbGet(self._codes.MIP_OBJBND)))
-            if self._options.interrupted is not None and time.monotonic() >= self._next:
-                self._next = time.monotonic() + POLL_SECONDS
-                if self._options.interrupted():
-                    self._stop(Status.INTERRUPTED)
+                self._watch.bounded(_finite(float(native.cbGet(self._codes.MIP_OBJBND))))
         except BaseException as error:
-            self._caught = self._caught or error
-            self._stop(Status.INTERRUPTED)
-
-    def _stop(self, reason: Status) -> None:
-        self._reason = self._reason or reason
-        self._native.terminate()
+            self._watch.caught(error)
+        if self._watch.stops():
+            native.terminate()
 
     def _offer(self, point: Array) -> None:
-        """A feasible point: pass it on if it is better than the last one passed on."""
-        objective = self._model.objective(point)
-        if self._caught is not None or objective >= self._best:
-            return
-        self._best, self._point = objective, point
-        if self._options.on_incumbent is not None:
-            self._options.on_incumbent(point, objective)
-        target = self._options.stop_at_incumbent
-        if target is not None and objective <= target:
-            self._stop(Status.INCUMBENT_REACHED)
-
-    def _bounded(self, bound: float) -> None:
-        bound = _finite(bound)
-        if bound <= self._bound:
-            return
-        self._bound = bound
-        if self._options.on_bound is not None:
-            self._options.on_bound(bound)
-        target = self._options.stop_at_bound
-        if target is not None and bound >= target:
-            self._stop(Status.BOUND_REACHED)
+        self._watch.offer(point, self._model.objective(point))
 
     def _begin_at(self, start: Array) -> None:
         """Offer the start: whole, or its integer part alone for Gurobi to complete."""
@@ -184,8 +151,8 @@ class _Run:
         native, continuous = self._native, not bool(self._model.integer.any())
         ended = int(native.Status)
         status = _STATUS.get(ended, Status.FAILED)
-        if self._reason is not None and status not in (Status.OPTIMAL, Status.INFEASIBLE):
-            status = self._reason
+        if self._watch.reason is not None and status not in (Status.OPTIMAL, Status.INFEASIBLE):
+            status = self._watch.reason
         nodes = 0 if continuous or ended == _LOADED else int(native.NodeCount)
         claim = Claim(status, nodes=nodes, detail=f"Gurobi: status {ended}")
         if status is Status.INFEASIBLE:
@@ -197,20 +164,17 @@ class _Run:
             and native.SolCount > 0
             and (not continuous or status is Status.OPTIMAL)
         ):
-            self._consider(np.asarray(self._columns.X))
-        if status is Status.OPTIMAL and self._point is None:
+            last = np.asarray(self._columns.X)
+            self._watch.keep(last, self._model.objective(last))
+        best, point = self._watch.best, self._watch.point
+        if status is Status.OPTIMAL and point is None:
             return replace(claim, status=Status.FAILED, detail="Gurobi: optimal without a point")
-        bound = self._bound
+        bound = self._watch.bound
         if not continuous and ended != _LOADED:
             bound = max(bound, _finite(float(native.ObjBound)))
         elif self._model.is_linear and status is Status.OPTIMAL:
             bound = float(native.ObjVal)  # over cones it is a barrier's, and no bound
-        return replace(claim, objective=self._best, bound=bound, point=self._point)
-
-    def _consider(self, point: Array) -> None:
-        objective = self._model.objective(point)
-        if objective < self._best:
-            self._best, self._point = objective, point
+        return replace(claim, objective=best, bound=bound, point=point)
 
 
 def _gurobipy() -> ModuleType:

@@ -11,18 +11,24 @@ import math
 import time
 from dataclasses import replace
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from closegap.core.errors import MissingDependencyError, OptionError, SolverError
-from closegap.core.numerics import SMALL_COEFFICIENT
-from closegap.mip._highs_watch import HighsWatch
+from closegap.core.errors import OptionError, SolverError
+from closegap.mip._highs_native import (
+    common_options,
+    floats,
+    highspy_module,
+    new_native,
+    pass_model,
+    run_native,
+    set_options,
+)
+from closegap.mip._watch import Watch
 from closegap.mip.model import (
-    SEEDS,
     Array,
     Capabilities,
     Claim,
@@ -33,8 +39,6 @@ from closegap.mip.model import (
 
 __all__ = ["HighsBackend", "HighsSession"]
 
-_ROWWISE = 2
-_MINIMISE = 1
 _DUAL_SIMPLEX = 1
 _CHOOSE_SCALE, _NO_SCALE = 2, 0
 
@@ -103,9 +107,9 @@ class HighsSession:
     def __init__(self, model: Model) -> None:
         if not model.is_linear:
             raise OptionError("a session holds linear programs; this model has integer variables")
-        self._native = _native()
+        self._native = new_native()
         self._set(solver="simplex", simplex_strategy=_DUAL_SIMPLEX, presolve="off")
-        self._refused = _pass_model(self._native, model)
+        self._refused = pass_model(self._native, model)
         self._model = _copy(model)
 
     def model(self) -> Model:
@@ -121,7 +125,7 @@ class HighsSession:
         _no_nan("set_costs", cost)
         self._model = replace(self._model, cost=cost.copy(), constant=constant)
         columns = np.arange(len(cost), dtype=np.int32)
-        self._check(self._native.changeColsCost(len(cost), columns, _floats(cost)), "set_costs")
+        self._check(self._native.changeColsCost(len(cost), columns, floats(cost)), "set_costs")
         self._check(self._native.changeObjectiveOffset(constant), "set_costs")
 
     def set_column_bounds(self, columns: NDArray[np.int64], lower: Array, upper: Array) -> None:
@@ -130,7 +134,7 @@ class HighsSession:
         self._model.lower[columns] = lower
         self._model.upper[columns] = upper
         status = self._native.changeColsBounds(
-            len(columns), columns.astype(np.int32), _floats(lower), _floats(upper)
+            len(columns), columns.astype(np.int32), floats(lower), floats(upper)
         )
         self._check(status, "set_column_bounds")
 
@@ -140,7 +144,7 @@ class HighsSession:
         self._model.row_lower[rows] = lower
         self._model.row_upper[rows] = upper
         status = self._native.changeRowsBounds(
-            len(rows), rows.astype(np.int32), _floats(lower), _floats(upper)
+            len(rows), rows.astype(np.int32), floats(lower), floats(upper)
         )
         self._check(status, "set_row_bounds")
 
@@ -151,12 +155,12 @@ class HighsSession:
         _no_nan("add_rows", matrix.data, row_lower, row_upper)
         status = self._native.addRows(
             matrix.shape[0],
-            _floats(row_lower),
-            _floats(row_upper),
+            floats(row_lower),
+            floats(row_upper),
             matrix.nnz,
             matrix.indptr[:-1].astype(np.int32),
             matrix.indices.astype(np.int32),
-            _floats(matrix.data),
+            floats(matrix.data),
         )
         self._check(status, "add_rows")
         sides = (self._model.row_lower, row_lower), (self._model.row_upper, row_upper)
@@ -181,9 +185,9 @@ class HighsSession:
             return Claim(Status.TIME, detail="no time was left")
         if self._model.columns == 0:
             return _without_columns(self._model)
-        watch = HighsWatch(options, begun + options.time_limit)
+        watch = Watch(options, begun + options.time_limit)
         if options.interrupted is not None:
-            self._native.cbSimplexInterrupt.subscribe(watch.poll)
+            self._native.cbSimplexInterrupt.subscribe(lambda event: _stop_if(watch, event))
         try:
             claim = self._run(options, watch)
         finally:
@@ -193,26 +197,26 @@ class HighsSession:
             options.on_incumbent(claim.point, claim.objective)
         return replace(claim, seconds=time.monotonic() - begun)
 
-    def _run(self, options: SolveOptions, watch: HighsWatch) -> Claim:
+    def _run(self, options: SolveOptions, watch: Watch) -> Claim:
         target = math.inf if options.stop_at_bound is None else options.stop_at_bound
         scale = _CHOOSE_SCALE if options.scaled else _NO_SCALE
-        self._set(**_common(options), objective_bound=target, simplex_scale_strategy=scale)
+        self._set(**common_options(options), objective_bound=target, simplex_scale_strategy=scale)
         self._limit_time(watch)
-        ended = _run(self._native)
+        ended = run_native(self._native)
         if ended not in _STATUS and watch.reason is None:
             self._native.clearSolver()
             self._set(presolve="on")
             self._limit_time(watch)
-            ended = _run(self._native)
+            ended = run_native(self._native)
             self._set(presolve="off")
         return self._claim(ended, watch, target)
 
-    def _limit_time(self, watch: HighsWatch) -> None:
+    def _limit_time(self, watch: Watch) -> None:
         # The simplex measures its limit on a clock that runs on over all solves of one object.
         left = max(0.0, watch.deadline - time.monotonic())
         self._set(time_limit=self._native.getRunTime() + left)
 
-    def _claim(self, ended: str, watch: HighsWatch, target: float) -> Claim:
+    def _claim(self, ended: str, watch: Watch, target: float) -> Claim:
         status = watch.reason or _STATUS.get(ended, Status.FAILED)
         solution = self._native.getSolution()
         duals = np.asarray(solution.row_dual) if solution.dual_valid else None
@@ -234,7 +238,7 @@ class HighsSession:
         )
 
     def _set(self, **values: object) -> None:
-        _set_options(self._native, values)
+        set_options(self._native, values)
 
     def _check(self, status: Any, what: str) -> None:
         if status.name == "kError":
@@ -251,19 +255,19 @@ def _without_columns(model: Model) -> Claim:
 
 
 def _solve_integer(model: Model, options: SolveOptions, deadline: float) -> Claim:
-    native = _native()
-    refused = _pass_model(native, model)
+    native = new_native()
+    refused = pass_model(native, model)
     if refused:
         return Claim(Status.FAILED, detail=refused)
     if options.start is not None:
-        start = _highspy().HighsSolution()
+        start = highspy_module().HighsSolution()
         start.col_value = options.start.tolist()
         native.setSolution(start)
-    watch = HighsWatch(options, deadline)
-    native.cbMipImprovingSolution.subscribe(watch.improved)
-    native.cbMipInterrupt.subscribe(watch.bounded)
-    native.cbSimplexInterrupt.subscribe(watch.poll)
-    values = _common(options) | {
+    watch = Watch(options, deadline)
+    native.cbMipImprovingSolution.subscribe(lambda event: _improved(watch, event))
+    native.cbMipInterrupt.subscribe(lambda event: _between_nodes(watch, event))
+    native.cbSimplexInterrupt.subscribe(lambda event: _stop_if(watch, event))
+    values = common_options(options) | {
         "mip_feasibility_tolerance": options.feasibility,
         "mip_rel_gap": options.gap,
         "mip_abs_gap": options.feasibility,
@@ -271,21 +275,37 @@ def _solve_integer(model: Model, options: SolveOptions, deadline: float) -> Clai
     }
     if options.node_limit is not None:
         values["mip_max_nodes"] = options.node_limit
-    _set_options(native, values)
-    ended = _run(native)
+    set_options(native, values)
+    ended = run_native(native)
     if ended == "kUnboundedOrInfeasible":
         ended = _tell_apart(native, watch)
     watch.raise_what_was_caught()
     return _integer_claim(native, ended, watch.reason, model)
 
 
-def _tell_apart(native: Any, watch: HighsWatch) -> str:
+def _improved(watch: Watch, event: Any) -> None:
+    """A better feasible point was found."""
+    found = event.data_out
+    watch.offer(np.array(found.mip_solution), float(found.objective_function_value))
+
+
+def _between_nodes(watch: Watch, event: Any) -> None:
+    watch.bounded(float(event.data_out.mip_dual_bound))
+    _stop_if(watch, event)
+
+
+def _stop_if(watch: Watch, event: Any) -> None:
+    if watch.stops():
+        event.interrupt()
+
+
+def _tell_apart(native: Any, watch: Watch) -> str:
     """Which of the two it is: solve again for any feasible point."""
     columns = native.getNumCol()
     native.changeColsCost(columns, np.arange(columns, dtype=np.int32), np.zeros(columns))
     native.cbMipImprovingSolution.clear()
-    _set_options(native, {"time_limit": max(0.0, watch.deadline - time.monotonic())})
-    ended = _run(native)
+    set_options(native, {"time_limit": max(0.0, watch.deadline - time.monotonic())})
+    ended = run_native(native)
     return "kUnbounded" if ended == "kOptimal" else ended
 
 
@@ -303,79 +323,12 @@ def _integer_claim(native: Any, ended: str, reason: Status | None, model: Model)
     solution = native.getSolution()
     if (
         not solution.value_valid
-        or info.primal_solution_status != _highspy().kSolutionStatusFeasible
+        or info.primal_solution_status != highspy_module().kSolutionStatusFeasible
     ):
         return claim
     point = np.asarray(solution.col_value)
     objective = float(model.cost @ point) + model.constant
     return replace(claim, objective=objective, point=point)
-
-
-def _highspy() -> ModuleType:
-    try:
-        import highspy  # native and slow to load: only where something is solved
-    except ImportError as error:
-        raise MissingDependencyError(f"highspy cannot be imported ({error})") from None
-    return highspy
-
-
-def _native() -> Any:
-    native = _highspy().Highs()
-    native.silent()
-    return native
-
-
-def _run(native: Any) -> str:
-    """Run, and return the name of the model's status."""
-    status = native.run()
-    if status.name == "kError" and native.getModelStatus().name == "kNotset":
-        # HiGHS fixes its thread count at a thread's first solve, and refuses another one after it.
-        type(native).resetGlobalScheduler(True)
-        native.run()
-    return str(native.getModelStatus().name)
-
-
-def _common(options: SolveOptions) -> dict[str, object]:
-    return {
-        "threads": options.threads,
-        "random_seed": options.seed % SEEDS,
-        "primal_feasibility_tolerance": options.feasibility,
-        "dual_feasibility_tolerance": options.feasibility,
-    }
-
-
-def _set_options(native: Any, values: dict[str, object]) -> None:
-    for name, value in values.items():
-        if native.setOptionValue(name, value).name == "kError":
-            raise OptionError(f"HiGHS refuses {name} = {value}")
-
-
-def _pass_model(native: Any, model: Model) -> str:
-    """Hand the arrays over; returns why that cannot be, or an empty string."""
-    flaw = model.flaw() or ("HiGHS knows no cones" if model.cones else "")
-    if flaw:
-        return flaw
-    _set_options(native, {"small_matrix_value": SMALL_COEFFICIENT})
-    status = native.passModel(
-        model.columns,
-        model.rows,
-        model.matrix.nnz,
-        _ROWWISE,
-        _MINIMISE,
-        model.constant,
-        _floats(model.cost),
-        _floats(model.lower),
-        _floats(model.upper),
-        _floats(model.row_lower),
-        _floats(model.row_upper),
-        model.matrix.indptr[:-1].astype(np.int32),
-        model.matrix.indices.astype(np.int32),
-        _floats(model.matrix.data),
-        model.integer.astype(np.int32),
-    )
-    if status.name == "kError":
-        return "HiGHS refused the model"
-    return ""
 
 
 def _copy(model: Model) -> Model:
@@ -386,10 +339,6 @@ def _copy(model: Model) -> Model:
 def _no_nan(what: str, *arrays: Array) -> None:
     if any(np.isnan(array).any() for array in arrays):
         raise SolverError(f"{what}: a NaN among the new values; the session is unchanged")
-
-
-def _floats(values: Any) -> Array:
-    return np.ascontiguousarray(values, dtype=np.float64)
 
 
 def _finite_or(value: float, other: float) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 
 from closegap.core.errors import MissingDependencyError, OptionError
 from closegap.core.numerics import SMALL_COEFFICIENT
+from closegap.mip._watch import Watch
 from closegap.mip.model import (
     POLL_SECONDS,
     SEEDS,
@@ -101,25 +102,18 @@ class _Run:
     def __init__(self, model: Model, options: SolveOptions, deadline: float) -> None:
         self._model = model
         self._options = options
-        self._deadline = deadline
+        self._watch = Watch(options, deadline)
         self._native, self._variables = _build(model, _parameters(options))
-        self._best = math.inf
-        self._point: Array | None = None
-        self._next_bound = 0.0
-        self._bound = -math.inf
-        self._reason: Status | None = None
-        self._caught: BaseException | None = None
 
     def solve(self) -> Claim:
         try:
             self._listen()
             if self._options.start is not None:
                 self._begin_at(self._options.start)
-            ended = self._optimise() if self._reason is None else "userinterrupt"
+            ended = self._optimise() if self._watch.reason is None else "userinterrupt"
             if ended == "inforunbd":
                 ended = self._tell_apart()
-            if self._caught is not None:
-                raise self._caught
+            self._watch.raise_what_was_caught()
             return self._claim(ended)
         finally:
             # The native model and this object hold each other; without this nothing is freed.
@@ -127,7 +121,7 @@ class _Run:
             self._variables.clear()
 
     def _optimise(self) -> str:
-        left = max(0.0, self._deadline - time.monotonic())
+        left = max(0.0, self._watch.deadline - time.monotonic())
         if math.isfinite(left):
             self._native.setParam("limits/time", left)
         finished = threading.Event()
@@ -143,18 +137,11 @@ class _Run:
     def _monitor(self, finished: threading.Event) -> None:
         """Ask every now and then whether to stop; SCIP's flag may be set from any thread."""
         while not finished.wait(POLL_SECONDS):
-            try:
-                asked = self._options.interrupted is not None and self._options.interrupted()
-            except BaseException as error:
-                self._caught, asked = self._caught or error, True
-            if asked:
-                self._stop(Status.INTERRUPTED)
-            if self._reason is not None:
-                self._native.interruptSolve()
+            self._stop_if_asked()
 
-    def _stop(self, reason: Status) -> None:
-        self._reason = self._reason or reason
-        self._native.interruptSolve()
+    def _stop_if_asked(self) -> None:
+        if self._watch.stops():
+            self._native.interruptSolve()
 
     def _listen(self) -> None:
         kinds = _pyscipopt().SCIP_EVENTTYPE
@@ -165,38 +152,13 @@ class _Run:
         self._native.attachEventHandlerCallback(self._bounded, events)
 
     def _improved(self, _native: Any, _event: Any) -> None:
-        self._offer(self._values(self._native.getBestSol()))
-
-    def _offer(self, point: Array) -> None:
-        """A feasible point: pass it on if it is better than the last one passed on."""
-        objective = self._model.objective(point)
-        if self._caught is not None or objective >= self._best:
-            return
-        self._best, self._point = objective, point
-        try:
-            if self._options.on_incumbent is not None:
-                self._options.on_incumbent(point, objective)
-        except BaseException as error:
-            self._caught = error
-            self._stop(Status.INTERRUPTED)
-        target = self._options.stop_at_incumbent
-        if target is not None and objective <= target:
-            self._stop(Status.INCUMBENT_REACHED)
+        point = self._values(self._native.getBestSol())
+        self._watch.offer(point, self._model.objective(point))
+        self._stop_if_asked()
 
     def _bounded(self, _native: Any, _event: Any) -> None:
-        bound = _without_sentinel(float(self._native.getDualbound()))
-        target = self._options.stop_at_bound
-        if target is not None and bound >= target:
-            self._stop(Status.BOUND_REACHED)
-        now = time.monotonic()
-        if self._options.on_bound is None or bound <= self._bound or now < self._next_bound:
-            return
-        self._bound, self._next_bound = bound, now + POLL_SECONDS
-        try:
-            self._options.on_bound(bound)
-        except BaseException as error:
-            self._caught = self._caught or error
-            self._stop(Status.INTERRUPTED)
+        self._watch.bounded(_without_sentinel(float(self._native.getDualbound())))
+        self._stop_if_asked()
 
     def _begin_at(self, start: Array) -> None:
         """Offer the start: whole, or its integer part alone for SCIP to complete."""
@@ -207,7 +169,7 @@ class _Run:
                 self._native.setSolVal(point, variable, float(start[index]))
         self._native.addSol(point)
         if whole:
-            self._offer(start)
+            self._watch.offer(start, self._model.objective(start))
 
     def _values(self, solution: Any) -> Array:
         value = self._native.getSolVal
@@ -216,16 +178,16 @@ class _Run:
     def _tell_apart(self) -> str:
         """Infeasible or unbounded: which of the two? Solve again for any feasible point."""
         feasibility = replace(self._model, cost=np.zeros(self._model.columns))
-        left = self._deadline - time.monotonic()
+        left = self._watch.deadline - time.monotonic()
         options = SolveOptions(time_limit=left, interrupted=self._options.interrupted)
-        ended = _Run(feasibility, options, self._deadline).solve().status
+        ended = _Run(feasibility, options, self._watch.deadline).solve().status
         names = {Status.OPTIMAL: "unbounded", Status.INFEASIBLE: "infeasible"}
         return names.get(ended, "timelimit")
 
     def _claim(self, ended: str) -> Claim:
         status = _STATUS.get(ended, Status.FAILED)
         if status is Status.INTERRUPTED:
-            status = self._reason or status
+            status = self._watch.reason or status
         nodes = int(self._native.getNTotalNodes()) if self._native.getStage() > _PROBLEM else 0
         claim = Claim(status, nodes=nodes, detail=f"SCIP: {ended}")
         if status is Status.INFEASIBLE:
@@ -234,16 +196,13 @@ class _Run:
             return claim
         begun = self._native.getStage() > _PROBLEM  # not if the start already met its target
         if begun and self._native.getNSols() > 0:
-            self._consider(self._values(self._native.getBestSol()))
+            last = self._values(self._native.getBestSol())
+            self._watch.keep(last, self._model.objective(last))
         bound = _without_sentinel(float(self._native.getDualbound())) if begun else -math.inf
-        if status is Status.OPTIMAL and self._point is None:
+        best, point = self._watch.best, self._watch.point
+        if status is Status.OPTIMAL and point is None:
             return replace(claim, status=Status.FAILED, detail="SCIP: optimal without a point")
-        return replace(claim, objective=self._best, bound=bound, point=self._point)
-
-    def _consider(self, point: Array) -> None:
-        objective = self._model.objective(point)
-        if objective < self._best:
-            self._best, self._point = objective, point
+        return replace(claim, objective=best, bound=bound, point=point)
 
 
 def _pyscipopt() -> ModuleType:
