@@ -105,6 +105,7 @@ class Lookout:
         values, margins = ground.forward(difference)
         on = np.where(ranges.free, values >= 0, ranges.low >= 0)
         slack = REPLAY_SLACK * (1 + float(np.abs(margins).max()))
+        short = difference
         for overshoot in _OVERSHOOTS:
             if self._budget.expired:
                 return False
@@ -115,8 +116,27 @@ class Lookout:
             if self._query.objective.value(ground.image, point) >= self._incumbent.distance:
                 return False
             if self._incumbent.offer(point):
+                self._draw_in(ground.image + short, point)
                 return True
+            short = found
         return False
+
+    def _draw_in(self, short: Float[np.ndarray, "D"], found: Float[np.ndarray, "D"]) -> None:
+        """Halve the way from a counterexample to a point of its cell that was none, or not asked.
+
+        By so much was the program's margin pushed too far below zero.
+        """
+        objective, image = self._query.objective, self._query.center
+        tolerance = self._options.tolerance
+        for _ in range(_HALVINGS):
+            best, ahead = self._incumbent.distance, float(objective.value(image, short))
+            if not ahead < best or tolerance.closes(ahead, best):
+                return
+            middle = (short + found) / 2
+            if self._incumbent.offer(middle):
+                found = middle
+            else:
+                short = middle
 
 
 def _drawn_in(ground: Ground, points: Float[np.ndarray, "B D"]) -> Float[np.ndarray, "B D"]:

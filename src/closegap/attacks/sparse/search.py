@@ -108,6 +108,8 @@ class SparseSearch:
             if turn.expired:
                 self._reason = Reason.TIME
                 return
+            with self._watch.part("attack"):
+                self._starts.settle(self.nodes)
             if self._starts.due(self.nodes):
                 self.attack()
             if self._hopeless():

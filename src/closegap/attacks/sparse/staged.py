@@ -31,6 +31,9 @@ __all__ = ["StagedSearch"]
 
 #: Of the time, for the whole tree before the others, and for its later turns.
 _FIRST_SHARE, _WHOLE_SHARE = 0.1, 0.25
+#: A tree whose lower end is more than this share of the upper one has other first turns, as long
+#: as that much of the time is left.
+_PROMISING, _LEFT = 0.5, 0.5
 #: Of what is left, for the first turn of a smaller tree; each of its later ones is twice as long.
 _TURN_SHARE = 0.04
 #: Of what is left, for the first turn of the search by pixels, where neurons read few pixels and
@@ -78,6 +81,7 @@ class StagedSearch:
         self._options, self._query = options, query
         self._budget, self._incumbent = budget, incumbent
         self._whole = SparseSearch(options, query, budget, incumbent)
+        self._seconds = budget.remaining
         self._floor = self._whole.least
         self._proved = self._floor
         self._ceiling = math.inf
@@ -149,8 +153,8 @@ class StagedSearch:
         while not (self._ended or turn.expired):
             if self._young:
                 self._grow_whole(turn, _FIRST_SHARE)
-                self._young = False
-                if not self._ended:
+                self._young = self._promising()
+                if not (self._young or self._ended):
                     self._whole.attack()
                 continue
             self._grow_pixels(turn)
@@ -178,6 +182,13 @@ class StagedSearch:
     def _grow_whole(self, turn: Budget, share: float) -> None:
         with self._watch.part("whole"):
             self._whole.grow(turn.within(share * self._budget.remaining))
+
+    def _promising(self) -> bool:
+        """Whether the whole tree may close without others: it has come far in its first turns."""
+        if not self._whole.paused or self._budget.remaining < _LEFT * self._seconds:
+            return False
+        far = self._incumbent.distance - self._floor
+        return math.isfinite(far) and self._whole.least - self._floor >= _PROMISING * far
 
     def _hopeful(self) -> bool:
         """Whether the whole tree may end in time, as sizes grow."""

@@ -1,8 +1,9 @@
 """Counterexamples from elsewhere, for the tree: a quick one at first, nearer ones if it grows long.
 
-A tree of few units closes sooner than an attack gives up; one of many is the shorter, the nearer
-the counterexample that it starts with: there all attacks come first. Where the distance is no norm
-the walks minimise l1, and successive programs go on from what they find.
+A tree of few units closes sooner than an attack gives up; what a quick one found is settled once
+the tree has some nodes, which takes little and mostly comes as near. A tree of many units is the
+shorter, the nearer the counterexample that it starts with: there all attacks come first. Where the
+distance is no norm the walks minimise l1, and successive programs go on from what they find.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ __all__ = ["Starts"]
 
 #: An attack that knows all norms, with few steps, a lane for any class and one for each of a few.
 _QUICK = "fmn", AttackOptions(steps=100, restarts=4)
-#: Nodes, or the share of the time, after which a tree has grown long.
-_NODES, _SHARE = 2048, 0.1
+#: Nodes after which a tree is worth a settled start.
+_SOME = 128
+#: The share of the time after which a tree has grown long: all attacks take about as much. Without
+#: a limit of time, so many nodes.
+_SHARE, _NODES = 0.25, 2048
 #: Trees of networks of more neurons are long.
 _FEW = 300
 
@@ -54,6 +58,7 @@ class Starts:
         self._incumbent = incumbent
         self._patience = budget.within(_SHARE * budget.remaining)
         self._waiting = self._many = options.attack is not None
+        self._unsettled = False
         network = query.network
         self._large = sum(network.nodes[i].size for i in network.activations) > _FEW
 
@@ -71,10 +76,19 @@ class Starts:
         self._offer(attack.run(query, spend, incumbent.counts).point)
         if norm is None:
             self._programs()
+        self._unsettled = self._options.settle
+
+    def settle(self, nodes: int) -> None:
+        """What the quick attack found, in its linear regions, once a tree has some nodes."""
+        if self._unsettled and nodes >= _SOME:
+            self._unsettled, best = False, self._incumbent.best
+            spend = self._budget.within(self._options.attack_share * self._budget.remaining)
+            self._offer(Settling().run(self._query, best, spend, self._incumbent.counts).point)
 
     def due(self, nodes: int) -> bool:
         """Whether a tree of so many nodes has grown long, for the first time."""
-        return self._waiting and (nodes >= _NODES or self._patience.expired)
+        long = nodes >= _NODES and math.isinf(self._patience.deadline)
+        return self._waiting and (long or self._patience.expired)
 
     def near(self) -> None:
         """Everything, once."""
