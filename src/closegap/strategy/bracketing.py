@@ -36,6 +36,7 @@ from closegap.strategy.exact_solvers import EXACT
 from closegap.strategy.solve import solve
 from closegap.strategy.witnesses import STARTS_MOST, Witnesses
 from closegap.verify.distance_floor import FloorOptions, distance_floor
+from closegap.verify.secants import secant_floor
 
 __all__ = ["Bracketing"]
 
@@ -54,8 +55,8 @@ _FIRST_SHARE = 0.125
 #: Then so many tries between the ends, for this share of its time each. A try goes so far from the
 #: lower end, as a share of what is open, at most; half as far after one that said nothing.
 _MIDDLES, _MIDDLE_SHARE, _FARTHEST_STEP = 3, 0.5, 0.5
-#: Of what is left, for the planes of linear bounds.
-_FLOOR_SHARE = 0.2
+#: Of what is left, for secants, and for the planes of linear bounds.
+_SECANT_SHARE, _FLOOR_SHARE = 0.25, 0.2
 #: Under norms, planes with plain slopes alone: halvings with better ones follow.
 _ROUGH = FloorOptions(climbs=0)
 #: Halvings of the interval by linear bounds alone, and the share of the time for one of them.
@@ -101,6 +102,12 @@ class Bracketing:
         self._counts(self._query.image.reshape(self._query.network.input_shape), 0.0)
         return self._best.found
 
+    def first_floor(self) -> None:
+        """A first lower end, by secants through the image: at once, whatever comes later."""
+        if not self._done:
+            spend = self._budget.within(_SECANT_SHARE * self._budget.remaining)
+            secant_floor(self._query, spend, upper=self._best.distance, prove=self._prove)
+
     def attacks(self) -> None:
         """Search for near witnesses for a share of the time."""
         if not self._done:
@@ -121,8 +128,8 @@ class Bracketing:
         norm = self._query.objective.norm
         spend = self._budget.within(_FLOOR_SHARE * self._budget.remaining)
         options = FloorOptions() if norm is None else _ROUGH
-        upper = self._best.distance
-        distance_floor(self._query, spend, upper=upper, options=options, prove=self._prove)
+        ends = {"lower": self._lower, "upper": self._best.distance}
+        distance_floor(self._query, spend, **ends, options=options, prove=self._prove)
         if norm is None:
             return
         high = self._farthest

@@ -56,6 +56,7 @@ def distance_floor(
     query: DistanceQuery,
     budget: Budget,
     *,
+    lower: float = -math.inf,
     upper: float = math.inf,
     options: FloorOptions | None = None,
     prove: Callable[[float], None] | None = None,
@@ -65,6 +66,7 @@ def distance_floor(
     Args:
         query: whose counterexamples.
         budget: checked between regions.
+        lower: what is proved already.
         upper: distances from here on are of no interest; with a counterexample's, it is a bound of
             the least distance nevertheless.
         options: how much to try.
@@ -74,8 +76,9 @@ def distance_floor(
         at most `upper`; where nothing is known, the least value of the distance over [0, 1]^D.
     """
     chosen = options or FloorOptions()
-    search = _Search(query, budget, upper)
-    search.guess()
+    search = _Search(query, budget, lower, upper)
+    if not lower > 0:
+        search.guess()
     for climb, rounds in ((None, chosen.rounds), (chosen.climb, chosen.climbs)):
         for _ in range(rounds):
             limit = search.next(chosen.close)
@@ -91,12 +94,12 @@ def distance_floor(
 class _Search:
     """What is proved (`low`), and the least limit that did not reach itself (`high`)."""
 
-    def __init__(self, query: DistanceQuery, budget: Budget, upper: float) -> None:
+    def __init__(self, query: DistanceQuery, budget: Budget, lower: float, upper: float) -> None:
         self._query, self._budget, self._upper = query, budget, upper
         size = query.center.size
         nothing, self._ends = np.zeros((1, size)), (np.zeros(size), np.ones(size))
         floor = query.objective.least(query.center, nothing, np.zeros(1), *self._ends)
-        self.low = float(floor[0])
+        self.low = max(float(floor[0]), lower)
         self._last = self._farthest()
         self.high = self._last
         self._first: float | None = None

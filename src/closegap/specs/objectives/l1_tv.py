@@ -160,6 +160,38 @@ class L1TvDistance:
             floor = np.fmax(floor, 0.0)
         return np.where(half.out_of_reach, np.inf, np.fmax(bounds, floor))
 
+    def least_moved(
+        self, image: Array, steep: Array, need: Array, lower: Array, upper: Array
+    ) -> Array:
+        """A lower bound, in exact arithmetic, of the value over changes d with a need of moves.
+
+        Row q bounds `value(image + d)` over the box with `steep[q] @ |d| >= need[q]`.
+
+        Args:
+            image: `[D]`, in the box.
+            steep: `[Q, D]`, not negative.
+            need: `[Q]`.
+            lower, upper: `[D]`.
+        """
+        far, none = np.maximum(upper - image, image - lower), np.zeros(image.size)
+        half = HalfBox.of(none, steep, -need, none, np.where(far > 0, np.nextafter(far, 2), 0.0))
+        sides = (
+            HalfBox.of(image, half.gains, -need, image, upper),
+            HalfBox.of(image, -half.gains, -need, lower, image),
+        )
+        relief = self._relief(image)
+        items = [_items(relief, side) for side in sides]
+        bought, gained = (np.concatenate(part, axis=1) for part in zip(*items, strict=True))
+        low, high = sides[1].low, sides[0].high
+        stops = np.concatenate([np.clip(relief.stops(), low, high), low[None], high[None]])
+        costs, sizes = relief.costs(stops)
+        rate = cheapest_rate(bought, gained, half.need)
+        bounds = piecewise_least(half, rate, np.abs(stops), costs, sizes)
+        floor = piecewise_least(half, 0 * rate, np.abs(stops), costs, sizes)
+        if self.of == "difference" or 4 * self.kappa <= 1:
+            floor = np.fmax(floor, 0.0)
+        return np.where(half.out_of_reach, np.inf, np.fmax(bounds, floor))
+
     def least_along(
         self, half: HalfBox, variation: Variation, flows: Float[np.ndarray, "Q E"]
     ) -> Array:
