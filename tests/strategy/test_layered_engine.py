@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 
 from closegap.core.budget import Budget
-from closegap.core.verdict import Verdict
+from closegap.core.verdict import Reason, Verdict
 from closegap.graph import ops
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import make_objective
+from closegap.specs.property import Property
+from closegap.specs.query import Query
+from closegap.specs.region import Box
 from closegap.strategy.engines.layered import LayeredEngine
 from closegap.strategy.session import Session
+from closegap.strategy.solve import solve
 from closegap.testing.distances import least_distance
+from closegap.testing.enumeration import clause_margin
 from closegap.testing.networks import random_mlp
 from closegap.verify.layered.ball import BallReach
 from closegap.verify.layered.halfspaces import HalfSpaces, least_under
@@ -35,6 +42,24 @@ def test_without_memory_it_says_so(rng: np.random.Generator) -> None:
     LayeredEngine().run(session, Budget(memory=16))
     assert "nodes" not in session.counts
     assert any("too much time or memory" in note for note in session.notes)
+
+
+def test_it_heeds_the_node_limit_and_says_so() -> None:
+    rng = np.random.default_rng(3)
+    network, rows = random_mlp(rng, [5, 20, 20, 2]), np.eye(2)
+    prop = Property(rows, np.zeros(2), np.arange(2), True, ("first", "second"))
+    query = Query(network, Box(np.full(5, -1.0), np.full(5, 1.0)), prop)
+    points = rng.uniform(-1, 1, size=(5000, 5))
+    least = np.array([clause_margin(query, clause, points).min() for clause in range(2)])
+    query = replace(query, prop=replace(prop, offsets=0.8 - least))
+    found = [
+        solve(query, engines=("crown", "layered"), budget=Budget.of_seconds(60, nodes=nodes))
+        for nodes in (21, 7, 7)
+    ]
+    assert [result.reason for result in found] == [Reason.NODES] * 3
+    assert [result.counts["nodes"] for result in found] == [21, 7, 7]
+    assert "more --nodes" in found[0].detail
+    assert found[1].clause_lower.tolist() == found[2].clause_lower.tolist()
 
 
 @pytest.mark.parametrize("cuts", [0, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -18,6 +19,7 @@ from closegap.graph import ops
 from closegap.runtime.torch_network import forward_node
 from closegap.specs.query import Query
 from closegap.verify.bab.leaves import LeafPrograms, LeafResult
+from closegap.verify.bab.pace import Pace
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.bab.walls import Walls
 from closegap.verify.incomplete import LinearVerifier
@@ -256,6 +258,45 @@ def test_turns_lose_no_domain_that_time_left_undecided(
         assert outcome.broken == (case.margin <= 0)
         assert np.isposinf(outcome.lower) == (case.margin > 0)
     assert calls
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_node_limit_is_kept_and_what_it_leaves_is_decided_later(
+    own: bool, rng: np.random.Generator
+) -> None:
+    cut = 0
+    for case in cases(rng, RELU_KINDS["dense"], 1, clauses=(2, 1)):
+        for most in (0, 1, 2, 4, 9):
+            judge = Judge(case.query)
+            options, limit = (replace(LAZY, nodes=most), None) if own else (LAZY, most)
+            search = LayeredSearch(problem_of(case.query), options, judge)
+            found = search.run(Budget(nodes=limit))
+            count = found.accounting
+            assert count.balanced
+            assert count.created <= max(1, most)
+            assert found.full == (count.open > 0 and count.created + 2 > most)
+            assert min(found.lower, 0.0) <= case.margin
+            cut += found.full and not found.broken
+            if not own:
+                found = found if found.broken else search.run(Budget())
+                assert found.broken == (case.margin <= 0)
+                assert np.isposinf(found.lower) == (case.margin > 0)
+                assert not found.full
+    assert cut > 0
+
+
+def test_under_a_node_limit_a_tree_does_not_follow_the_clock(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = random_query(rng, dense(rng, [4, 12, 12, 12, 2], ops.Relu()), radius=1.0)
+    found = []
+    for slow in (1, 3, 100):
+        monkeypatch.setattr(Pace, "batch", lambda self, left, slow=slow: slow)
+        search = LayeredSearch(problem_of(query), LAZY, lambda points: False)
+        found.append(search.run(Budget(nodes=41)))
+    assert [outcome.accounting for outcome in found] == [found[0].accounting] * 3
+    assert [outcome.lower for outcome in found] == [found[0].lower] * 3
+    assert found[0].accounting.created == 41
 
 
 def test_climbing_tightens_layers_and_leaves_what_splits_are_judged_by(

@@ -63,6 +63,11 @@ class Budget:
         """True once the deadline has passed."""
         return time.monotonic() >= self.deadline
 
+    def fewest_nodes(self, limit: int | None) -> int | None:
+        """How many nodes a tree may have that has a limit of its own; `None` for no limit."""
+        limits = (self.nodes, limit)
+        return min((nodes for nodes in limits if nodes is not None), default=None)
+
     def within(self, seconds: float) -> Budget:
         """The same budget, ending at the latest `seconds` from now."""
         return replace(self, deadline=min(self.deadline, time.monotonic() + seconds))

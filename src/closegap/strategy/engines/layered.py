@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
+from closegap.core.verdict import Reason
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.specs.region import Ball
@@ -55,6 +56,8 @@ class LayeredEngine:
         held.tally.tell(session, _NAME, count, {})
         if not count.balanced:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
+        if outcome.full:
+            session.limit = Reason.NODES
         session.held[_NAME] = replace(held, search=search)
         for clause in held.clauses:
             session.prove_tree(int(clause), float(outcome.lower), _NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -36,6 +36,7 @@ from closegap.verify.bab.payloads import Payloads
 from closegap.verify.bab.problem import SplitProblem
 from closegap.verify.bab.small import SmallPrograms
 from closegap.verify.bab.strengthening import Strengthening
+from closegap.verify.bab.waiting import never
 
 __all__ = ["BranchAndBound"]
 
@@ -132,7 +133,9 @@ class BranchAndBound:
         """Sets of signs under which a root's clause is proved."""
         return self._learning.known
 
-    def run(self, budget: Budget, keeper: TreeKeeper | None = None) -> BranchOutcome:
+    def run(
+        self, budget: Budget, keeper: TreeKeeper | None = None, enough: Callable[[], bool] = never
+    ) -> BranchOutcome:
         """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
 
         Args:
@@ -140,13 +143,15 @@ class BranchAndBound:
                 leaves are decided between them (`LeafOptions`).
             keeper: is given the search's state now and then; nodes that wait for programs are open
                 ones in it, to be bounded and decided again.
+            enough: asked before every step; True ends the run.
         """
         self._brancher.steady = budget.nodes is not None
         limit = self._limit(budget)
-        with self._finisher.run(budget, steady=self._most(budget) is not None):
+        steady = budget.fewest_nodes(self._options.nodes) is not None
+        with self._finisher.run(budget, steady=steady):
             if not self._begun:
                 self._start(limit is None, budget)
-            while not (self._collected() or budget.expired):
+            while not (self._collected() or budget.expired or enough()):
                 limit = self._limit(budget)
                 if not self._step(limit, budget):
                     break
@@ -173,7 +178,7 @@ class BranchAndBound:
         if limit is not None or not len(picked):
             return self._wait(budget)
         self._pace.begin()
-        leaves, batch = self._expand(picked, count, self._most(budget))
+        leaves, batch = self._expand(picked, count, budget.fewest_nodes(self._options.nodes))
         self._visit(leaves, batch, budget)
         self._pace.end(len(leaves))
         return True
@@ -272,22 +277,17 @@ class BranchAndBound:
 
     def _limit(self, budget: Budget) -> Reason | None:
         """The limit that is reached."""
-        nodes = self._most(budget)
+        nodes = budget.fewest_nodes(self._options.nodes)
         if nodes is not None and len(self._tree) >= nodes:
             return Reason.NODES
         held = self._tree.nbytes + self._payloads.nbytes
         return Reason.MEMORY if held > budget.memory // _TREE_SHARE else None
 
-    def _most(self, budget: Budget) -> int | None:
-        """Nodes that the tree may have."""
-        limits = (self._options.nodes, budget.nodes)
-        return min((limit for limit in limits if limit is not None), default=None)
-
     def _count(self, budget: Budget) -> int:
         """Domains of the next batch; as many whatever the clock says under a node limit."""
         steady = budget.nodes is not None
         count = self._options.batch if steady else self._pace.batch(budget.remaining)
-        nodes = self._most(budget)
+        nodes = budget.fewest_nodes(self._options.nodes)
         return count if nodes is None else max(1, min(count, (nodes - len(self._tree)) // 2))
 
     def _state(self) -> dict[str, NDArray[np.generic]]:

@@ -63,11 +63,13 @@ class LayeredOutcome:
             closed (the margins are positive; how large was not asked).
         accounting: where every domain went.
         broken: a candidate was accepted.
+        full: the node limit ended it, with domains open.
     """
 
     lower: float
     accounting: Accounting
     broken: bool
+    full: bool = False
 
 
 class LayeredSearch:
@@ -100,22 +102,43 @@ class LayeredSearch:
     def run(self, budget: Budget) -> LayeredOutcome:
         """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
 
-        A search that raised an error must not go on: what it was about to bound is lost.
+        Under the budget's node limit batches do not follow the clock. A search that raised an error
+        must not go on: what it was about to bound is lost.
         """
         if not len(self._tree):
-            root = self._tree.add_roots(np.full(1, -np.inf))
-            self._visit(root, self._kept.root(), budget)
-        while not (self._broken or budget.expired or self._full()):
-            nodes, known = self._expand(self._pace.batch(budget.remaining))
+            self._begin(budget)
+        while not (self._broken or budget.expired or self._full(budget)):
+            nodes, known = self._expand(self._count(budget))
             if not len(nodes):
                 break
             self._visit(nodes, known, budget)
+        count = self._tree.accounting()
         return LayeredOutcome(
-            float(self._tree.least_lower()[0]), self._tree.accounting(), self._broken
+            lower=float(self._tree.least_lower()[0]),
+            accounting=count,
+            broken=self._broken,
+            full=count.open > 0 and self._full(budget),
         )
 
-    def _full(self) -> bool:
-        return self._options.nodes is not None and len(self._tree) >= self._options.nodes
+    def _begin(self, budget: Budget) -> None:
+        """Make the root, and bound it if it may be."""
+        root, known = self._tree.add_roots(np.full(1, -np.inf)), self._kept.root()
+        if budget.fewest_nodes(self._options.nodes) == 0:
+            self._keep(root, np.array([-1]), known)
+        else:
+            self._visit(root, known, budget)
+
+    def _full(self, budget: Budget) -> bool:
+        """Whether two more domains are too many."""
+        most = budget.fewest_nodes(self._options.nodes)
+        return most is not None and len(self._tree) + 2 > most
+
+    def _count(self, budget: Budget) -> int:
+        """Domains of the next batch, each split in two."""
+        steady = budget.nodes is not None
+        count = self._options.batch if steady else self._pace.batch(budget.remaining)
+        most = budget.fewest_nodes(self._options.nodes)
+        return count if most is None else min(count, (most - len(self._tree)) // 2)
 
     def _expand(self, count: int) -> tuple[Int[np.ndarray, "B"], Known]:
         """Split the newest open domains: near relatives have the same units open."""
