@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.verdict import Verdict
-from closegap.specs.query import robustness
+from closegap.search.tree import Tree
+from closegap.specs.property import Property
+from closegap.specs.query import Query, robustness
+from closegap.specs.region import Box
 from closegap.strategy.early import programs_take
 from closegap.strategy.engines import ENGINES
+from closegap.strategy.engines.cutoff import CutoffEngine
 from closegap.strategy.engines.refine import RefineEngine
-from closegap.strategy.outlook import Outlook
+from closegap.strategy.outlook import Outlook, Patience
 from closegap.strategy.session import Session
 from closegap.strategy.solve import DEFAULT_ENGINES
 from closegap.strategy.turns import turns
+from closegap.testing.enumeration import clause_margin
 from closegap.testing.networks import random_conv, random_mlp, random_sigmoid
+from closegap.verify.cutoff import CutoffOptions
 
 
 @pytest.fixture
@@ -132,6 +142,22 @@ def test_shares_add_up_to_all_the_time(hard):
     assert left == pytest.approx(0, abs=1e-9)
     assert spent["bab"] == pytest.approx(spent["cuts"])
     assert spent["cutoff"] < 0.2
+
+
+def test_bounds_where_a_clause_is_broken_come_early_where_time_is_long(hard):
+    names, places = ("cutoff", "bab", "cuts"), {}
+    for seconds in (100.0, 600.0):
+        pairs = list(turns(names, hard[0], Budget.of_seconds(seconds)))
+        places[seconds] = [name for name, _ in pairs].index("cutoff")
+        left = np.cumprod([1.0] + [1 - share for _, share in pairs])
+        assert left[-1] == pytest.approx(0, abs=1e-9)
+    assert places == {100.0: 6, 600.0: 2}
+    resumed = Session(hard[0].query)
+    resumed.learn_bounds(hard[0].bounds)
+    rows, clauses = resumed.proofs
+    resumed.remember(rows, clauses, "crown", (), 550.0)
+    again = [name for name, _ in turns(names, resumed, Budget.of_seconds(50.0))]
+    assert again.index("cutoff") == 2  # as in the run that was cut off
 
 
 def test_who_closes_faster_gets_more_of_a_round(hard):
@@ -258,3 +284,57 @@ def test_a_clause_proved_elsewhere_is_closed_in_the_tree(hard):
     held = session.held["bab"].search
     held.settle(held._problem.clauses)
     assert held._tree.open_share == 0.0
+
+
+def grown(patience_of, gain, closing=False, doublings=9):
+    """When a tree is left whose least bound rises so much each time it doubles."""
+    tree, clock = Tree(), [0.0]
+    tree.add_roots(np.full(1, -1.0))
+    patience = patience_of(tree, lambda: clock[0])
+    for level in range(1, doublings + 1):
+        nodes = tree.open_nodes()
+        children = tree.split(nodes, np.full(len(nodes), level))
+        tree.raise_lower(children, np.full(len(children), -1.0 + gain * level))
+        if closing and level > 5:
+            tree.close(children[len(children) // 4 :])
+        clock[0] = 0.01 * len(tree)
+        if patience.ended():
+            return len(tree)
+    return None
+
+
+def test_a_tree_is_left_when_its_bound_rises_too_slowly():
+    def asked(pace=2.0, **limits):
+        budget = Budget.of_seconds(100, **limits)
+        return lambda tree, clock: Patience(tree, budget, pace, clock)
+
+    assert grown(asked(), 0.2) is None
+    assert grown(asked(), 0.0) == grown(asked(), 0.02) == 1023  # in its first tenth it is never
+    assert grown(asked(), 0.0, doublings=8) is None
+    assert grown(asked(), 0.02, closing=True) is None
+    assert grown(asked(pace=np.inf), 0.02) is None
+    assert grown(asked(nodes=10**6), 0.0) is None
+    endless = Budget()
+    assert grown(lambda tree, clock: Patience(tree, endless, 2.0, clock), 0.02) is None
+
+
+def test_bounds_where_a_clause_is_broken_are_left_when_they_rise_too_slowly(monkeypatch):
+    rng = np.random.default_rng(3)
+    network, box = random_mlp(rng, [5, 20, 20, 2]), Box(np.full(5, -1.0), np.full(5, 1.0))
+    prop = Property(np.eye(2), np.zeros(2), np.arange(2), True, ("first", "second"))
+    points = rng.uniform(-1, 1, size=(5000, 5))
+    query = Query(network, box, prop)
+    least = np.array([clause_margin(query, clause, points).min() for clause in range(2)])
+    session = Session(replace(query, prop=replace(prop, offsets=0.8 - least)))
+    monkeypatch.setattr("closegap.strategy.outlook._FIRST", 0.0)
+    session.learn_bounds(session.linear.activations(Budget()))
+    began, once = time.monotonic(), AscentOptions(iterations=1)
+    options = CutoffOptions(neurons=once, margin=once, rounds=1)
+    CutoffEngine(options, patience=0.0).run(session, Budget.of_seconds(100))
+    assert time.monotonic() - began < 50
+    assert 100 < session.counts["nodes"] < 2000
+    assert (session.clause_lower <= clause_margin_of(session.query, points)).all()
+
+
+def clause_margin_of(query, points):
+    return np.array([clause_margin(query, clause, points).min() for clause in range(2)])

@@ -133,6 +133,21 @@ def test_branch_and_bound_goes_on_with_the_bounds_of_a_clause(rng: np.random.Gen
         assert case.margin > 0 or lower <= 0
 
 
+def test_a_tree_that_is_left_early_accounts_for_all_of_it(rng: np.random.Generator) -> None:
+    left = 0
+    for case in cases(rng, RELU_KINDS["dense"], 1, clauses=(1,)):
+        known = LinearVerifier(case.query).activations(Budget())
+        problem = split_problem(case.query, known, np.array([0]))
+        assert problem is not None
+        search = BranchAndBound(problem, BranchOptions(batch=1), lambda points: False)
+        found = search.run(Budget(), enough=lambda search=search: len(search.tree) >= 3)
+        assert found.accounting.balanced
+        assert found.accounting.created <= 3
+        assert min(found.lower[0], 0.0) <= case.margin
+        left += found.accounting.open > 0
+    assert left > 0
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize(("hair", "reduced"), [(1e-6, False), (1e-12, True)])
 def test_a_clause_that_is_broken_by_a_hair_is_not_refuted(

@@ -8,12 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-__all__ = ["Outlook"]
+from closegap.core.budget import Budget
+from closegap.search.tree import Tree
+
+__all__ = ["Outlook", "Patience"]
 
 #: Bounds are compared with those of a tree so many times smaller, or more.
 _SMALLER = 1.5
 #: Further doublings of a tree are as good as never.
 _MOST_DOUBLINGS = 60.0
+
+#: Patience looks again when a tree has grown by so much, and judges how it rose since it was so
+#: many times smaller.
+_GROWN, _SINCE = 1.5, 4.0
+#: Trees of fewer nodes, and in this first share of their time, show nothing yet.
+_FEWEST, _FIRST = 100, 0.1
 
 Outcome = TypeVar("Outcome")
 
@@ -44,7 +53,9 @@ class Outlook:
         finally:
             self.seconds += time.monotonic() - began
 
-    def by_bound(self, nodes: int, lower: float, *, jumps: bool = False) -> float | None:
+    def by_bound(
+        self, nodes: int, lower: float, *, jumps: bool = False, smaller: float = _SMALLER
+    ) -> float | None:
         """Of a best-first tree: its least bound rises about as much whenever its nodes double.
 
         Args:
@@ -52,12 +63,13 @@ class Outlook:
             lower: the least bound of its open nodes now.
             jumps: trees of few nodes, whose bound rises now and then: the mean since the roots
                 counts, not how it rose of late.
+            smaller: its bound is compared with that when it was so many times smaller, or more.
 
         Returns:
             seconds until it is positive; `None` while the tree is too small to tell.
         """
         known = self._marks[:1] if jumps else self._marks
-        before = [mark for mark in known if mark[0] * _SMALLER <= nodes]
+        before = [mark for mark in known if mark[0] * smaller <= nodes]
         self._marks.append((nodes, lower))
         if lower > 0:
             return 0.0
@@ -84,3 +96,48 @@ class Outlook:
             return None if open_share else 0.0
         closed = max(1 - open_share, 0.5**depth, math.ulp(0.0))  # a power so small is zero
         return self.seconds * open_share / closed
+
+
+class Patience:
+    """Says when a best-first tree is not worth the rest of its time.
+
+    A tree is left once its bound, as it rose of late, would not be positive in so many times the
+    time it has left. While fewer nodes are open than when it was looked at last, it is closing,
+    whatever its bound does. Where time has no end, and under a node limit, where trees do not
+    follow the clock, patience has no end either.
+
+    Args:
+        tree: of one clause.
+        budget: the tree's.
+        pace: see above; infinity for no end.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        budget: Budget,
+        pace: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tree, self._budget, self._clock = tree, budget, clock
+        self._pace = math.inf if budget.nodes is not None else pace
+        self._began, self._sure = clock(), _FIRST * budget.remaining
+        self._outlook: Outlook | None = None
+        self._next, self._open = 0.0, 0
+
+    def ended(self) -> bool:
+        """Asked before every step of the search: True iff it is to be left."""
+        nodes = len(self._tree)
+        if nodes < self._next or not nodes:
+            return False
+        self._next = _GROWN * nodes
+        lower, open_ = float(self._tree.least_lower().min()), len(self._tree.open_nodes())
+        if self._outlook is None:
+            self._outlook = Outlook(nodes, lower)
+        closing, self._open = open_ < self._open, open_
+        spent = self._outlook.seconds = self._clock() - self._began
+        wanted = self._outlook.by_bound(nodes, lower, smaller=_SINCE)
+        if wanted is None or closing or nodes < _FEWEST or spent < self._sure:
+            return False
+        return wanted > self._pace * self._budget.remaining

@@ -10,6 +10,7 @@ import numpy as np
 from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
+from closegap.strategy.outlook import Patience
 from closegap.strategy.session import Session
 from closegap.verify.bab.multineuron import MultiNeuronOptions
 from closegap.verify.bab.options import BranchOptions
@@ -35,6 +36,8 @@ class CutoffEngine:
             that contradicts itself they have no point to hold at.
         share: of the time that is left, for tightening all clauses.
         tree_share: of the time that is left then, for all trees.
+        patience: a tree is left once, by how its bound rose, it would not close in so many times
+            the time it has left; infinity leaves none for that.
     """
 
     options: CutoffOptions = field(default_factory=CutoffOptions)
@@ -43,6 +46,7 @@ class CutoffEngine:
     )
     share: float = 0.5
     tree_share: float = 0.85
+    patience: float = 2.0
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`."""
@@ -86,7 +90,8 @@ class CutoffEngine:
         given = session.held.get("rows", [])
         assert isinstance(given, list)
         search.give([rows for rows in given if rows.clause == clause])
-        outcome = search.run(budget)
+        patience = Patience(search.tree, budget, self.patience)
+        outcome = search.run(budget, enough=patience.ended)
         count = outcome.accounting
         session.count(nodes=count.created, leaves=count.closed)
         if not count.balanced:
