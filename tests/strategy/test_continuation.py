@@ -157,8 +157,8 @@ def test_the_parts_of_the_time_are_kept(query: Query, tmp_path: Path) -> None:
     file = SnapshotFile(path, "key", seconds=0.0)
     kept = file.load()
     assert kept is not None
-    assert kept.arrays["seconds"][0] > 0
-    kept.arrays["seconds"][:] = 70.0
+    assert kept.arrays["bab/seconds"][0] > 0
+    kept.arrays["bab/seconds"][:] = 70.0
     kept.facts["part_seconds"] = {"other.part": 3.0}
     file.save(kept)
     result = ask(query, SnapshotFile(path, "key"))
@@ -186,7 +186,7 @@ def lost_a_node(path: Path) -> SnapshotFile:
     file = SnapshotFile(path, "key")
     kept = file.load()
     assert kept is not None
-    kept.arrays["state"][-1] = 1
+    kept.arrays["bab/state"][-1] = 1
     file.save(kept)
     return file
 
@@ -195,7 +195,7 @@ def other_units(path: Path) -> SnapshotFile:
     file = SnapshotFile(path, "key")
     kept = file.load()
     assert kept is not None
-    kept.arrays["root_starts"] = kept.arrays["root_starts"][:, 2:]
+    kept.arrays["bab/root_starts"] = kept.arrays["bab/root_starts"][:, 2:]
     file.save(kept)
     return file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 
@@ -297,6 +298,32 @@ def test_under_a_node_limit_a_tree_does_not_follow_the_clock(
     assert [outcome.accounting for outcome in found] == [found[0].accounting] * 3
     assert [outcome.lower for outcome in found] == [found[0].lower] * 3
     assert found[0].accounting.created == 41
+
+
+class Steps:
+    """Keeps every state of a search."""
+
+    due = True
+
+    def __init__(self) -> None:
+        self.states: list[Mapping[str, np.ndarray]] = []
+
+    def keep(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.states.append(arrays)
+
+
+def test_a_search_goes_on_from_any_step_to_the_same_end(rng: np.random.Generator) -> None:
+    query = random_query(rng, dense(rng, [4, 12, 12, 12, 2], ops.Relu()), radius=1.0)
+    steps, budget = Steps(), Budget(nodes=61)
+    end = LayeredSearch(problem_of(query), LAZY, lambda points: False).run(budget, steps)
+    assert end.accounting.created == 61
+    for state in steps.states[:-1]:
+        again = LayeredSearch(problem_of(query), LAZY, lambda points: False)
+        again.resume(state)
+        found = again.run(budget)
+        assert found.accounting == end.accounting
+        assert found.lower == end.lower
+    assert len(steps.states) > 3
 
 
 def test_climbing_tightens_layers_and_leaves_what_splits_are_judged_by(

@@ -27,7 +27,7 @@ from closegap.store.keys import canonical_json
 __all__ = ["Snapshot", "SnapshotFile", "SnapshotFolder"]
 
 #: Raised when the meaning of anything inside changes.
-_FORMAT = 4
+_FORMAT = 5
 #: Seconds between two snapshots of one search ...
 _EVERY_SECONDS = 30.0
 #: ... and at least so many times what writing the last one took.

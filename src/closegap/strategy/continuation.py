@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ from closegap.bounds.intermediate import NetworkBounds
 from closegap.bounds.records import Interval
 from closegap.core.errors import StoreError
 from closegap.graph.network import Network
+from closegap.specs.query import Query
 from closegap.store.records import BracketEvent
 from closegap.store.snapshots import Snapshot, SnapshotFile
 from closegap.strategy.session import Session
 from closegap.strategy.shelf import Arrays
 
-__all__ = ["Keeper", "bring_back", "keeper", "pack_bounds", "unpack_bounds"]
+__all__ = ["Keeper", "bring_back", "keeper", "pack_bounds", "question", "unpack_bounds"]
 
 
 def bring_back(session: Session) -> float:
@@ -49,7 +52,7 @@ def bring_back(session: Session) -> float:
         session.count(**facts["counts"])
         session.outlook.update({k: None if v is None else float(v) for k, v in facts["outlook"]})
         session.marks.update({k: tuple(v) for k, v in facts["marks"].items()})
-        bounds = unpack_bounds(arrays)
+        bounds = unpack_bounds(shelf.tree(shelf.engine))
         if _are_about(bounds, session.query.network):
             session.learn_bounds(bounds)
         session.turn = int(facts["turn"]), float(facts["turn_began"])
@@ -75,7 +78,7 @@ def keeper(session: Session, engine: str, fixed: Arrays) -> Keeper | None:
 
 @dataclass(eq=False)
 class Keeper:
-    """Writes one engine's search to disk, with what the query knows beside it.
+    """Writes one engine's search to disk, with what the query knows, and other trees, beside it.
 
     A snapshot that cannot be written (a full disk) is a note; the search goes on.
     """
@@ -93,7 +96,8 @@ class Keeper:
     def keep(self, arrays: Arrays) -> None:
         """See `TreeKeeper`."""
         try:
-            self.file.save(Snapshot(self._facts(), {**arrays, **self.fixed, **self._known()}))
+            trees = self.session.shelf.beside(self.engine, {**arrays, **self.fixed})
+            self.file.save(Snapshot(self._facts(), {**trees, **self._known()}))
         except StoreError as error:
             self.session.note(str(error))
 
@@ -137,6 +141,27 @@ def pack_bounds(bounds: NetworkBounds) -> dict[str, NDArray[np.generic]]:
         arrays[f"value_lower_{index}"] = np.asarray(interval.lower.numpy())
         arrays[f"value_upper_{index}"] = np.asarray(interval.upper.numpy())
     return arrays
+
+
+def question(query: Query, options: object) -> NDArray[np.uint8]:
+    """Digest of what a search rests on beside its bounds: network, region, property, options."""
+    whole = hashlib.sha256()
+    for part in (query.network.digest, query.region, query.prop, options):
+        _digest(part, whole.update)
+    return np.frombuffer(whole.digest(), np.uint8)
+
+
+def _digest(value: object, update: Callable[[bytes], None]) -> None:
+    """Everything that a value says, of records field by field, each with its length."""
+    if is_dataclass(value):
+        for field in fields(value):
+            update(field.name.encode() + b":")
+            _digest(getattr(value, field.name), update)
+        return
+    array = value if isinstance(value, np.ndarray) else None
+    head = repr(value) if array is None else f"{array.dtype}{array.shape}"
+    body = b"" if array is None else np.ascontiguousarray(array).tobytes()
+    update(f"{len(head)},{len(body)};{head}".encode() + body)
 
 
 def unpack_bounds(arrays: Arrays) -> NetworkBounds:

@@ -66,6 +66,7 @@ class BranchEngine:
         share = 1.0 if _has_hinges_only(tree.query.network) else self.smooth_share
         spend = budget.within(share * budget.remaining)
         outcome = known.outlook.timed(lambda: search.run(spend, keeper(session, "bab", fixed)))
+        session.shelf.trees["bab"] = lambda: {**search.state(), **known.arrays}
         count = outcome.accounting
         session.outlook["bab"] = known.outlook.by_bound(count.created, float(outcome.lower.min()))
         tree.tally.tell(session, "bab", count, outcome.seconds)

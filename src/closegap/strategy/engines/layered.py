@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from closegap.bounds.intermediate import NetworkBounds
 from closegap.core.budget import Budget
 from closegap.core.errors import SolverError
 from closegap.core.verdict import Reason
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.specs.region import Ball
+from closegap.strategy.continuation import keeper, pack_bounds, question, unpack_bounds
 from closegap.strategy.outlook import Outlook
 from closegap.strategy.session import Session
-from closegap.strategy.tally import Tally
+from closegap.strategy.shelf import Arrays
+from closegap.strategy.tally import COUNTED, Tally
 from closegap.verify.bab.problem import SplitProblem, split_problem
 from closegap.verify.layered.search import LayeredOptions, LayeredSearch
 
@@ -43,14 +45,14 @@ class LayeredEngine:
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`; does nothing where the network or the region is of another kind."""
-        held = _held(session, budget)
-        if held is None or not len(session.open_clauses):
+        held = self._begun(session, budget)
+        if held is None or held.search is None or not len(session.open_clauses):
             return
+        search = held.search
         session.held[_NAME] = None  # a search that fails does not go on
-        search = held.search or LayeredSearch(
-            held.problem, self.options, lambda p: session.offer(p, _NAME)
-        )
-        outcome = held.outlook.timed(lambda: search.run(budget))
+        session.shelf.trees.pop(_NAME, None)
+        fixed = held.arrays(session, self.options)
+        outcome = held.outlook.timed(lambda: search.run(budget, keeper(session, _NAME, fixed)))
         count = outcome.accounting
         session.outlook[_NAME] = held.outlook.by_share(count.open_share, count.depth)
         held.tally.tell(session, _NAME, count, {})
@@ -58,9 +60,30 @@ class LayeredEngine:
             raise SolverError("branch and bound lost a subdomain: nothing it proved is used")
         if outcome.full:
             session.limit = Reason.NODES
-        session.held[_NAME] = replace(held, search=search)
-        for clause in held.clauses:
+        session.held[_NAME] = held
+        told = held.arrays(session, self.options)
+        session.shelf.trees[_NAME] = lambda: {**search.state(), **told}
+        for clause in held.problem.clauses:
             session.prove_tree(int(clause), float(outcome.lower), _NAME)
+
+    def _begun(self, session: Session, budget: Budget) -> _Held | None:
+        """What is held, with a search; one that an earlier run was in goes on, if it is ours."""
+        held = _held(session, budget)
+        if held is None or held.search is not None:
+            return held
+        search = LayeredSearch(held.problem, self.options, lambda p: session.offer(p, _NAME))
+        kept = session.shelf.tree(_NAME) if held.resumed else {}
+        try:
+            if held.resumed:
+                if not np.array_equal(kept["asked"], question(session.query, self.options)):
+                    raise ValueError("the tree is one of another question, or of other settings")
+                search.resume(kept)
+        except (ValueError, KeyError, IndexError) as error:
+            del session.held[_NAME]
+            _refuse(session, error)
+            return self._begun(session, budget)
+        session.count(resumed=len(kept["state"]) if held.resumed else 0)
+        return replace(held, search=search)
 
 
 def suits_layers(session: Session, budget: Budget) -> bool:
@@ -75,24 +98,61 @@ def suits_layers(session: Session, budget: Budget) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A search that goes on turn by turn; there is none before the first turn."""
+    """A search that goes on turn by turn; there is none before the first turn.
+
+    `resumed` says that it is to go on where an earlier run was.
+    """
 
     problem: SplitProblem
-    clauses: NDArray[np.int64]
+    bounds: NetworkBounds
     outlook: Outlook
+    resumed: bool = False
     search: LayeredSearch | None = None
     tally: Tally = field(default_factory=Tally)
+
+    def arrays(self, session: Session, options: LayeredOptions) -> Arrays:
+        """What does not change in a turn."""
+        return {
+            "clauses": self.problem.clauses,
+            "asked": question(session.query, options),
+            "told": np.array([self.tally.counts.get(name, 0) for name in COUNTED]),
+            "spent": np.array([self.outlook.seconds]),
+            **pack_bounds(self.bounds),
+        }
 
 
 def _held(session: Session, budget: Budget) -> _Held | None:
     """What is held; prepared when it is first asked for; `None` where nothing can be done."""
     if _NAME not in session.held:
-        found = _prepared(session, budget)
+        found = _resumed(session) or _prepared(session, budget)
         if found is None and budget.expired:  # a later turn may have the time for it
             return None
         session.held[_NAME] = found
     held = session.held[_NAME]
     return held if isinstance(held, _Held) else None
+
+
+def _resumed(session: Session) -> _Held | None:
+    """What an earlier run held; `None` if it held nothing, or that is refused."""
+    kept = session.shelf.tree(_NAME)
+    if not kept:
+        return None
+    try:
+        bounds, clauses = unpack_bounds(kept), kept["clauses"].astype(np.int64)
+        problem = split_problem(session.query, bounds, clauses)
+        if problem is None or not len(clauses):
+            raise ValueError("the tree is one of another network")
+        outlook = Outlook(1, float(session.clause_lower[clauses].min()), float(kept["spent"][0]))
+        told = dict(zip(COUNTED, map(int, kept["told"]), strict=True))
+    except (ValueError, KeyError, IndexError) as error:
+        _refuse(session, error)
+        return None
+    return _Held(problem, bounds, outlook, resumed=True, tally=Tally(told))
+
+
+def _refuse(session: Session, error: Exception) -> None:
+    session.shelf.refuse(f"snapshot: {error}")
+    session.note(session.shelf.refusal)
 
 
 def _prepared(session: Session, budget: Budget) -> _Held | None:
@@ -110,7 +170,7 @@ def _prepared(session: Session, budget: Budget) -> _Held | None:
     if not _affordable(problem, budget):
         session.note("layered: bounding every layer again takes too much time or memory")
         return None
-    return _Held(problem, clauses, Outlook(1, float(session.clause_lower[clauses].min())))
+    return _Held(problem, bounds, Outlook(1, float(session.clause_lower[clauses].min())))
 
 
 def _affordable(problem: SplitProblem, budget: Budget) -> bool:

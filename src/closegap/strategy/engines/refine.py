@@ -60,4 +60,5 @@ def _begin_again(session: Session) -> None:
             if name == "bab":
                 uproot(session)
             session.held.pop(name, None)
+            session.shelf.trees.pop(name, None)
             session.outlook.pop(name, None)

@@ -115,7 +115,7 @@ class BranchAndBound:
         self._rows.restore(arrays)
         self._learning.restore(arrays)
         self._use(self._rows.constraints)
-        unlike = unlike_arrays(arrays, self._state())
+        unlike = unlike_arrays(arrays, self.state())
         units = np.asarray(arrays.get("unit", [0]))
         if unlike or tree.accounting().roots != len(self._problem.rows):
             raise ValueError(f"the tree is one of another problem: {', '.join(unlike)}")
@@ -156,7 +156,7 @@ class BranchAndBound:
                 if not self._step(limit, budget):
                     break
                 if keeper is not None and keeper.due:
-                    keeper.keep(self._state())
+                    keeper.keep(self.state())
         self._collected()
         accounting = self._tree.accounting()
         return BranchOutcome(
@@ -290,7 +290,7 @@ class BranchAndBound:
         nodes = budget.fewest_nodes(self._options.nodes)
         return count if nodes is None else max(1, min(count, (nodes - len(self._tree)) // 2))
 
-    def _state(self) -> dict[str, NDArray[np.generic]]:
+    def state(self) -> dict[str, NDArray[np.generic]]:
         """What a continued search needs; with `Tree.arrays` of any tree it is complete."""
         return {
             **self._tree.arrays(),

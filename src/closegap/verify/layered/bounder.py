@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -60,6 +61,17 @@ class LayeredBounder:
         self._chain = LayerChain(problem, steps, units)
         self._ascent = Ascent(problem.search_region, climb)
         self._scales = {layer.feed: 1.0 for layer in problem.layers}
+
+    @property
+    def scales(self) -> Float[np.ndarray, "layers"]:
+        """By layer, how large coefficients are there: what the next bounds begin with."""
+        return np.array([self._scales[layer.feed] for layer in self._problem.layers], np.float64)
+
+    @scales.setter
+    def scales(self, scales: Float[np.ndarray, "layers"]) -> None:
+        """Go on with those of another bounder of this problem."""
+        feeds = [layer.feed for layer in self._problem.layers]
+        self._scales = dict(zip(feeds, map(float, scales), strict=True))
 
     def bound(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from closegap.core.errors import SolverError
@@ -99,6 +101,31 @@ class DomainStore:
         kept[:, :count] = both[:, :count]
         parts = [known.units.low, known.units.high, known.open_.double(), kept.flatten(1)]
         self._rows.put(nodes, torch.cat(parts, dim=1).numpy())
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Everything, to be kept."""
+        held, rows = self._rows.held()
+        return {"held": held, "known": rows}
+
+    def restore(
+        self, arrays: Mapping[str, NDArray[np.generic]], nodes: Int[np.ndarray, "B"]
+    ) -> None:
+        """Take up what `arrays` gave.
+
+        Args:
+            arrays: of a store like this one, which is empty.
+            nodes: that must be known.
+
+        Raises:
+            ValueError: other nodes are, or a number of one is none, or no clause is open there.
+        """
+        known, (units, _, clauses) = arrays["known"], self._sizes
+        open_ = known[:, 2 * units : 2 * units + clauses]
+        if not np.array_equal(arrays["held"], nodes) or np.isnan(known).any():
+            raise ValueError("what is known of the tree's open nodes is damaged")
+        if not (np.isin(open_, (0.0, 1.0)).all() and open_.any(axis=1).all()):
+            raise ValueError("an open node of the tree has no open clause")
+        self._rows.put(nodes, known)
 
     def take(self, nodes: Int[np.ndarray, "B"]) -> Known:
         """What was kept of nodes; it is forgotten here.

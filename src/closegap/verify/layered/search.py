@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
+from closegap.search.keeper import TreeKeeper, unlike_arrays
 from closegap.search.slots import SlotStore
 from closegap.search.tree import Accounting, Tree
 from closegap.verify.bab.leaves import LeafPrograms
@@ -99,11 +100,15 @@ class LayeredSearch:
         self._pace = Pace(options.batch, clock=time.thread_time)
         self._broken = False
 
-    def run(self, budget: Budget) -> LayeredOutcome:
+    def run(self, budget: Budget, keeper: TreeKeeper | None = None) -> LayeredOutcome:
         """Search, or go on, until nothing is open, a candidate is accepted, or the budget ends.
 
         Under the budget's node limit batches do not follow the clock. A search that raised an error
         must not go on: what it was about to bound is lost.
+
+        Args:
+            budget: deadline, nodes.
+            keeper: is given the search's state now and then.
         """
         if not len(self._tree):
             self._begin(budget)
@@ -112,6 +117,8 @@ class LayeredSearch:
             if not len(nodes):
                 break
             self._visit(nodes, known, budget)
+            if keeper is not None and keeper.due:
+                keeper.keep(self.state())
         count = self._tree.accounting()
         return LayeredOutcome(
             lower=float(self._tree.least_lower()[0]),
@@ -119,6 +126,43 @@ class LayeredSearch:
             broken=self._broken,
             full=count.open > 0 and self._full(budget),
         )
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What a continued search needs, between runs and batches; every open node waits then."""
+        noted, notes = self._notes.held()
+        return {
+            **self._tree.arrays(),
+            **self._kept.arrays(),
+            "noted": noted,
+            "notes": notes,
+            "form": self._problem.form,
+            "scales": self._bounder.scales,
+            "pace": np.array([self._pace.each]),
+        }
+
+    def resume(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Continue a search of this problem where `state` left it.
+
+        Raises:
+            ValueError: the arrays are damaged, or of another problem.
+        """
+        tree, units = Tree.of_arrays(arrays), self._problem.units
+        if not np.array_equal(arrays.get("form", np.zeros(0)), self._problem.form):
+            raise ValueError("the tree is one of another form of the network")
+        unlike = unlike_arrays(arrays, self.state())
+        if unlike or tree.accounting().roots != 1:
+            raise ValueError(f"the tree is one of another problem: {', '.join(unlike)}")
+        if arrays["unit"].max(initial=0) > units or arrays["notes"].max(initial=0) > units:
+            raise ValueError("the tree splits units that this problem has not")
+        noted = arrays["noted"].astype(np.int64)
+        if not np.array_equal(noted, tree.open_nodes()):
+            raise ValueError("the tree's open nodes are not those that wait")
+        self._kept.restore(arrays, noted)
+        self._notes.put(noted, arrays["notes"])
+        self._bounder.scales = arrays["scales"].astype(np.float64)
+        each = float(arrays["pace"][0])
+        self._pace = Pace(self._options.batch, each=each, clock=time.thread_time)
+        self._tree = tree
 
     def _begin(self, budget: Budget) -> None:
         """Make the root, and bound it if it may be."""
