@@ -23,6 +23,7 @@ from closegap.attacks.sparse.ground import Ground
 from closegap.attacks.sparse.group_rows import GroupRows, NodeRows
 from closegap.attacks.sparse.planes import Ranges
 from closegap.attacks.sparse.reach import Reach
+from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 
 __all__ = ["Ascent", "Climbed", "Resting", "Slopes"]
@@ -129,10 +130,12 @@ class Ascent:
         ground: the network.
         reach: holds every input that counts.
         rows: over groups of its units.
+        budget: its deadline ends a climb after the step that is being taken.
     """
 
-    def __init__(self, ground: Ground, reach: Reach, rows: GroupRows) -> None:
+    def __init__(self, ground: Ground, reach: Reach, rows: GroupRows, budget: Budget) -> None:
         self._ground = ground
+        self._budget = budget
         self._joint = csr_array(rows.matrix.astype(np.float32))
         self._spread = csr_array(self._joint.T)
         inner = np.abs(rows.inner) + np.abs(rows.outer)
@@ -184,6 +187,8 @@ class Ascent:
         kept = state.slopes()
         now, live = best, np.arange(len(rows))
         for step in range(steps):
+            if self._budget.expired:
+                break
             if step % _LOOK == 0:
                 going = now.values <= 0
                 if not going.any():

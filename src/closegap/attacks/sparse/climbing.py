@@ -68,7 +68,7 @@ class Climbing:
         planes: of the ground.
         reach: holds every input that counts.
         grouping: when there shall be rows.
-        budget: of the search for rows.
+        budget: of the tree; its deadline ends climbs and the search for rows.
 
     Attributes:
         rows: over groups of units, as yet.
@@ -79,7 +79,7 @@ class Climbing:
         self._grouping, self._budget = grouping, budget
         ground = planes.ground
         self.rows = GroupRows.of(ground)
-        self._ascent = Ascent(ground, reach, self.rows)
+        self._ascent = Ascent(ground, reach, self.rows, budget)
         self._usual = np.zeros((len(ground.rows), 0), dtype=np.float32)
         self._looked = False
 
@@ -186,7 +186,7 @@ class Climbing:
 
     def _take(self, rows: GroupRows) -> None:
         self.rows = rows
-        self._ascent = Ascent(self._planes.ground, self._reach, rows)
+        self._ascent = Ascent(self._planes.ground, self._reach, rows, self._budget)
 
     def _padded(self, slopes: Slopes) -> Slopes:
         missing = self.rows.count - slopes.joint.shape[1]

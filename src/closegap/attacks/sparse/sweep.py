@@ -7,6 +7,8 @@ margin and one of the region's radius are sought by search; whatever they are, t
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -22,8 +24,11 @@ Array = NDArray[np.float64]
 
 #: Multiples of the margin that are tried, of the ratio of both planes' slopes.
 _MULTIPLES = (0.3, 1.0, 3.0)
-#: Units that are bounded together.
-_TOGETHER = 256
+#: Units that are bounded together at most; where a deadline is to be kept, at first, and for how
+#: many seconds: under total variation on colour pictures all of them take seconds.
+_TOGETHER, _FIRST, _SECONDS = 256, 16, 0.2
+#: By how much their number may grow from one time to the next.
+_GROWTH = 4
 
 
 def sweep(
@@ -36,21 +41,32 @@ def sweep(
         currents: over a region that holds every input that counts; of two functions a unit.
         ranges: of the node.
         margins: planes below the target's margin that hold in the node, one row each; or none.
-        budget: units that its deadline leaves out keep their ranges.
+        budget: units that its deadline leaves out keep their ranges; with a limit of nodes, how
+            many are bounded together does not follow the clock.
     """
+    together = _FIRST if budget.nodes is None else _TOGETHER
     found = Ranges(ranges.low.copy(), ranges.high.copy())
     for number, layer in enumerate(planes.ground.layers):
         units = layer.start + np.flatnonzero(found.free[layer])
-        for first in range(0, len(units), _TOGETHER):
+        while len(units):
             if budget.expired:
                 return found
-            some = units[first : first + _TOGETHER]
+            begun = time.monotonic()
+            some, units = units[:together], units[together:]
             best = _least(planes, currents, found, margins, some, number)
             found.low[some] = np.fmax(found.low[some], best[0])
             found.high[some] = np.fmin(found.high[some], -best[1])
+            if budget.nodes is None:
+                together = _fitting(len(some), time.monotonic() - begun)
         if found.empty:
             break
     return found
+
+
+def _fitting(units: int, seconds: float) -> int:
+    """How many units take about `_SECONDS`, as so many took so long."""
+    pace = seconds / max(units, 1)
+    return int(np.clip(_SECONDS / max(pace, TINY), 1, min(_GROWTH * units, _TOGETHER)))
 
 
 def _least(
