@@ -184,12 +184,16 @@ def test_split_multipliers_want_whole_rows(rng: np.random.Generator) -> None:
         bounder.run(3, torch.ones(1, 1, 4, 1, 1, dtype=torch.float64), splits, windows=plan)
 
 
+@pytest.mark.parametrize(("norm", "radius"), [(np.inf, 0.05), (2, 0.4), (1, 0.7)])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_tiles_change_no_bound(kind: str, rng: np.random.Generator) -> None:
+def test_tiles_change_no_bound(
+    kind: str, norm: float, radius: float, rng: np.random.Generator
+) -> None:
+    """Of boxes and of balls, of which rows on windows see what lies in the window."""
     net = MAKERS[kind](rng)
     exact = TorchNetwork(net, dtype=torch.float64)
     center = rng.uniform(0.2, 0.8, net.input_shape).astype(np.float32)
-    region = input_set(exact, lp_ball(center, 0.05, norm=np.inf))
+    region = input_set(exact, lp_ball(center, radius, norm=norm))
     tiled = bound_activations(exact, region, Budget())
     undivided = bound_activations(exact, region, Budget(), tiles=False)
     for index, want in undivided.activations.items():

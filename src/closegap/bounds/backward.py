@@ -70,6 +70,7 @@ class BackwardPass:
         *,
         keep_incoming: bool = False,
         windows: Mapping[int, Window] | None = None,
+        widen: bool = True,
     ) -> LinearBound:
         """Propagate rows at node `start` back to the input.
 
@@ -80,6 +81,7 @@ class BackwardPass:
                 nodes behind `start` count too: what they assume bears on every earlier node.
             keep_incoming: also return the coefficients that entered each relaxation.
             windows: from `plan_windows`; `rows` then cover the window of `start`, if it has one.
+            widen: whether coefficients cover the whole input, not its window alone.
 
         Returns:
             a linear function below `rows . value` on the whole region.
@@ -103,7 +105,7 @@ class BackwardPass:
         coefficients = state.pending.get(0)
         if coefficients is None:
             coefficients = rows.new_zeros(*rows.shape[:2], *shape)
-        elif 0 in state.windows:
+        elif widen and 0 in state.windows:
             coefficients = state.windows[0].place(coefficients, whole(shape))
         return LinearBound(coefficients, state.constant, state.rounding, state.incoming)
 
@@ -309,7 +311,10 @@ def lower_bound(
     With `bounder.values` given, rounding is subtracted and a bound that is not finite becomes
     minus infinity; without them it is a guide for search.
     """
-    linear = bounder.run(start, rows, parameters, windows=windows)
+    linear = bounder.run(start, rows, parameters, windows=windows, widen=False)
+    shape = bounder.network.network.input_shape
+    if windows and 0 in windows and linear.coefficients.shape[2:] != shape:
+        region = region.crop(windows[0])
     value, rounding = least(region, linear.coefficients)
     total = value + linear.constant
     if bounder.values is None:

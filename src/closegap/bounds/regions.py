@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from closegap.bounds.windows import Window
 from closegap.core.numerics import BISECTION_SPAN, TINY, float32_outward, gamma
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.region import Ball, Region, bounding_box
@@ -38,6 +39,12 @@ class InputSet:
         if len(self.lower) == 1:
             return self
         return InputSet(self.lower[rows], self.upper[rows], self.center, self.radius, self.norm)
+
+    def crop(self, window: Window) -> InputSet:
+        """What functions of a window's entries alone see of it: a region that holds them all."""
+        lower, upper = window.crop(self.lower), window.crop(self.upper)
+        center = None if self.center is None else window.crop(self.center)
+        return InputSet(lower, upper, center, self.radius, self.norm)
 
     def to(self, dtype: torch.dtype) -> InputSet:
         """The same region in another dtype (rounded to nearest: for search, not for proof)."""
