@@ -121,7 +121,7 @@ class SparseOptions:
         heuristic: see `Heuristic`.
         cutoff: bound the neurons within the best distance, and anew whenever it shrinks to
             `shrunk`; not on the whole box.
-        shrunk: see `cutoff`.
+        shrunk: see `cutoff`; networks of few neurons are bounded anew sooner.
         propagate: bound nodes by linear propagation before any program of theirs.
         reduced_costs: fix phases whose opposite the same multipliers of a program exclude. Those of
             an ascent cost as much with either phase, so they exclude none that is open: see

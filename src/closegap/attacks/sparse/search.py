@@ -34,6 +34,9 @@ from closegap.specs.distance import DistanceQuery
 
 __all__ = ["SparseSearch"]
 
+#: In networks of so few neurons a ground costs as much as a few nodes: it is made anew as soon as
+#: the limit has fallen to this share.
+_FEW, _SOON = 300, 0.97
 #: Of its time, in which a tree has to pass what is known.
 _PATIENCE = 0.2
 
@@ -57,6 +60,9 @@ class SparseSearch:
         self._incumbent = incumbent
         self._watch = Stopwatch()
         self._nodes: Nodes | None = None
+        network = query.network
+        few = sum(network.nodes[i].size for i in network.activations) <= _FEW
+        self._shrunk = max(options.shrunk, _SOON) if few else options.shrunk
         self._next: int | None = None
         self._programs = 0
         self._reason: Reason | None = None
@@ -122,7 +128,7 @@ class SparseSearch:
                 self._next = self._visits.visit(self._nodes, node)
             else:
                 self._waves.advance(self._nodes)
-            limit, shrunk = self._nodes.ground.limit, self._options.shrunk
+            limit, shrunk = self._nodes.ground.limit, self._shrunk
             if self._incumbent.distance < min(shrunk * limit, (2 - shrunk) * limit):
                 self._renew()  # a limit may be negative
             self._leaves.settle()

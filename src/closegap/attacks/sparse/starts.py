@@ -28,10 +28,11 @@ from closegap.specs.objectives import norm_objective
 
 __all__ = ["Starts"]
 
-#: An attack that knows all norms, with few steps, a lane for any class and one for each of a few.
-_QUICK = "fmn", AttackOptions(steps=100, restarts=4)
+#: An attack that knows all norms, a lane for any class and one for each of a few. Settled, what a
+#: hundred steps found was no nearer.
+_QUICK = "fmn", AttackOptions(steps=30, restarts=4)
 #: Nodes after which a tree is worth a settled start.
-_SOME = 128
+_SOME = 64
 #: The share of the time after which a tree has grown long: all attacks take about as much. Without
 #: a limit of time, so many nodes.
 _SHARE, _NODES = 0.25, 2048
