@@ -144,22 +144,6 @@ def test_shares_add_up_to_all_the_time(hard):
     assert spent["cutoff"] < 0.2
 
 
-def test_bounds_where_a_clause_is_broken_come_early_where_time_is_long(hard):
-    names, places = ("cutoff", "bab", "cuts"), {}
-    for seconds in (100.0, 600.0):
-        pairs = list(turns(names, hard[0], Budget.of_seconds(seconds)))
-        places[seconds] = [name for name, _ in pairs].index("cutoff")
-        left = np.cumprod([1.0] + [1 - share for _, share in pairs])
-        assert left[-1] == pytest.approx(0, abs=1e-9)
-    assert places == {100.0: 6, 600.0: 2}
-    resumed = Session(hard[0].query)
-    resumed.learn_bounds(hard[0].bounds)
-    rows, clauses = resumed.proofs
-    resumed.remember(rows, clauses, "crown", (), 550.0)
-    again = [name for name, _ in turns(names, resumed, Budget.of_seconds(50.0))]
-    assert again.index("cutoff") == 2  # as in the run that was cut off
-
-
 def test_who_closes_faster_gets_more_of_a_round(hard):
     session = hard[0]
     session.outlook.update(bab=20.0, cuts=40.0)

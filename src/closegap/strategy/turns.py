@@ -16,10 +16,8 @@ __all__ = ["turns"]
 _PAIR = ("bab", "cuts")
 #: Time for both of them, round by round.
 _ROUNDS = (2.0, 4.0, 8.0, 16.0)
-#: Slow to tighten; where cuts work it waits for the last round, and gets so much time then. With so
-#: many seconds for all turns its trees have time to close what is easy for them, and it leaves the
-#: rest soon: then it comes before the second round, and the pair need not search that, too.
-_LATE, _LATE_ROUNDS, _EARLY_ROUNDS, _LONG_TIME = "cutoff", {3: 4.0}, {1: 4.0}, 150.0
+#: Slow to tighten; where cuts work it waits for the last round, and gets so much time then.
+_LATE, _LATE_ROUNDS = "cutoff", {3: 4.0}
 #: Two trees on dense networks, one that bounds every layer again, one that visits many more nodes.
 #: Which closes first shows early: the first of their rounds are short.
 _LAYERS = ("layered", "bab")
@@ -94,13 +92,8 @@ def turns(names: Sequence[str], session: Session, budget: Budget) -> Iterator[tu
                 yield from _early(names, session, budget)
         elif not raced:
             raced = True
-            tightened = {_LATE: _rounds_of_late(session, budget)} if late else {}
+            tightened = {_LATE: _LATE_ROUNDS} if late else {}
             yield from _run(_Race(_PAIR, _ROUNDS, tightened, _LEAST_OF_PAIR), again, session)
-
-
-def _rounds_of_late(session: Session, budget: Budget) -> Mapping[int, float]:
-    """By all of the query's time, so that a run that was cut off finds the same turns."""
-    return _EARLY_ROUNDS if session.seconds + budget.remaining >= _LONG_TIME else _LATE_ROUNDS
 
 
 def _first(session: Session, budget: Budget) -> Iterator[tuple[str, float]]:
