@@ -80,7 +80,8 @@ def main(**options: Any) -> None:
             raise click.BadParameter(f"'{name}' is none of {', '.join(SETTINGS)}")
         setting = SETTINGS[name]
         timeout = 5.0 if short else options["timeout"] or setting.timeout
-        setting = replace(setting, timeout=timeout, eps=options["eps"] or setting.eps)
+        eps = options["eps"]
+        setting = replace(setting, timeout=timeout, eps=setting.eps if eps is None else eps)
         plan = _plan(setting, limit, engines)
         place = None if options["store"] is None else options["store"] / f"{name}.db"
         records = run_records(plan, options["workers"], place)

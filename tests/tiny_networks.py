@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+from onnx import helper
 
 from closegap.graph import ops
 from closegap.graph.network import Network, Node
 from closegap.specs.property import Property
 from closegap.specs.query import Query
 from closegap.specs.region import Box
+from closegap.testing.networks import onnx_model
 
 
 def network(*nodes: Node) -> Network:
@@ -117,3 +119,17 @@ def samples(rng: np.random.Generator, q: Query, count: int) -> np.ndarray:
     share = rng.random(size=(count, *q.network.input_shape))
     share[: count // 4] = np.round(share[: count // 4])
     return box.lower + share * (box.upper - box.lower)
+
+
+def bright_pixel_model() -> bytes:
+    """ONNX of flat 8x8 colour inputs: class 1 wins where entries 30, 31 and 32 are bright."""
+    size = 3 * 8 * 8
+    weight = np.zeros((2, size))
+    weight[1, 30:33] = 1.0
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
+    ]
+    weights = {"w": weight, "b": np.array([0.0, -1.0]), "v": np.eye(2), "c": np.array([1.7, 0.0])}
+    return onnx_model(nodes, weights, ["N", size])

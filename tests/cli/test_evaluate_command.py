@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import helper
 from PIL import Image
 
 import closegap
@@ -21,8 +20,8 @@ from closegap.attacks.outcome import AttackInterrupted, AttackOutcome
 from closegap.core.budget import Budget
 from closegap.specs.query import Query
 from closegap.store import Record, RunStore
-from closegap.testing.networks import onnx_model
 from conftest import Said
+from tiny_networks import bright_pixel_model
 
 Call = Callable[..., Said]
 
@@ -231,17 +230,8 @@ def test_least_distances_are_rows_and_a_data_set(
 
 def test_the_order_of_flat_colour_inputs_is_asked_for_or_said(call: Call, tmp_path: Path) -> None:
     """The second class wins where a pixel's three channels are bright: entries 30, 31 and 32."""
-    size = 3 * 8 * 8
-    weight = np.zeros((2, size))
-    weight[1, 30:33] = 1.0
-    nodes = [
-        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
-        helper.make_node("Relu", ["z"], ["h"]),
-        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
-    ]
-    weights = {"w": weight, "b": np.array([0.0, -1.0]), "v": np.eye(2), "c": np.array([1.7, 0.0])}
     model, images, page = tmp_path / "net.onnx", tmp_path / "two.npz", tmp_path / "out.html"
-    model.write_bytes(onnx_model(nodes, weights, ["N", size]))
+    model.write_bytes(bright_pixel_model())
     pictures = np.zeros((2, 8, 8, 3), dtype=np.uint8)
     pictures[:, 1, 2] = 255  # pixel 10
     np.savez(images, images=pictures, labels=np.array([1, 0]))

@@ -16,6 +16,7 @@ from PIL import Image
 from closegap.mip.registry import backend
 from closegap.strategy.bracketing import Bracketing
 from closegap.testing.networks import onnx_model
+from tiny_networks import bright_pixel_model
 
 Call: TypeAlias = Callable[..., Any]
 
@@ -210,17 +211,8 @@ def test_misuse_is_one_line(
 
 def test_the_order_of_flat_colour_inputs_is_asked_for_or_said(call: Call, tmp_path: Path) -> None:
     """The label is lost where the three channels of one pixel are bright: entries 30, 31 and 32."""
-    size = 3 * 8 * 8
-    weight = np.zeros((2, size))
-    weight[1, 30:33] = 1.0
-    nodes = [
-        helper.make_node("Gemm", ["input", "w", "b"], ["z"], transB=1),
-        helper.make_node("Relu", ["z"], ["h"]),
-        helper.make_node("Gemm", ["h", "v", "c"], ["output"], transB=1),
-    ]
-    weights = {"w": weight, "b": np.array([0.0, -1.0]), "v": np.eye(2), "c": np.array([1.7, 0.0])}
     model, images, png = tmp_path / "net.onnx", tmp_path / "one.npz", tmp_path / "png"
-    model.write_bytes(onnx_model(nodes, weights, ["N", size]))
+    model.write_bytes(bright_pixel_model())
     np.savez(images, images=np.zeros((1, 8, 8, 3), dtype=np.uint8), labels=np.array([0]))
     asked = ("attack", model, "--data", images, "--timeout", "3", "--json", "--minimise", "l0")
     right = call(*asked, "--layout", "hwc", "--png", png)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +202,10 @@ def _key(plan: DistancePlan, place: int, distance: Distance) -> str:
     )
 
 
+#: The name of a distance, and the counterexamples that came up under it.
+_Found: TypeAlias = tuple[str, Sequence[NDArray[np.float32]]]
+
+
 class _Image:
     """The queries of one image.
 
@@ -222,7 +227,7 @@ class _Image:
         self._held = {record.key: record for record in held}
         self._done: dict[str, tuple[Asked, DistanceRecord]] = {}
         #: By whose query counterexamples came up.
-        self._found: list[tuple[str, Sequence[NDArray[np.float32]]]] = [
+        self._found: list[_Found] = [
             (record.distance, [record.pictures.witness])
             for record in held
             if record.pictures is not None
@@ -234,14 +239,14 @@ class _Image:
             asked = self._asked(distance)
             record = self._held.get(asked.key)
             if record is not None:
-                yield self._shared(asked, record)
+                yield self._shared(asked, record, self._found)
                 continue
             record, stopped = self._measured(asked, distance.exact)
             yield record
             if stopped is not None:
                 raise stopped
             for earlier, old in list(self._done.values()):
-                if (better := self._shared(earlier, old)) is not old:
+                if (better := self._shared(earlier, old, self._found[-1:])) is not old:
                     yield better
             self._done[asked.key] = asked, record
 
@@ -280,10 +285,12 @@ class _Image:
             self._store.add_distance(record)
         return record, stopped
 
-    def _shared(self, asked: Asked, record: DistanceRecord) -> DistanceRecord:
-        """The record with the nearest witness of all distances; a better one is in the store."""
+    def _shared(
+        self, asked: Asked, record: DistanceRecord, others: Sequence[_Found]
+    ) -> DistanceRecord:
+        """The record with the nearest witness of others' queries; a better one is in the store."""
         before = record
-        for source, seen in self._found:
+        for source, seen in others:
             for found in counterexamples(asked.query, seen, 1, below=record.upper):
                 record = nearer(record, asked, found, f"a witness of {source}")
         self._done[asked.key] = asked, record

@@ -54,7 +54,7 @@ class MultiNeuronOptions:
 
     Attributes:
         size: neurons a group, from two to four, fewer in layers that have no more; `None` for
-            three at first, later for whichever of three and four a trial says will take less time.
+            three; as the tree grows, four are tried now and then, and kept where faster.
         units: of each layer, the neurons considered: those where the bounds lose most.
         groups: a layer, at most.
         rows: of each layer in each round, all domains together, at most (one for each at least).
