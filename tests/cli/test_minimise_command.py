@@ -16,6 +16,7 @@ from PIL import Image
 from closegap.mip.registry import backend
 from closegap.strategy.bracketing import Bracketing
 from closegap.testing.networks import onnx_model
+from conftest import write_mlp
 from tiny_networks import bright_pixel_model
 
 Call: TypeAlias = Callable[..., Any]
@@ -191,8 +192,8 @@ def test_misuse_is_one_line(
     (tmp_path / "file").write_text("")
     refused = {
         (*asked, "--minimise", "l3"): "no distance is called 'l3'",
-        (*asked, "--minimise", "l1", "--png", tmp_path / "file"): "it is no folder",
-        (*asked, "--minimise", "l1", "--save", tmp_path / "no" / "such"): "it is no folder",
+        (*asked, "--minimise", "l1", "--png", tmp_path / "file"): "it is a file; give",
+        (*asked, "--minimise", "l1", "--save", tmp_path / "no" / "such"): "cannot be made",
         (*asked, "--minimise", "l1", "--store", tmp_path): "it is a folder",
         (*asked, "--minimise", "l1", "--tv-of", "image"): "--tv-of goes with --minimise l1+tv",
         (*asked, "--minimise", "l1", "--exact", "abacus"): "no exact solver is called 'abacus'",
@@ -269,3 +270,24 @@ def test_who_answered_in_anothers_place_is_told(
     assert [one["verdict"] for one in row.rows] == ["closed"], row.err
     assert "gurobi did not answer, " in row.rows[0]["detail"]
     assert "1 of 1: gurobi did not answer, " in table.out
+
+
+def test_zero_is_a_value_like_any_other(call: Call, model: Path, images: Path) -> None:
+    """A target of class 0 was taken for none, and attacks without --minimise ran untargeted."""
+    asked = ("attack", model, "--data", images)
+    for method in (("--method", "pgd", "--eps", "0.1"), ("--method", "ead")):
+        for option in ("--target", "--kappa"):
+            said = call(*asked, *method, option, "0")
+            assert said.code == 2 and f"{option} goes with --minimise" in said.err
+    said = call(*asked, "--minimise", "l1", "--kappa", "0")
+    assert said.code == 2 and "--kappa goes with --minimise l1+tv" in said.err
+
+
+def test_inputs_that_are_no_pictures_are_said_not_to_be_drawn(call: Call, tmp_path: Path) -> None:
+    model, images = tmp_path / "net.onnx", tmp_path / "row.npz"
+    write_mlp(model, shape=(1, 2, 7), classes=3)
+    np.savez(images, images=np.zeros((1, 2, 7)), labels=np.array([0]))
+    asked = ("attack", model, "--data", images, "--timeout", "0", "--minimise", "l1")
+    said = call(*asked, "--png", tmp_path / "png")
+    assert said.code == 0 and "--png: inputs of shape [1, 2, 7] are no pictures" in said.err
+    assert "no pictures" not in call(*asked).err

@@ -12,6 +12,7 @@ import click
 from closegap.cli.archives import ended, npz_file, witnesses, write_archive
 from closegap.cli.options import (
     data_options,
+    given,
     layout_option,
     names,
     norm_or_pixels,
@@ -119,7 +120,7 @@ def attack_command(model: Path, **options: Any) -> None:
         return
     minimising = ("kappa", "tv_of", "isotropic", "png", "store", "target", "exact", "outright")
     for name in (*minimising, "tolerance"):
-        if options[name] not in (None, False):
+        if given(options[name]):
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --minimise")
     if options["method"] is None:
         raise click.UsageError("--method is missing; or ask for --minimise linf")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from closegap.cli.archives import write_archive
-from closegap.cli.options import command_line, require_writable
+from closegap.cli.options import command_line, folder, given, require_writable
 
 if TYPE_CHECKING:
     from closegap.evaluate.distances import DistancePlan
@@ -37,14 +37,15 @@ def minimise(model: Path, options: dict[str, Any]) -> None:
             raise click.UsageError(f"--minimise and --{name.replace('_', '-')} exclude each other")
     names = tuple(dict.fromkeys(_ALIASES.get(name, name) for name in options["minimise"]))
     for name in ("kappa", "tv_of", "isotropic"):
-        if options[name] not in (None, False) and "l1+tv" not in names:
+        if given(options[name]) and "l1+tv" not in names:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --minimise l1+tv")
-    save, png = options["save"], _folder(options["png"], "--png")
+    save, png = options["save"], folder(options["png"], "--png")
     if save is not None and save.suffix == ".npz":
         require_writable(save, "--save")
     else:
-        save = _folder(save, "--save")
+        save = folder(save, "--save")
     plan = _plan(model, names, options)
+    _say_undrawn(png, plan)
     with ExitStack() as stack:
         store = None
         if options["store"] is not None:
@@ -130,6 +131,19 @@ def _show(held: Sequence[DistanceRecord], png: Path | None, *, as_json: bool) ->
         write_pictures(png, held)
 
 
+def _say_undrawn(png: Path | None, plan: DistancePlan) -> None:
+    """A line on stderr where pictures are asked for of inputs that are none."""
+    from closegap.report.pictures import SHORTEST_SIDE, layout
+
+    if png is not None and layout(plan.data.images[0]) is None:
+        shape, side = list(plan.data.shape), SHORTEST_SIDE
+        click.echo(
+            f"--png: inputs of shape {shape} are no pictures, so none are written; a picture is "
+            f"grey or of three channels, with {side} pixels a side or more",
+            err=True,
+        )
+
+
 def _kept(done: int, save: Path | None, store: RunStore | None) -> str:
     """What an interrupted run leaves."""
     if store is not None:
@@ -150,17 +164,6 @@ def _told(plan: DistancePlan, store: RunStore | None) -> Iterator[DistanceRecord
         done = told.setdefault(record.key, len(told) + 1)
         tell_distance(record, done, total)
         yield record
-
-
-def _folder(path: Path | None, option: str) -> Path | None:
-    """A folder to write to, made where it is missing, before the work begins."""
-    if path is None:
-        return None
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise click.UsageError(f"{option} {path}: it is no folder ({error.strerror})") from None
-    return path
 
 
 def _save(path: Path | None, plan: DistancePlan, records: Sequence[DistanceRecord]) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "command_line",
     "data_options",
+    "folder",
+    "given",
     "layout_option",
     "names",
     "norm",
@@ -36,6 +38,11 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def given(value: object) -> bool:
+    """Whether an option was given; 0 is a value like any other."""
+    return value is not None and value is not False
 
 
 def number(value: object) -> float:
@@ -240,6 +247,25 @@ def require_writable(path: Path | None, option: str) -> None:
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise click.UsageError(f"{option} {path}: cannot be written ({error.strerror})") from None
+
+
+def folder(path: Path | None, option: str) -> Path | None:
+    """A folder to write to, made where it is missing, before the work begins.
+
+    Raises:
+        click.UsageError: it is a file, it cannot be made, or it may not be written to.
+    """
+    if path is None:
+        return None
+    if path.exists() and not path.is_dir():
+        raise click.UsageError(f"{option} {path}: it is a file; give the name of a folder")
+    try:
+        path.mkdir(exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        reason = f"the folder cannot be made or written to ({error.strerror})"
+        raise click.UsageError(f"{option} {path}: {reason}; choose another") from None
+    return path
 
 
 def command_line() -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 __all__ = [
     "DIVERGING",
+    "SHORTEST_SIDE",
     "brightness",
     "change",
     "difference",
@@ -28,7 +29,7 @@ DIVERGING: tuple[tuple[int, int, int], ...] = (
 )
 
 #: Smaller sides are lists of measurements, not pictures.
-_SHORTEST_SIDE = 4
+SHORTEST_SIDE = 4
 _SHORTEST_FLAT_SIDE = 8
 
 
@@ -49,7 +50,7 @@ def layout(
         squeezed = np.moveaxis(squeezed, 0, -1)
     if squeezed.ndim != 3 or squeezed.shape[2] not in (1, 3):
         return None
-    return squeezed if min(squeezed.shape[:2]) >= _SHORTEST_SIDE else None
+    return squeezed if min(squeezed.shape[:2]) >= SHORTEST_SIDE else None
 
 
 def brightness(*inputs: Float[np.ndarray, "..."]) -> tuple[float, float]:
