@@ -14,7 +14,7 @@ from onnx import helper
 from closegap.attacks.activation.nearest import NearestAttack
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.core.budget import Budget
-from closegap.core.errors import EncodingError, OptionError, SoundnessError, SpecError
+from closegap.core.errors import EncodingError, OptionError, SolverError, SoundnessError, SpecError
 from closegap.core.tolerance import Tolerance
 from closegap.frontend import loads
 from closegap.mip.registry import BACKENDS, backend
@@ -198,6 +198,42 @@ def test_who_could_do_nothing_is_named(
         search.solve(name)
     tree, mip = search.result().notes
     assert "other activations than ReLUs" in tree and mip == "mip: clause 0: no such node"
+
+
+@pytest.mark.parametrize(
+    ("norm", "failing"),
+    [
+        (1.0, "closegap.strategy.bracketing.StagedSearch.begin"),
+        (2.0, "closegap.strategy.bracketing.StagedSearch.grow"),
+        (math.inf, "closegap.strategy.bracketing.Settling.run"),
+        (math.inf, "closegap.strategy.bracketing.secant_floor"),
+        (None, "closegap.strategy.bracketing.StagedSearch.grow"),
+    ],
+)
+def test_what_fails_is_named_and_the_others_go_on(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, norm: float | None, failing: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise SolverError("no answer")
+
+    monkeypatch.setattr(failing, fails)
+    query = asked(rng, norm or 1.0)
+    if norm is None:
+        query = replace(query, objective=L1TvDistance(Grid(1, 1, 2)))
+    result, least = minimise_distance(query, timeout=8), least_distance(query)
+    assert result.closed and result.lower <= least + 1e-7 and least - 1e-7 <= result.upper
+    assert any(note.endswith("failed: no answer") for note in result.notes)
+
+
+def test_a_contradiction_is_no_failure_of_a_part(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contradicts(*_: object, **__: object) -> None:
+        raise SoundnessError("a proof and a counterexample")
+
+    monkeypatch.setattr("closegap.strategy.bracketing.StagedSearch.grow", contradicts)
+    with pytest.raises(SoundnessError):
+        minimise_distance(asked(rng, 2.0), timeout=5)
 
 
 @pytest.mark.parametrize("exact", list(EXACT))

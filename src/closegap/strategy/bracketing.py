@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +34,7 @@ from closegap.strategy.distance_result import (
     require_consistent,
 )
 from closegap.strategy.exact_solvers import EXACT
+from closegap.strategy.failures import describe_failure
 from closegap.strategy.solve import solve
 from closegap.strategy.witnesses import STARTS_MOST, Witnesses
 from closegap.verify.distance_floor import FloorOptions, distance_floor
@@ -90,7 +92,18 @@ class Bracketing:
         self._tree: StagedSearch | None = None
         self._felled = False
         self._step = _FARTHEST_STEP
-        self.watch = Stopwatch()
+        self._failed: set[str] = set()
+        self._watch = Stopwatch()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part of the work and its seconds; a failure is a note, and what was shown stands."""
+        try:
+            with self._watch.part(name):
+                yield
+        except Exception as error:  # whatever one part does, the others go on
+            self._failed.add(name)
+            self._notes.append(describe_failure(name, error)[1])
 
     def begin(self, starts: Sequence[Nearest]) -> None:
         """Keep the nearest of some counterexamples; attacks go on from the nearest few."""
@@ -117,7 +130,7 @@ class Bracketing:
     def settle(self) -> None:
         """Bring the nearest witness to the nearest point of its linear region."""
         if self._best is not self._settled:
-            with self.watch.part("settling"):
+            with self.part("settling"):
                 Settling().run(self._query, self._best, self._whole, self._counts)
             self._settled = self._best
 
@@ -152,11 +165,11 @@ class Bracketing:
         """Of the tree, which is felled where it ended."""
         if self._tree is None:
             return
-        with self.watch.part("tree"):
+        with self.part("tree"):
             self._tree.offer(self._best.point)
             self._tree.grow(self._budget.within(seconds))
         self._counts_of["nodes"] = self._tree.nodes
-        if not self._tree.paused:
+        if "tree" in self._failed or not self._tree.paused:
             self._tree, self._felled = None, True
 
     def race(self, engines: Sequence[str]) -> None:
@@ -175,29 +188,34 @@ class Bracketing:
             name = "radii" if tree is None else self._next(tree, rates, turn)
             if waiting and (tree is None or not self._closing(tree, rates)):
                 waiting = False
-                with self.watch.part("long attacks"):
+                with self.part("long attacks"):
                     self._witnesses.long()
             open_, begun = self._open(tree, name), time.monotonic()
             if name == "tree":
                 self._turn(turn)
             else:
-                with self.watch.part(name):
+                with self.part(name):
                     self.close(engines, self._budget if tree is None else self._budget.within(turn))
             spent = max(time.monotonic() - begun, TINY)
             self.settle()
+            if "radii" in self._failed:
+                self._turn(self._budget.remaining)
+                return
             shrunk = self._open(self._tree, name) / max(open_, TINY)
             rates[name] = -math.log(max(shrunk, TINY)) / spent
 
-    def _planted(self) -> StagedSearch:
-        """A tree for most of the time, bounded at its roots."""
+    def _planted(self) -> StagedSearch | None:
+        """A tree for most of the time, bounded at its roots; `None` where that failed."""
         spend = self._budget.within(_TREE_SHARE * self._budget.remaining)
         incumbent = Incumbent(self._query, self._counts, self._prove)
         options = replace(OURS, attack=None, known=self._lower, tolerance=self._tolerance)
-        search = StagedSearch(options, self._query, spend, incumbent)
-        with self.watch.part("tree"):
+        with self.part("tree"):
+            search = StagedSearch(options, self._query, spend, incumbent)
             search.begin(() if self._best.point is None else (self._best.point,))
-        self._notes += search.notes
-        return search
+            self._notes += search.notes
+            return search
+        self._felled = True
+        return None
 
     def _open(self, tree: StagedSearch | None, name: str) -> float:
         """What is left between the upper end and the tree's lower end, or the bracket's."""
@@ -251,11 +269,11 @@ class Bracketing:
             return
         starts = () if self._best.point is None else (self._best.point,)
         solver = EXACT[name](self._lower, self._tolerance)
-        with self.watch.part(name):
+        with self.part(name):
             answer = solver.run(self._query, self._budget, self._counts, starts, self._prove)
-        self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
-        self._notes += answer.notes
-        self._prove(answer.lower)
+            self._counts_of["nodes"] = self._counts_of.get("nodes", 0) + answer.nodes
+            self._notes += answer.notes
+            self._prove(answer.lower)
 
     def _prove(self, lower: float) -> None:
         """Keep a proved lower end."""
@@ -351,7 +369,7 @@ class Bracketing:
             time.monotonic() - self._started,
             tuple(self._history),
             self._counts_of,
-            self.watch.seconds,
+            self._watch.seconds,
             tuple(dict.fromkeys(self._notes)),
             tuple(self._seen),
         )

@@ -117,13 +117,13 @@ def require_exact(name: str | None) -> None:
 
 def _narrow(search: Bracketing, solvers: Sequence[str], engines: Sequence[str]) -> None:
     """Push both ends: by exact solvers in turn, or by the tree and proofs at radii."""
-    with search.watch.part("secants"):
+    with search.part("secants"):
         search.first_floor()
     if not solvers or "tree" in solvers:
         search.early()
-    with search.watch.part("starts"):
+    with search.part("starts"):
         search.attacks()
-    with search.watch.part("linear bounds"):
+    with search.part("linear bounds"):
         search.halve()
     for name in solvers:
         search.solve(name)
