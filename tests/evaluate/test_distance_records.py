@@ -84,6 +84,7 @@ def test_earlier_distances_get_nearer_witnesses_of_later_ones(
     for before, source, after in (records[:3], records[3:]):
         assert before.key == after.key
         assert before.upper == math.inf and before.pictures is None
+        assert before.detail.startswith("no counterexample was found, and none is excluded")
         assert after.upper <= query_of(plan, after).distance(source.pictures.witness)
         assert after.upper == query_of(plan, after).distance(after.pictures.witness)
         assert after.history[-1].engine == "a witness of l1"

@@ -23,6 +23,7 @@ __all__ = ["Asked", "nearer", "record_of"]
 
 _CLEAN = "the image itself loses the label"
 _NONE = "proved: no input in [0, 1] is a counterexample"
+_UNSEEN = "no counterexample was found, and none is excluded: a longer time may tell"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,9 @@ def record_of(asked: Asked, result: DistanceResult, *notes: str) -> DistanceReco
     shown = _Shown.of(asked.query, result.witness)
     pictures = shown.pictures
     clean = pictures is not None and np.array_equal(pictures.clean, pictures.witness)
-    said = [*notes, *[_CLEAN] * clean, *[_NONE] * result.none_exists, *result.notes, shown.note]
+    unseen = pictures is None and not result.none_exists
+    said = [*notes, *[_CLEAN] * clean, *[_NONE] * result.none_exists, *[_UNSEEN] * unseen]
+    said += [*result.notes, shown.note]
     return DistanceRecord(
         key=asked.key,
         index=asked.index,
@@ -128,7 +131,7 @@ def nearer(record: DistanceRecord, asked: Asked, found: Nearest, source: str) ->
     shown = _Shown.of(asked.query, found.point)
     lower = min(record.lower, found.distance)
     said = [
-        record.detail.removesuffix(before).removesuffix("; "),
+        record.detail.removesuffix(before).removesuffix("; ").removeprefix(_UNSEEN).lstrip("; "),
         f"nearer by {source}",
         shown.note,
     ]
