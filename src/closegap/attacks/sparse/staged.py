@@ -24,6 +24,7 @@ from closegap.attacks.sparse.pixel_search import PixelSearch
 from closegap.attacks.sparse.search import SparseSearch
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
+from closegap.graph.ops import LeakyRelu, Relu
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import L0Distance
 
@@ -41,6 +42,9 @@ _TURN_SHARE = 0.04
 _LOCAL_SHARE, _PIXEL_SHARE = 0.1, 0.02
 #: The first distance, as a share of the best, and how near to nothing it may fall.
 _DOWN, _LEAST = 0.25, 1e-3
+#: Until a smaller tree has closed, the distance in multiples of what others proved, unless the share
+#: of the best is more: their lower end says nothing of how far trees reach.
+_UNTRIED = 1.5
 #: Distances are tried while what stayed open is so much more than what is proved.
 _NEAR = 1.05
 #: Once a smaller tree did not close at once, steps on the slopes of bounds before each of them: in
@@ -50,7 +54,10 @@ _CLIMB, _DEEP, _COSTLY = 10, 3, 4e9
 _STEP = 1.2
 #: Trees of fewer nodes say nothing of how sizes grow.
 _COUNTED = 48
-_NO_TREE = "tree: the network has other activations than ReLUs, or is too large to be composed"
+#: Why there is no whole tree.
+_OTHERS = "tree: the network has other activations than ReLUs"
+_LATE = "tree: the time ended before all neurons were bounded"
+_LARGE = "tree: too many neurons are undecided within the upper end to compose the network"
 
 
 @dataclass(eq=False)
@@ -92,7 +99,7 @@ class StagedSearch:
             self._pixels = PixelSearch(query, incumbent)
         self._sizes: list[tuple[float, int]] = []
         self._nodes = self._units = self._programs = 0
-        self._young, self._climb = True, 0
+        self._young, self._climb, self._closed = True, 0, False
         self.notes: tuple[str, ...] = ()
         self._watch = Stopwatch()
 
@@ -110,9 +117,16 @@ class StagedSearch:
             self._grow_pixels(self._budget)
         with self._watch.part("whole"):
             self._whole.begin(starts)
-        if not (self._whole.nodes or self._budget.expired):
-            self.notes = (_NO_TREE,)
+        if not self._whole.nodes:
+            self.notes = (self._why_none(),)
         self.notes += curved_note(self._options.curved, self._query.objective)
+
+    def _why_none(self) -> str:
+        """Why there is no whole tree."""
+        network = self._query.network
+        if not all(isinstance(network.nodes[i].op, Relu | LeakyRelu) for i in network.activations):
+            return _OTHERS
+        return _LATE if self._budget.expired else _LARGE
 
     def offer(self, point: NDArray[np.floating] | None) -> None:
         """A counterexample that others found; `None` for none."""
@@ -237,6 +251,7 @@ class StagedSearch:
         """Keep what a tree showed; drop it where it ended, and those that are of no use."""
         self._proved = max(self._proved, stage.search.least)
         if stage.search.closed:
+            self._closed = True
             if stage.search.nodes >= _COUNTED:
                 self._sizes.append((stage.limit, stage.search.nodes))
                 self._sizes.sort()
@@ -257,6 +272,8 @@ class StagedSearch:
             radius = floor + math.sqrt((low - floor) * (top - floor))
         else:
             radius = floor + _DOWN * (top - floor)
+        if not (self._closed or self._query.objective.integral):
+            radius = min(radius, floor + max(_DOWN * (top - floor), _UNTRIED * (low - floor)))
         if self._climb and low > floor:
             radius = min(radius, floor + _STEP * (low - floor))
         if self._query.objective.integral:
