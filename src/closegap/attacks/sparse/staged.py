@@ -42,8 +42,8 @@ _TURN_SHARE = 0.04
 _LOCAL_SHARE, _PIXEL_SHARE = 0.1, 0.02
 #: The first distance, as a share of the best, and how near to nothing it may fall.
 _DOWN, _LEAST = 0.25, 1e-3
-#: Until a smaller tree has closed, the distance in multiples of what others proved, unless the share
-#: of the best is more: their lower end says nothing of how far trees reach.
+#: Until a smaller tree has closed, the distance in multiples of what others proved, unless that
+#: share of the best is more: their lower end says nothing of how far trees reach.
 _UNTRIED = 1.5
 #: Distances are tried while what stayed open is so much more than what is proved.
 _NEAR = 1.05
