@@ -11,16 +11,18 @@ import pytest
 
 from closegap.attacks.sparse import staged
 from closegap.attacks.sparse.incumbent import Incumbent
-from closegap.attacks.sparse.options import OURS
+from closegap.attacks.sparse.options import OURS, PAPER
 from closegap.attacks.sparse.search import SparseSearch
 from closegap.attacks.sparse.staged import StagedSearch
 from closegap.attacks.sparse.tree import SparseTree
 from closegap.core.budget import Budget
+from closegap.core.numerics import TINY
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import Grid, L0Distance, L1Distance, L1TvDistance, L2Distance
 from closegap.testing.distances import least_distance, pieces_of
 from closegap.testing.networks import random_mlp, random_sigmoid
+from closegap.verify.secants import secant_floor
 
 GRID = Grid(1, 2, 2)
 DISTANCES = [L1Distance(), L2Distance(), L1TvDistance(GRID)]
@@ -70,7 +72,8 @@ def test_stages_raise_the_lower_end_and_never_too_far(monkeypatch: pytest.Monkey
     for objective in DISTANCES:
         wanted = replace(query, objective=objective)
         budget = Budget.of_seconds(30.0)
-        found = SparseTree(BARE).run(wanted, budget, lambda point, _, q=wanted: judged(q, point))
+        options = replace(BARE, secants=False)  # they come as far as stages here
+        found = SparseTree(options).run(wanted, budget, lambda point, _, q=wanted: judged(q, point))
         least = least_distance(wanted, pieces)
         lowers = [low for _, low, _ in found.history]
         assert found.lower <= least + 1e-7 <= found.upper + 2e-7
@@ -130,3 +133,20 @@ def test_it_is_said_why_there_is_no_whole_tree(monkeypatch: pytest.MonkeyPatch) 
     smooth = random_sigmoid(np.random.default_rng(7), [4, 3, 3])
     for seconds in (30.0, 0.0):
         assert noted(replace(query, network=smooth, label=0), seconds) == (staged._OTHERS,)
+
+
+def test_a_lower_end_by_secants_comes_before_any_tree() -> None:
+    query = asked()
+    pieces = pieces_of(query)
+    for objective in (*DISTANCES, L0Distance(GRID)):
+        wanted = replace(query, objective=objective)
+        least = least_distance(wanted, pieces)
+        lowers = {}
+        for name, options in {"ours": BARE, "paper": PAPER}.items():
+            incumbent = Incumbent(wanted, lambda point, _, q=wanted: judged(q, point))
+            inner = replace(options, quick=False, within=TINY)  # no tree proves as much
+            search = StagedSearch(inner, wanted, Budget.of_seconds(30.0), incumbent)
+            search.begin(())
+            lowers[name] = incumbent.lower
+        assert lowers["ours"] == secant_floor(wanted, Budget.of_seconds(30.0)) > 0
+        assert lowers["paper"] <= TINY and lowers["ours"] <= least + 1e-7

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from test_sparse_tree import asked, judged, solved
 
 from closegap.attacks.activation.nearest import Nearest
+from closegap.attacks.minimal.portfolio import Portfolio
 from closegap.attacks.minimal.settle import Settling
 from closegap.attacks.sparse import lookout
 from closegap.attacks.sparse.incumbent import Incumbent
@@ -69,6 +71,25 @@ def test_all_attacks_wait_for_a_share_of_the_time_or_for_nodes() -> None:
     assert begun(OURS, Budget.of_seconds(0))[0].due(0)
     assert not begun(OURS, Budget())[0].due(10) and begun(OURS, Budget())[0].due(10**6)
     assert not begun(replace(OURS, attack=None), Budget())[0].due(10**6)
+
+
+def test_attacks_that_take_longer_than_they_promised_leave_time_for_proofs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends: list[tuple[float, float]] = []
+
+    def first(_: Portfolio, *args: Any) -> tuple[tuple[()], tuple[()]]:
+        ends.append((args[1].deadline, args[3].deadline))
+        return (), ()
+
+    monkeypatch.setattr(Portfolio, "first", first)
+    monkeypatch.setattr(Portfolio, "starts", lambda *_: ())
+    whole = Budget.of_seconds(10)
+    attacks, _ = begun(OURS, whole)
+    attacks._large = True
+    attacks.quick()
+    ((promised, last),) = ends
+    assert promised <= last < whole.deadline - 4.9
 
 
 def test_trees_close_where_programs_overshoot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ class SparseOptions:
         staged: where the tree has grown long, first trees within smaller distances, which are
             shorter by far.
         pixels: where pixels are counted, choices of them are cut up beside phases, in turns.
+        secants: where no lower end is known, one by secants through the image before all others.
         known: a lower end that is proved already. A tree that has not passed it in a fifth of its
             time gives up: its bounds are too weak for this network.
         curved: see `Curved`.
@@ -179,6 +180,7 @@ class SparseOptions:
     climb: int = 0
     staged: bool = True
     pixels: bool = True
+    secants: bool = True
     known: float = -math.inf
     curved: Curved = Curved.PLAIN
 
@@ -203,4 +205,5 @@ PAPER = SparseOptions(
     settle=False,
     staged=False,
     pixels=False,
+    secants=False,
 )

@@ -27,6 +27,7 @@ from closegap.core.stopwatch import Stopwatch
 from closegap.graph.ops import LeakyRelu, Relu
 from closegap.specs.distance import DistanceQuery
 from closegap.specs.objectives import L0Distance
+from closegap.verify.secants import secant_floor
 
 __all__ = ["StagedSearch"]
 
@@ -35,6 +36,8 @@ _FIRST_SHARE, _WHOLE_SHARE = 0.1, 0.25
 #: A tree whose lower end is more than this share of the upper one has other first turns, as long
 #: as that much of the time is left.
 _PROMISING, _LEFT = 0.5, 0.5
+#: Of the time, for secants, which mostly end within a second.
+_SECANT_SHARE = 0.1
 #: Of what is left, for the first turn of a smaller tree; each of its later ones is twice as long.
 _TURN_SHARE = 0.04
 #: Of what is left, for the first turn of the search by pixels, where neurons read few pixels and
@@ -110,8 +113,10 @@ class StagedSearch:
     def begin(self, starts: Sequence[NDArray[np.floating]]) -> None:
         """As `SparseSearch.begin`; where neurons read few pixels, choices of these come first.
 
-        There regions are bounded fast, and the whole network slowly.
+        There regions are bounded fast, and the whole network slowly. Before all others there is a
+        lower end by secants, where none is known.
         """
+        self._first_floor()
         pixels, timely = self._pixels, self._staged and not self._budget.expired
         if timely and pixels is not None and pixels.local:
             self._grow_pixels(self._budget)
@@ -120,6 +125,12 @@ class StagedSearch:
         if not self._whole.nodes:
             self.notes = (self._why_none(),)
         self.notes += curved_note(self._options.curved, self._query.objective)
+
+    def _first_floor(self) -> None:
+        if self._options.secants and math.isinf(self._options.known) and not self._budget.expired:
+            spend = self._budget.within(_SECANT_SHARE * self._budget.remaining)
+            with self._watch.part("secants"):
+                secant_floor(self._query, spend, prove=self._incumbent.prove)
 
     def _why_none(self) -> str:
         """Why there is no whole tree."""

@@ -31,6 +31,8 @@ __all__ = ["Starts"]
 #: An attack that knows all norms, a lane for any class and one for each of a few. Settled, what a
 #: hundred steps found was no nearer.
 _QUICK = "fmn", AttackOptions(steps=30, restarts=4)
+#: Of the time, where published attacks end that took longer than they promised.
+_LONGEST = 0.5
 #: Nodes after which a tree is worth a settled start.
 _SOME = 64
 #: The share of the time after which a tree has grown long: all attacks take about as much. Without
@@ -115,8 +117,9 @@ class Starts:
             return
         self._many = False
         share, suite = self._options.attack_share, portfolio(query.objective)
-        first = budget.within(max(share * budget.remaining, shortest(budget.remaining)))
-        known, _ = suite.first(query, first, counts, budget)
+        limit = budget.within(_LONGEST * budget.remaining)
+        first = limit.within(max(share * budget.remaining, shortest(budget.remaining)))
+        known, _ = suite.first(query, first, counts, limit)
         spend = budget.within(share * budget.remaining)
         for nearest in (found := suite.starts(query, spend, counts, known))[:1]:
             self._offer(nearest.point)
