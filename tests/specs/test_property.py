@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -49,6 +53,39 @@ def test_margins_follow_the_definition(rng: np.random.Generator, sizes: tuple[in
         assert prop.broken_by(float(margin)) == formula
         broken += formula
     assert 0 < broken < 200
+
+
+_WHOLE = """
+import numpy as np
+from closegap.specs.property import Property
+p = Property(np.array([[1, -1]]), np.array([0]), np.zeros(1, np.int32), False, ("only",))
+print(p.rows.dtype, p.offsets.dtype, p.clause.dtype)
+"""
+
+
+def test_rows_of_whole_numbers_are_floats_to_everyone() -> None:
+    """In a process of its own, for here a check of types would refuse them first."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WHOLE], capture_output=True, check=True, text=True
+    )
+    assert done.stdout.split() == ["float64", "float64", "int64"]
+
+
+def test_values_of_many_clauses_need_no_square_of_them(rng: np.random.Generator) -> None:
+    prop = random_property(rng, (1,) * 1500, 3)
+    rows = prop.row_margins(rng.normal(size=(100, 3)))
+    tracemalloc.start()
+    values = prop.clause_values(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(values[:, prop.clause], rows)
+    assert peak < 5 * rows.nbytes
+
+
+def test_a_row_that_is_nan_is_its_clauses_alone(rng: np.random.Generator) -> None:
+    prop = random_property(rng, (2, 1, 2), 3)
+    rows = np.where(prop.clause == 2, np.nan, 1.0)[None]
+    assert np.array_equal(prop.clause_values(rows), [[1, 1, np.nan]], equal_nan=True)
 
 
 def test_membership(rng: np.random.Generator) -> None:

@@ -22,9 +22,9 @@ class Property:
     is positive everywhere in it.
 
     Attributes:
-        rows: float64 `[Q, C]`.
-        offsets: float64 `[Q]`.
-        clause: int64 `[Q]`, the clause of each row; clauses are numbered 0, 1, ... without gaps.
+        rows: `[Q, C]`, kept in float64.
+        offsets: `[Q]`, kept in float64.
+        clause: `[Q]`, kept in int64: the clause of each row, numbered 0, 1, ... without gaps.
         strict: a counterexample must have a margin below 0 (classification), not merely at most 0
             (VNN-LIB). A proof always needs a positive margin.
         names: one word or two for each clause, for reports (the target class, say).
@@ -41,6 +41,8 @@ class Property:
     target: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("rows", np.float64), ("offsets", np.float64), ("clause", np.int64)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))
         count = len(self.rows)
         if self.rows.ndim != 2 or self.offsets.shape != (count,) or self.clause.shape != (count,):
             raise SpecError("a property's rows, offsets and clauses must have one length")
@@ -73,9 +75,19 @@ class Property:
         """Greatest row value in each clause: `[B, Q] -> [B, K]`.
 
         Of margins it gives the clause margins; of proved lower bounds it gives proved lower bounds.
+        One that is NaN makes its clause's NaN. Memory is that of the row values, however many
+        clauses there are.
         """
-        spread = np.where(self.membership[None], row_values[:, None, :], -np.inf)
-        return np.asarray(spread.max(axis=2))
+        if not self.clauses:
+            return np.zeros((len(row_values), 0))
+        order, first = self._grouped
+        return np.asarray(np.maximum.reduceat(row_values[:, order], first, axis=1))
+
+    @cached_property
+    def _grouped(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows in the order of their clauses, and where each clause begins there."""
+        order = np.argsort(self.clause, kind="stable")
+        return order, np.searchsorted(self.clause[order], np.arange(self.clauses))
 
     def margins(self, outputs: NDArray[np.floating]) -> NDArray[np.float64]:
         """Margin of the property at each of the outputs `[B, C]`: `[B]`."""
