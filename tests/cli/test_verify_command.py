@@ -125,6 +125,8 @@ def test_a_list_is_answered_row_by_row_and_continues(
         assert json.dumps(rows) == json.dumps([r.row() for r in kept.records()])
     again = call(*common, "--timeout", "20")
     assert "5 were done before" in again.out
+    assert rows[2]["detail"] in again.out and rows[3]["detail"] in again.out
+    assert "difference holds:" not in again.out  # only what failed is told
     assert call(*common).code == 2  # another timeout is another run
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from closegap.cli.rows import print_row
-from closegap.core.verdict import Verdict
+from closegap.core.verdict import Reason, Verdict
 from closegap.evaluate import Event, RunStarted, Summary, Tally, TaskFinished
 from closegap.store import DistanceRecord, Record
 
@@ -33,6 +33,8 @@ __all__ = [
 _PLAIN_SECONDS = 5.0
 #: Columns of what goes to a file or a pipe.
 _FILE_WIDTH = 120
+#: So many rows that failed are told in a line each.
+_FAILURES = 20
 
 
 class Follower:
@@ -107,11 +109,12 @@ def print_summary(summary: Summary, records: Iterable[Record], title: str) -> No
 
     Args:
         summary: of the run.
-        records: of the run; only reasons and seconds are read.
+        records: of the run; what failed is told below the table.
         title: the line above the table.
     """
     tally = summary.tally
-    reasons = Counter(str(r.reason) for r in records if r.verdict is Verdict.UNKNOWN)
+    unknown = [r for r in records if r.verdict is Verdict.UNKNOWN]
+    reasons = Counter(str(r.reason) for r in unknown)
     table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -125,6 +128,15 @@ def print_summary(summary: Summary, records: Iterable[Record], title: str) -> No
     resumed = f"{summary.resumed} were done before" if summary.resumed else ""
     table.add_row("time", duration(summary.seconds), resumed)
     _print_titled(title, table)
+    _tell_failures([r for r in unknown if r.reason is Reason.ENGINE_FAILED])
+
+
+def _tell_failures(records: Sequence[Record]) -> None:
+    """What was wrong with which rows: a file that is missing, say."""
+    for record in records[:_FAILURES]:
+        click.echo(f"{record.name or record.index}: {record.detail}")
+    if len(records) > _FAILURES:
+        click.echo(f"and {len(records) - _FAILURES} more; --json gives every row")
 
 
 def print_attack_summary(records: Sequence[Record], title: str) -> None:
