@@ -161,6 +161,12 @@ def test_a_store_that_is_another_file(
         assert path.read_text() == text
 
 
+@pytest.mark.parametrize("folder", ["/", "."])
+def test_a_store_that_is_a_folder(call: Call, model: Path, images: Path, folder: str) -> None:
+    said = call("evaluate", model, "--data", images, "--eps", "0.1", "--store", folder, *QUICK)
+    _refused(said, "it is a folder; give the name of a file")
+
+
 def test_a_store_made_for_another_model(
     call: Call, model: Path, images: Path, tmp_path: Path
 ) -> None:

@@ -193,3 +193,20 @@ def test_attacks_come_when_the_boxes_have_doubled(rng: np.random.Generator) -> N
             assert 8 <= outcome.boxes < 16
         else:
             assert 4 << (len(bounded) - 1) <= max(4, outcome.boxes) < 4 << len(bounded)
+
+
+@pytest.mark.parametrize("kind", ["dense", "pooled"])
+def test_nothing_is_offered_where_nothing_may_be(kind: str, rng: np.random.Generator) -> None:
+    offered: list[np.ndarray] = []
+
+    def judge(points: np.ndarray) -> bool:
+        offered.append(points)
+        return False
+
+    options = InputSplitOptions(batch=16, first=4, offered=0)
+    for case in cases(rng, KINDS[kind], 1, clauses=(1,)):
+        budget = replace(Budget.of_seconds(30.0), nodes=200)
+        split = InputSplit(LinearVerifier(case.query), np.arange(1), options, judge)
+        outcome = split.run(budget)
+        assert outcome.boxes > 0
+    assert not offered

@@ -146,7 +146,7 @@ class SnapshotFolder:
     @classmethod
     def beside(cls, store: Path, seconds: float = _EVERY_SECONDS) -> SnapshotFolder:
         """The folder that belongs to a run store."""
-        return cls(str(store.with_name(f"{store.name}.trees")), seconds)
+        return cls(str(store.parent / f"{store.name}.trees"), seconds)
 
     def file(self, key: str, case: int = 0) -> SnapshotFile:
         """The place for one case of a query."""

@@ -208,7 +208,7 @@ class InputSplit:
 
         Where that is not known before, those of the boxes with the least bounds.
         """
-        if not len(points):
+        if not len(points) or not self._options.offered:
             return
         order = torch.argsort(proved.amin(dim=1))[: _LOOKED_AT * self._options.offered]
         free = points[order].flatten(0, 1)
