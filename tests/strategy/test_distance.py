@@ -200,6 +200,21 @@ def test_who_could_do_nothing_is_named(
     assert "other activations than ReLUs" in tree and mip == "mip: clause 0: no such node"
 
 
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_a_picture_of_one_pixel_has_no_variation(rng: np.random.Generator, isotropic: bool) -> None:
+    """Warnings are errors: no part of it fails."""
+    network = random_mlp(rng, [1, 2])
+    image = rng.random(1).astype(np.float32)
+    label = int(replayer(network).outputs_float32(image[None])[0].argmax())
+    objective = L1TvDistance(Grid(1, 1, 1), kappa=1.0, isotropic=isotropic)
+    query = DistanceQuery(network, image, label, objective)
+    search = Bracketing(query, Tolerance(), NearestAttack(rounds=1, steps=10), Budget.of_seconds(9))
+    search.solve("mip")
+    result, least = search.result(), least_distance(query)
+    assert result.lower <= least + 1e-7 and not result.notes
+    assert result.closed
+
+
 @pytest.mark.parametrize(
     ("norm", "failing"),
     [

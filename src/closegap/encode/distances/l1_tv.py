@@ -81,7 +81,8 @@ def _add_lengths(objective: L1TvDistance, ground: Ground, builder: ModelBuilder)
         builder.add_rows(builder.picked(lengths) - pairs, 0.0, np.inf)
     order = np.argsort(place, kind="stable")
     groups = np.split(steps[order], np.cumsum(np.bincount(place))[:-1])
-    cones = tuple(Cone(g, int(t)) for g, t in zip(groups, lengths, strict=True))
+    # A picture of one pixel has no step: no length, and one group that is empty.
+    cones = tuple(Cone(g, int(t)) for g, t in zip(groups[: len(sites)], lengths, strict=True))
 
     def fill(values: Array) -> None:
         values[steps] = rows @ values[: rows.shape[1]] - base
