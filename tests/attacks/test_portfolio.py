@@ -69,12 +69,10 @@ def test_fab_goes_on_below_a_distance_and_never_below_the_optimum(
     assert 1 - 1e-6 <= min(ratios) <= 1.05
 
 
-def test_attacks_get_the_steps_that_fit(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a clock that counts the network's evaluations alone."""
-    query, ticks = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), "l1"), [0]
-    forward = TorchNetwork.__call__
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts networks' evaluations alone."""
+    ticks, forward = [0], TorchNetwork.__call__
 
     def counted(network: TorchNetwork, inputs: Tensor) -> Tensor:
         ticks[0] += 1
@@ -82,6 +80,21 @@ def test_attacks_get_the_steps_that_fit(
 
     monkeypatch.setattr(TorchNetwork, "__call__", counted)
     monkeypatch.setattr("time.monotonic", lambda: float(ticks[0]))
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "linf"])
+@pytest.mark.usefixtures("evaluations")
+def test_where_time_is_short_fmn_has_all_its_steps(rng: np.random.Generator, name: str) -> None:
+    query = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), name)
+    attacks = portfolio(query.objective)
+    _, cut = attacks.first(query, Budget.of_seconds(1200), replayed(query), Budget())
+    assert cut
+    assert "fmn" not in [entry.name for entry in cut]
+
+
+@pytest.mark.usefixtures("evaluations")
+def test_attacks_get_the_steps_that_fit(rng: np.random.Generator) -> None:
+    query = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), "l1")
 
     def steps(seconds: float, name: str, sizes: AttackOptions) -> int:
         budget = Budget.of_seconds(seconds)

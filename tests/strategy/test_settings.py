@@ -64,6 +64,9 @@ def test_every_key_names_one_field() -> None:
         (["bab.branching=best"], "unknown branching 'best'; known: babsr"),
         (["bab.branching.guided=maybe"], "yes or no"),
         (["mip.emphasis=heavy"], "one of light"),
+        (["alpha-crown.final.decay=2"], "alpha-crown.final.decay: steps decay by a factor"),
+        (["bab-attack.hopping.restarts=0"], "bab-attack.hopping.restarts: hopping needs a lane"),
+        (["attack.method=guess"], "attack.method: no attack is called 'guess'"),
         (["bab.nodes=few"], "or none"),
     ],
 )

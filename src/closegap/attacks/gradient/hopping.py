@@ -22,6 +22,7 @@ from closegap.attacks.gradient.problem import Problem
 from closegap.attacks.gradient.starts import GivenStart
 from closegap.attacks.images import ImageAttack
 from closegap.attacks.projection import project, sample
+from closegap.core.errors import OptionError
 
 __all__ = ["HopPGD", "Hopping", "HoppingState", "hop_pgd"]
 
@@ -67,6 +68,9 @@ class Hopping:
         restarts: lanes.
         elites: how many of the best points have offspring.
         share: mean share of inputs that are redrawn.
+
+    Raises:
+        OptionError: there is no lane, or no elite.
     """
 
     name: str = "hop-pgd"
@@ -79,6 +83,10 @@ class Hopping:
     elites: int = 6
     share: float = 0.2
     targets: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.restarts, self.elites) < 1:
+            raise OptionError("hopping needs a lane (restarts) and an elite at least")
 
     @property
     def steps(self) -> int:

@@ -19,6 +19,7 @@ from closegap.bounds.records import Parameters
 from closegap.bounds.regions import InputSet
 from closegap.bounds.rules import activation_rule
 from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
 
 __all__ = ["Ascent", "AscentOptions", "AscentResult"]
 
@@ -39,6 +40,9 @@ class AscentOptions:
         patience: stop after so many iterations in which no row gained.
         goal: rows above it are decided and need no more work.
         any_row: a domain is decided by its first decided row (a clause of several rows).
+
+    Raises:
+        OptionError: steps would grow.
     """
 
     iterations: int = 20
@@ -49,6 +53,10 @@ class AscentOptions:
     patience: int = 10
     goal: float = 0.0
     any_row: bool = False
+
+    def __post_init__(self) -> None:
+        if self.decay > 1:
+            raise OptionError(f"steps decay by a factor of at most 1, got {self.decay:g}")
 
 
 @dataclass(frozen=True, eq=False)

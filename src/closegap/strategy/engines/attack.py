@@ -21,15 +21,21 @@ class AttackEngine:
 
     Attributes:
         method: as `closegap attack --method` names it.
+
+    Raises:
+        OptionError: no attack has this name.
     """
 
     method: str = "autoattack"
+
+    def __post_init__(self) -> None:
+        make_attack(self.method)
 
     def run(self, session: Session, budget: Budget) -> None:
         """See `Engine`.
 
         Raises:
-            OptionError: no attack has this name, or it is not for such a property.
+            OptionError: it is not for such a property.
         """
         attack = make_attack(self.method)
         network = compiled(session.query.network, torch.float32)
