@@ -82,14 +82,16 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.monotonic", lambda: float(ticks[0]))
 
 
-@pytest.mark.parametrize("name", ["l1", "l2", "linf"])
-@pytest.mark.usefixtures("evaluations")
-def test_where_time_is_short_fmn_has_all_its_steps(rng: np.random.Generator, name: str) -> None:
+@pytest.mark.parametrize("name", ["l0", "l1", "l2", "linf"])
+def test_attacks_of_many_lanes_or_searches_leave_others_their_steps(
+    rng: np.random.Generator, name: str
+) -> None:
     query = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), name)
-    attacks = portfolio(query.objective)
-    _, cut = attacks.first(query, Budget.of_seconds(1200), replayed(query), Budget())
-    assert cut
-    assert "fmn" not in [entry.name for entry in cut]
+    published = [entry.name for entry in portfolio(query.objective).published]
+    slow = [n for n in published if n in ("fab-nearest", "ead", "cw", "sparsefool")]
+    best = {"l0": "sigma-zero"}.get(name, "fmn")
+    assert slow
+    assert published.index(best) < min(map(published.index, slow))
 
 
 @pytest.mark.usefixtures("evaluations")
