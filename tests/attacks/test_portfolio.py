@@ -70,16 +70,18 @@ def test_fab_goes_on_below_a_distance_and_never_below_the_optimum(
 
 
 @pytest.fixture
-def evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that counts networks' evaluations alone."""
-    ticks, forward = [0], TorchNetwork.__call__
+def slow_first(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ticks of the first few evaluations, on a clock that counts networks' evaluations alone."""
+    ticks, calls, first, forward = [0], [0], [1], TorchNetwork.__call__
 
     def counted(network: TorchNetwork, inputs: Tensor) -> Tensor:
-        ticks[0] += 1
+        calls[0] += 1
+        ticks[0] += first[0] if calls[0] <= 5 else 1
         return forward(network, inputs)
 
     monkeypatch.setattr(TorchNetwork, "__call__", counted)
     monkeypatch.setattr("time.monotonic", lambda: float(ticks[0]))
+    return first
 
 
 @pytest.mark.parametrize("name", ["l0", "l1", "l2", "linf"])
@@ -94,7 +96,7 @@ def test_attacks_of_many_lanes_or_searches_leave_others_their_steps(
     assert published.index(best) < min(map(published.index, slow))
 
 
-@pytest.mark.usefixtures("evaluations")
+@pytest.mark.usefixtures("slow_first")
 def test_attacks_get_the_steps_that_fit(rng: np.random.Generator) -> None:
     query = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), "l1")
 
@@ -108,6 +110,13 @@ def test_attacks_get_the_steps_that_fit(rng: np.random.Generator) -> None:
     assert steps(2000, "fmn", AttackOptions(500)) == 500
     assert steps(30, "fmn", AttackOptions()) == 0
     assert 4 * 300 <= steps(12000 // 2, "ead", AttackOptions()) <= 4 * 400
+
+
+def test_slow_first_steps_cost_no_others(rng: np.random.Generator, slow_first: list[int]) -> None:
+    query = asked(random_mlp(rng, [4, 4, 3]), rng.random(4).astype(np.float32), "l1")
+    slow_first[0] = 200
+    attack = fitted("fmn", AttackOptions(), 1.0, query, Budget.of_seconds(3000), share=0.5)
+    assert attack is not None and attack.method.steps == 1000
 
 
 def test_programs_come_nearer_and_never_leave_a_broken_point(rng: np.random.Generator) -> None:
