@@ -39,6 +39,8 @@ _WALK_SHARE, _BELOW_SHARE = 0.15, 0.05
 _SETTLE_SHARE, _SETTLE_MOST = 0.05, 0.1
 #: For other distances than norms, of the time, for attacks and programs, and for walks in l1.
 _PROXY_ATTACKS, _PROXY_WALK = 0.16, 0.04
+#: Of the time, for attacks that are asked once more, if all of their steps fit.
+_AGAIN_SHARE = 0.15
 #: Of what is left, for a walk from a witness that came up elsewhere.
 _IMPROVE_SHARE = 0.2
 #: Of what is left, for attacks of thousands of steps, if all of these fit.
@@ -88,7 +90,7 @@ class Witnesses:
     def search(self) -> None:
         """Attacks, then walks."""
         query, budget, whole = self._query, self._budget, self._budget.remaining
-        known = (*self._begun(), *self.published())
+        known = (*self._begun(), *self.published(), *self._again())
         proxy = query.objective.norm is None
         share = (_PROXY_ATTACKS if proxy else _ATTACK_SHARE) * whole
         if self._units > _LARGE:
@@ -119,6 +121,12 @@ class Witnesses:
         spend = self._budget.within(max(_ATTACK_SHARE * whole, shortest(whole)))
         found, self._cut = self._portfolio.first(self._query, spend, self._counts, self._budget)
         return found
+
+    def _again(self) -> tuple[Nearest, ...]:
+        """What attacks find with other random numbers."""
+        spend = self._budget.within(_AGAIN_SHARE * self._budget.remaining)
+        spend = replace(spend, seed=self._budget.seed + 1)
+        return self._portfolio.whole(self._portfolio.again, self._query, spend, self._counts)
 
     def long(self) -> None:
         """Published attacks that had fewer steps, if all of these fit now; then a walk."""

@@ -89,6 +89,11 @@ _SEVERAL: dict[float, tuple[Entry, ...]] = {
     math.inf: (Entry("deepfool", math.inf, 50, 9), Entry("fmn", math.inf, 300, 4)),
 }
 
+#: By norm, attacks whose answer is much a matter of luck, for other random numbers.
+_AGAIN: dict[float, tuple[Entry, ...]] = {
+    0.0: (Entry("sigma-zero", 0.0, None, 1), Entry("sigma-zero", 0.0, None, 4)),
+}
+
 
 @dataclass(frozen=True)
 class Portfolio:
@@ -97,12 +102,14 @@ class Portfolio:
     Attributes:
         published: attacks as they run by themselves, with fewer steps where time is short.
         several: attacks with many lanes.
+        again: to be asked once more, with other random numbers.
         programs: successive linear programs of the distance itself; `None` for norms, whose
             attacks know what they minimise.
     """
 
     published: tuple[Entry, ...]
     several: tuple[Entry, ...]
+    again: tuple[Entry, ...] = ()
     programs: SuccessivePrograms | None = None
 
     def first(
@@ -202,9 +209,9 @@ def _sorted(found: Iterable[Nearest]) -> tuple[Nearest, ...]:
 def portfolio(objective: Objective) -> Portfolio:
     """The attacks for a distance: of its own norm; of l1 and programs, where it is none."""
     if objective.integral:
-        return Portfolio(_PUBLISHED[0.0], _SEVERAL[0.0])
+        return Portfolio(_PUBLISHED[0.0], _SEVERAL[0.0], _AGAIN[0.0])
     if objective.norm is None:
-        return Portfolio((), _SEVERAL[1.0], SuccessivePrograms())
+        return Portfolio((), _SEVERAL[1.0], programs=SuccessivePrograms())
     norm = objective.norm
     return Portfolio(_PUBLISHED[norm], _SEVERAL[norm])
 
