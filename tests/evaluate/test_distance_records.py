@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from closegap.core.errors import SoundnessError
+from closegap.attacks.activation.nearest import Nearest
+from closegap.attacks.minimal.settle import Settling
+from closegap.core.budget import Budget
+from closegap.core.errors import SolverError, SoundnessError
 from closegap.core.tolerance import Tolerance
 from closegap.data import fit_to_network, load_data, select
 from closegap.evaluate import distances
@@ -21,8 +25,9 @@ from closegap.frontend import load
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
 from closegap.store import DistanceRecord, RunStore
+from closegap.strategy.bracketing import Bracketing
 from closegap.strategy.distance import DistanceResult, minimise_distance
-from closegap.strategy.starts import counterexamples
+from closegap.strategy.starts import counterexamples, settled
 
 
 @pytest.fixture
@@ -106,6 +111,17 @@ def test_what_a_store_holds_of_an_image_serves_its_other_distances(
         assert record.upper <= query_of(plan, record).distance(first.pictures.witness)
 
 
+def test_a_stored_distance_without_a_witness_gets_one_that_was_found_since(
+    plan: DistancePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    only(monkeypatch, "l1")
+    with RunStore.create_or_resume(tmp_path / "run.db", plan.header) as store:
+        assert all(r.upper == math.inf for r in measure(asked(plan, "l2"), store))
+        list(measure(asked(plan, "l1"), store))
+        again = list(measure(asked(plan, "l2"), store))
+    assert all(r.upper < math.inf and "a witness of l1" in r.detail for r in again)
+
+
 def test_no_witness_of_an_image_is_nearer_than_another_distance_says(plan: DistancePlan) -> None:
     short = dataclasses.replace(plan, header=dataclasses.replace(plan.header, timeout=0.5))
     last = {record.key: record for record in measure(asked(short, "l2", "l1", "linf"))}
@@ -114,6 +130,73 @@ def test_no_witness_of_an_image_is_nearer_than_another_distance_says(plan: Dista
         for other in last.values():
             if other.index == record.index and other.pictures is not None:
                 assert record.upper <= query.distance(other.pictures.witness)
+
+
+def test_shared_witnesses_are_settled_before_they_count(
+    plan: DistancePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[tuple[float, float]] = []
+
+    def told(query: DistanceQuery, known: Nearest, budget: Budget) -> tuple[Nearest, str]:
+        found, note = settled(query, known, budget)
+        handed.append((known.distance, found.distance))
+        return found, note
+
+    only(monkeypatch, "l1")
+    monkeypatch.setattr(distances, "settled", told)
+    monkeypatch.setattr(distances, "_SETTLE_SHARE", 1.0)  # on a busy machine, too
+    records = list(measure(asked(plan, "linf", "l1")))
+    last = [r for r in records if r.distance == "linf" and r.upper < math.inf]
+    assert [r.upper for r in last] == [after for _, after in handed] and len(last) == 2
+    assert all(after < 0.98 * before for before, after in handed)
+    for record in last:
+        query = query_of(plan, record)
+        assert record.pictures is not None
+        witness = replayer(query.network).witness(query.anywhere(), record.pictures.witness)
+        assert witness is not None and witness.breaks
+        assert record.history[-1].seconds == record.seconds > 0
+
+
+def test_a_witness_a_little_farther_may_settle_nearer(
+    plan: DistancePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boundary is all but reached from one side; another distance's witness is at it."""
+    short = dataclasses.replace(
+        plan, data=select(plan.data, indices=plan.data.indices[:1].tolist())
+    )
+    record = next(measure(asked(short, "l1")))
+    query = query_of(plan, record)
+    assert record.pictures is not None
+    best = record.pictures.witness.astype(np.float64)
+
+    def beyond(share: float) -> NDArray[np.float32]:
+        return np.clip(query.image + share * (best - query.image), 0, 1).astype(np.float32)
+
+    def told(of: DistanceQuery, **_: Any) -> DistanceResult:
+        point = beyond(1.02 if of.objective.name == "l1" else 1.04)
+        return DistanceResult(0.0, of.distance(point), point, 0.0, 1.0, seen=(point,))
+
+    monkeypatch.setattr(distances, "minimise_distance", told)
+    monkeypatch.setattr(distances, "_SETTLE_SHARE", 1.0)
+    first, _, after = measure(asked(short, "l1", "linf"))
+    assert first.key == after.key and first.upper == query.distance(beyond(1.02))
+    assert after.upper < 1.001 * record.upper < first.upper < query.distance(beyond(1.04))
+
+
+def test_settling_that_fails_leaves_the_witness_as_it_came(
+    plan: DistancePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise SolverError("no answer")
+
+    only(monkeypatch, "l1")
+    monkeypatch.setattr(Settling, "run", broken)
+    monkeypatch.setattr(Bracketing, "settle", lambda _: None)
+    monkeypatch.setattr(Settling, "each", lambda _self, _query, known, *_: tuple(known))
+    _, source, after, *_ = measure(asked(plan, "l2", "l1"))
+    assert source.pictures is not None
+    assert after.upper <= query_of(plan, after).distance(source.pictures.witness)
+    assert "settling failed: no answer" in after.detail
 
 
 def test_a_witness_within_what_was_proved_is_no_answer(

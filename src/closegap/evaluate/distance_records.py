@@ -113,14 +113,17 @@ def record_of(asked: Asked, result: DistanceResult, *notes: str) -> DistanceReco
     )
 
 
-def nearer(record: DistanceRecord, asked: Asked, found: Nearest, source: str) -> DistanceRecord:
+def nearer(
+    record: DistanceRecord, asked: Asked, found: Nearest, source: str, *notes: str
+) -> DistanceRecord:
     """The record with a nearer witness, which another distance's query found.
 
     Args:
         record: whose upper end is farther.
         asked: what it answers.
         found: a replayed counterexample of the query.
-        source: the other distance's name.
+        source: whose, for people.
+        notes: for people.
 
     Raises:
         SoundnessError: it is nearer than what was proved.
@@ -133,6 +136,7 @@ def nearer(record: DistanceRecord, asked: Asked, found: Nearest, source: str) ->
     said = [
         record.detail.removesuffix(before).removesuffix("; ").removeprefix(_UNSEEN).lstrip("; "),
         f"nearer by {source}",
+        *notes,
         shown.note,
     ]
     return replace(

@@ -1,18 +1,22 @@
 """Least distances over a data set: one image after the other, each under every distance asked.
 
 The queries of one image share what they find: each begins with the nearest of the others'
-counterexamples, and gives the ones before it a nearer witness where it came upon one.
+counterexamples, and gives the ones before it a nearer witness where it came upon one: settled
+first, for what is near in one distance has a boundary that is nearer in another.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from closegap.attacks.activation.nearest import Nearest
+from closegap.core.budget import Budget
 from closegap.core.errors import OptionError
 from closegap.core.tolerance import Tolerance
 from closegap.data import DataSet
@@ -24,9 +28,13 @@ from closegap.specs.layout import Layout, picture_of
 from closegap.specs.objectives import OBJECTIVES, ObjectiveOptions, make_objective
 from closegap.store import DistanceRecord, RunHeader, RunStore, query_key
 from closegap.strategy.distance import DistanceInterrupted, minimise_distance, require_exact
-from closegap.strategy.starts import counterexamples
+from closegap.strategy.starts import counterexamples, settled
 
 _CUT_OFF = "interrupted"
+#: Of a distance's time, and in seconds, what a nearer witness of another may take to settle.
+_SETTLE_SHARE, _SETTLE_MOST = 0.05, 1.0
+#: Farther by so much, as a share, a new witness of another distance is settled too.
+_FARTHER = 0.05
 
 __all__ = ["Distance", "DistancePlan", "measure", "plan_distances"]
 
@@ -246,7 +254,8 @@ class _Image:
             if stopped is not None:
                 raise stopped
             for earlier, old in list(self._done.values()):
-                if (better := self._shared(earlier, old, self._found[-1:])) is not old:
+                better = self._shared(earlier, old, self._found[-1:], _FARTHER)
+                if better is not old:
                     yield better
             self._done[asked.key] = asked, record
 
@@ -286,14 +295,35 @@ class _Image:
         return record, stopped
 
     def _shared(
-        self, asked: Asked, record: DistanceRecord, others: Sequence[_Found]
+        self,
+        asked: Asked,
+        record: DistanceRecord,
+        others: Sequence[_Found],
+        farther: float = 0.0,
     ) -> DistanceRecord:
-        """The record with the nearest witness of others' queries; a better one is in the store."""
+        """The record with the nearest witness of others' queries; a better one is in the store.
+
+        Of a bracket that is open, one farther by at most this share may come nearer as it settles.
+        """
         before = record
         for source, seen in others:
-            for found in counterexamples(asked.query, seen, 1, below=record.upper):
-                record = nearer(record, asked, found, f"a witness of {source}")
+            reach = 0.0 if record.closed else farther
+            below = max(record.upper * (1 + reach), record.upper * (1 - reach))  # of either sign
+            for found in counterexamples(asked.query, seen, 1, below=below):
+                record = self._settled(asked, record, found, f"a witness of {source}")
         self._done[asked.key] = asked, record
         if record is not before and self._store is not None:
             self._store.improve_distance(record)
         return record
+
+    def _settled(
+        self, asked: Asked, record: DistanceRecord, found: Nearest, source: str
+    ) -> DistanceRecord:
+        """The record with a witness brought to the boundary, if it comes to lie nearer."""
+        timeout, begun = self._plan.header.timeout, time.monotonic()
+        spend = Budget.of_seconds(min(_SETTLE_SHARE * timeout, _SETTLE_MOST))
+        found, failed = settled(asked.query, found, spend)
+        if not found.distance < record.upper:
+            return record
+        spent = replace(record, seconds=record.seconds + time.monotonic() - begun)
+        return nearer(spent, asked, found, source, failed)

@@ -1,7 +1,9 @@
 """Counterexamples from elsewhere that a distance query begins with.
 
 A point that is far in one distance may be near in another: queries of one image hand on what they
-saw. Nothing is taken on trust; every point is replayed on the ONNX file and in float64.
+saw. Nothing is taken on trust; every point is replayed on the ONNX file and in float64. What counts
+at once, without a search of its own, is settled first: near in one distance, a point lies far from
+the boundary in another.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest
+from closegap.attacks.minimal.settle import Settling
+from closegap.core.budget import Budget
 from closegap.core.errors import SpecError
 from closegap.runtime.cache import replayer
 from closegap.specs.distance import DistanceQuery
+from closegap.strategy.failures import describe_failure
 
-__all__ = ["counterexamples", "required"]
+__all__ = ["counterexamples", "required", "settled"]
 
 
 def counterexamples(
@@ -67,6 +72,33 @@ def required(query: DistanceQuery, starts: Sequence[NDArray[np.floating]]) -> tu
             raise SpecError(f"starts[{place}] is no counterexample: replayed, it {kept}")
         known.append(Nearest(query.distance(point), point))
     return tuple(sorted(known, key=lambda nearest: nearest.distance))
+
+
+def settled(query: DistanceQuery, known: Nearest, budget: Budget) -> tuple[Nearest, str]:
+    """A counterexample brought to the nearest point of its linear region; never a farther one.
+
+    Args:
+        query: whose counterexample.
+        known: it, replayed.
+        budget: its deadline.
+
+    Returns:
+        the nearest one that was replayed; what went wrong, for people, empty where nothing did.
+    """
+    nearest = known
+
+    def counts(point: NDArray[np.float32], distance: float) -> bool:
+        nonlocal nearest
+        broken = _breaks(query, point)
+        if broken and distance < nearest.distance:
+            nearest = Nearest(distance, point)
+        return broken
+
+    try:
+        Settling().run(query, known, budget, counts)
+    except Exception as error:  # what was known stands
+        return nearest, describe_failure("settling", error)[1]
+    return nearest, ""
 
 
 def _shaped(query: DistanceQuery, start: NDArray[np.floating]) -> NDArray[np.float32] | str:
