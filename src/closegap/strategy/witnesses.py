@@ -8,7 +8,7 @@ best distance, follow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from closegap.attacks.activation.nearest import Nearest, NearestAttack, OnNearer
 from closegap.attacks.minimal.below import below
+from closegap.attacks.minimal.exchange import Exchange
 from closegap.attacks.minimal.portfolio import Entry, portfolio, shortest
 from closegap.attacks.minimal.settle import Settling
 from closegap.core.budget import Budget
@@ -41,6 +42,8 @@ _SETTLE_SHARE, _SETTLE_MOST = 0.05, 0.1
 _PROXY_ATTACKS, _PROXY_WALK = 0.16, 0.04
 #: Of the time, for attacks that are asked once more, if all of their steps fit.
 _AGAIN_SHARE = 0.15
+#: Of the time, for other sets of pixels, from so many counterexamples.
+_EXCHANGE_SHARE, _EXCHANGED = 0.2, 3
 #: Of what is left, for a walk from a witness that came up elsewhere.
 _IMPROVE_SHARE = 0.2
 #: Of what is left, for attacks of thousands of steps, if all of these fit.
@@ -91,6 +94,7 @@ class Witnesses:
         """Attacks, then walks."""
         query, budget, whole = self._query, self._budget, self._budget.remaining
         known = (*self._begun(), *self.published(), *self._again())
+        known = (*known, *self._exchanged(known))
         proxy = query.objective.norm is None
         share = (_PROXY_ATTACKS if proxy else _ATTACK_SHARE) * whole
         if self._units > _LARGE:
@@ -128,6 +132,15 @@ class Witnesses:
         spend = replace(spend, seed=self._budget.seed + 1)
         return self._portfolio.whole(self._portfolio.again, self._query, spend, self._counts)
 
+    def _exchanged(self, known: Sequence[Nearest]) -> tuple[Nearest, ...]:
+        """Where pixels are counted, fewer of them, from the nearest that are known."""
+        if not self._query.objective.integral:
+            return ()
+        spend = self._budget.within(_EXCHANGE_SHARE * self._budget.remaining)
+        starts = sorted(known, key=lambda nearest: nearest.distance)[:_EXCHANGED]
+        found = Exchange().run(self._query, starts, spend, self._counts)
+        return (found,) if found.found else ()
+
     def long(self) -> None:
         """Published attacks that had fewer steps, if all of these fit now; then a walk."""
         spend = self._budget.within(_LONG_SHARE * self._budget.remaining)
@@ -138,7 +151,9 @@ class Witnesses:
             self.improve(best.point)
 
     def improve(self, point: NDArray[np.float32]) -> None:
-        """Walk from a counterexample."""
+        """Walk from a counterexample; where pixels are counted, exchange some before."""
+        if point is self._best().point:
+            self._exchanged((self._best(),))
         if self._query.objective.norm is not None:
             spend = self._budget.within(_IMPROVE_SHARE * self._budget.remaining)
             self._attack.improve(self._query, point, spend, self._counts)

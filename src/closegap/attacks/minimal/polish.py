@@ -27,7 +27,17 @@ from closegap.attacks.minimal.lanes import (
 from closegap.core.budget import Budget
 from closegap.core.numerics import TINY
 
-__all__ = ["Polish", "drawn", "dropped", "restored"]
+__all__ = [
+    "Pairs",
+    "Polish",
+    "changed_pixels",
+    "cheapest",
+    "drawn",
+    "dropped",
+    "lowered",
+    "put_back",
+    "restored",
+]
 
 Pairs: TypeAlias = tuple[Int[Tensor, "M"], Int[Tensor, "M"]]
 
@@ -95,10 +105,10 @@ def restored(
     points = _in_bulk(lanes, points, norm, budget)
     open_ = _broken(lanes, points)
     while bool(open_.any()) and not budget.expired:
-        pairs = _changed(lanes, points, open_, single)
+        pairs = changed_pixels(lanes, points, open_, single)
         if not len(pairs[0]):
             break
-        back = _put_back(lanes, points, pairs)
+        back = put_back(lanes, points, pairs)
         seen = margins(lanes_of(lanes, pairs[0]), back)
         cost = seen + lanes.slack[pairs[0]]
         winner, open_ = _least(cost, pairs[0], len(points))
@@ -136,7 +146,7 @@ def _places(lanes: Lanes, points: Tensor, norm: float) -> Int[Tensor, "L P"]:
     return cost.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
 
 
-def _changed(lanes: Lanes, points: Tensor, open_: Tensor, most: int) -> Pairs:
+def changed_pixels(lanes: Lanes, points: Tensor, open_: Tensor, most: int) -> Pairs:
     """Lanes and their changed pixels, of open lanes that have at most so many."""
     changed = pixel_peaks(lanes, points - lanes.images) > 0
     few = (changed.sum(dim=1) <= most) & open_
@@ -144,7 +154,7 @@ def _changed(lanes: Lanes, points: Tensor, open_: Tensor, most: int) -> Pairs:
     return lane, pixel
 
 
-def _put_back(lanes: Lanes, points: Tensor, pairs: Pairs) -> Float[Tensor, "M D"]:
+def put_back(lanes: Lanes, points: Tensor, pairs: Pairs) -> Float[Tensor, "M D"]:
     """One point a pair: the lane's, with the pixel as in the image."""
     lane, pixel = pairs
     same = lanes.pixel_of[None] == pixel[:, None]
@@ -166,25 +176,25 @@ def dropped(
     """Fewer changed pixels: one is put back, and the margin lowered again on those that stay."""
     open_ = _broken(lanes, points)
     while bool(open_.any()) and not budget.expired:
-        pairs = _cheapest(
-            lanes, points, _changed(lanes, points, open_, sizes_.single), sizes_.tried
+        pairs = cheapest(
+            lanes, points, changed_pixels(lanes, points, open_, sizes_.single), sizes_.tried
         )
         if not len(pairs[0]):
             break
         inner = lanes_of(lanes, pairs[0])
-        back = _put_back(lanes, points, pairs)
-        lowered, seen = _lowered(inner, back, sizes_, budget)
+        back = put_back(lanes, points, pairs)
+        low, seen = lowered(inner, back, sizes_, budget)
         winner, open_ = _least(seen + inner.slack, pairs[0], len(points))
-        points = torch.where(open_[:, None], lowered[winner], points)
+        points = torch.where(open_[:, None], low[winner], points)
     return points
 
 
-def _cheapest(lanes: Lanes, points: Tensor, pairs: Pairs, most: int) -> Pairs:
+def cheapest(lanes: Lanes, points: Tensor, pairs: Pairs, most: int) -> Pairs:
     """Of each lane's pairs those whose pixel costs least to put back, by the network's word."""
     lane, pixel = pairs
     if not len(lane):
         return pairs
-    cost = margins(lanes_of(lanes, lane), _put_back(lanes, points, pairs))
+    cost = margins(lanes_of(lanes, lane), put_back(lanes, points, pairs))
     table = cost.new_full((len(points), lanes.pixels), math.inf)
     table[lane, pixel] = cost
     rank = table.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
@@ -192,7 +202,7 @@ def _cheapest(lanes: Lanes, points: Tensor, pairs: Pairs, most: int) -> Pairs:
     return lane[kept], pixel[kept]
 
 
-def _lowered(
+def lowered(
     lanes: Lanes, points: Tensor, sizes_: Polish, budget: Budget
 ) -> tuple[Float[Tensor, "M D"], Float[Tensor, "M"]]:
     """The margin lowered over [0, 1] on the changed pixels; the least seen, and where."""
