@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from distance_runs import NAMES, distance_run, make_distance, misclassified, missed, nowhere
+from numpy.typing import NDArray
 from page_checks import read_page
 from PIL import Image
 
 from closegap.core.errors import OptionError
-from closegap.report import ReportOptions, render_distances, write, write_pictures
+from closegap.report import ReportOptions, render_distances, sheet, write, write_pictures
 from closegap.report.figures.spark import bracket_spark, draw_spark
+from closegap.report.lettering import LINE, Line, lettered
 from closegap.report.pictures import change
 from closegap.store import BracketEvent, RunStore
 
@@ -174,7 +177,38 @@ def test_png_files_hold_the_pictures(tmp_path: Path) -> None:
     with Image.open(written[-1]) as sheet:
         mode, size = sheet.mode, sheet.size
     assert mode == "RGB"
-    assert size == (6 + 3 * (8 * 21 + 6), 6 + 4 * (8 * 21 + 6))
+    assert size == (530, 12 + 15 + 4 * (3 * 15 + 8 * 21 + 18) + 2 * 15 + 12)
+
+
+def test_rows_of_a_sheet_say_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Line] = []
+
+    def kept(height: int, width: int, lines: Sequence[Line]) -> NDArray[np.uint8]:
+        said.extend(lines)
+        return lettered(height, width, lines)
+
+    monkeypatch.setattr(sheet, "lettered", kept)
+    lost = dataclasses.replace(make_distance(7, "l1+tv"), rounded=None)
+    records = [make_distance(7, "l2"), lost, missed(7, "l1")]
+    paper = np.asarray(Image.open(write_pictures(tmp_path, records)[-1]))
+    strong = [line.text for line in said if line.strong]
+    assert strong[0] == "Image 7, class 0: clean, witness, change (purple darker, orange brighter)"
+    assert strong[1:] == ["ℓ2 → class 1", "ℓ1+TV, kappa 0.1, of image → class 1", "ℓ1"]
+    plain = [line.text for line in said if not line.strong]
+    assert plain[0] == "between 0.16 and 0.16, closed; as an 8-bit picture it loses the label"
+    assert plain[1] == "pixels changed 64; PSNR 37 dB"
+    assert "as an 8-bit picture it keeps the label" in plain[2]
+    assert plain[-1] == "between 0 and ∞, open; no witness was found"
+    for line in said:  # in its place on the paper, and clear of the pictures
+        strip = paper[line.top : line.top + LINE, line.left :]
+        assert strip.min() < 100 and (strip[:, 510:] == 255).all()
+
+
+@pytest.mark.parametrize(("shape", "wide"), [((1, 4, 28), 530), ((3, 300, 300), 6 + 3 * 306)])
+def test_sheets_of_other_shapes(tmp_path: Path, shape: tuple[int, ...], wide: int) -> None:
+    written = write_pictures(tmp_path, [make_distance(7, shape=shape)])
+    with Image.open(written[-1]) as paper:
+        assert paper.size[0] == wide
 
 
 def test_png_files_of_what_is_no_picture(tmp_path: Path) -> None:

@@ -11,26 +11,17 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError
-from closegap.report.pictures import brightness, change, enlarged, layout, shade
+from closegap.report.pictures import brightness, change, layout, shade
 from closegap.report.png import encode
+from closegap.report.sheet import Pixels, sheet
 from closegap.store.distances import DistanceRecord
 
 __all__ = ["write_pictures"]
-
-#: `[height, width, channels]`, one channel or three.
-Pixels: TypeAlias = NDArray[np.uint8]
-
-#: Pixels between the pictures of a sheet, and about how wide one of them is.
-_GAP = 6
-_SHEET_PIXELS = 168
-_PAPER = 255
 
 
 def write_pictures(folder: Path, records: Sequence[DistanceRecord]) -> tuple[Path, ...]:
@@ -38,11 +29,12 @@ def write_pictures(folder: Path, records: Sequence[DistanceRecord]) -> tuple[Pat
 
     Names hold index, label, distance, the class found and how far it is:
     `00007_5_clean.png`, `00007_5_l1_to_3_at_2.51_witness.png`, `..._change.png`, and
-    `00007_5_sheet.png`: a row for each distance with clean image, witness and change, enlarged.
+    `00007_5_sheet.png`: a row for each distance with clean image, witness and change, enlarged,
+    under its name, its bracket and how much shows.
 
     Args:
         folder: where; it exists.
-        records: of one image; those without a witness are passed over.
+        records: of one image; those without a witness are words on the sheet alone.
 
     Returns:
         the files written; none where no witness was found or the input is no picture.
@@ -65,17 +57,18 @@ def _files(records: Sequence[DistanceRecord]) -> Iterator[tuple[str, Pixels]]:
     rows: list[tuple[Pixels, ...]] = []
     for record in records:
         triple = _triple(record)
+        first = not any(rows)
+        rows.append(triple)
         if not triple:
             continue
         start = f"{record.index:05d}_{record.label}"
-        if not rows:
+        if first:
             yield f"{start}_clean.png", triple[0]
         kept = "witness" if record.rounded is not None else "witness_not_rounded"
         yield f"{start}_{_found(record)}_{kept}.png", triple[1]
         yield f"{start}_{_found(record)}_change.png", triple[2]
-        rows.append(triple)
-    if rows:
-        yield f"{records[0].index:05d}_{records[0].label}_sheet.png", _sheet(rows)
+    if any(rows):
+        yield f"{records[0].index:05d}_{records[0].label}_sheet.png", sheet(records, rows)
 
 
 def _found(record: DistanceRecord) -> str:
@@ -108,16 +101,3 @@ def _scale(clean: Float[np.ndarray, "..."], witness: Float[np.ndarray, "..."]) -
     moved = np.abs(witness.astype(np.float64) - clean.astype(np.float64))
     largest = float(np.nan_to_num(moved).max(initial=0.0))
     return largest if largest > 0 and math.isfinite(largest) else 1.0
-
-
-def _sheet(rows: Sequence[tuple[Pixels, ...]]) -> Pixels:
-    """A row for each distance on white paper."""
-    height, width = rows[0][0].shape[:2]
-    times = max(1, _SHEET_PIXELS // max(height, width))
-    tall, wide = height * times + _GAP, width * times + _GAP
-    sheet = np.full((_GAP + tall * len(rows), _GAP + wide * 3, 3), _PAPER, dtype=np.uint8)
-    for i, row in enumerate(rows):
-        for j, pixels in enumerate(row):
-            top, left = _GAP + tall * i, _GAP + wide * j
-            sheet[top : top + height * times, left : left + width * times] = enlarged(pixels, times)
-    return sheet
