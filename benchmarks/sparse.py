@@ -116,7 +116,8 @@ def size(png: Path, **options: Any) -> None:
 
 @main.command()
 @_options("cifar conv_small", "l1,l1+tv", "strategy")
-@click.option("--eps", default=8 / 255, help="Radius of FGSM and PGD.")
+@click.option("--eps", default=0.1, show_default=True,
+              help="Radius of FGSM and PGD; up to 0.05 every change counts as hidden.")  # fmt: skip
 def table2(eps: float, **options: Any) -> None:
     """Success, sparsity and invisibility of attacks and of exact counterexamples (table 2)."""
     _shorten(options)
@@ -129,7 +130,8 @@ def table2(eps: float, **options: Any) -> None:
         asked = [query for _, query in queries(model, "l2", options["images"], _weights(options))]
         exact = _split(options["distances"], None)
         rows += attack_rows(model, asked, exact, eps, options["timeout"], _weights(options))
-    print_table(_title("attacks, rounded to 8 bits", options), columns, rows)
+    what = f"attacks, of FGSM and PGD within {eps:g}, rounded to 8 bits"
+    print_table(_title(what, options), columns, rows)
     click.echo(_machine())
 
 
