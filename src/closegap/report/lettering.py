@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,7 +42,7 @@ def lettered(height: int, width: int, lines: Sequence[Line]) -> UInt8[np.ndarray
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph")
         matplotlib.rcdefaults()  # whatever the reader's matplotlibrc says
-        canvas = FigureCanvasAgg(Figure((width / _DPI, height / _DPI), dpi=_DPI))
+        canvas: Any = FigureCanvasAgg(Figure((width / _DPI, height / _DPI), dpi=_DPI))
         for line in lines:
             canvas.figure.text(
                 line.left / width,
