@@ -253,3 +253,13 @@ def test_commands(call: Call) -> None:
     _refused(call("evaluat"), "No such command 'evaluat'")
     nothing = call()
     assert nothing.code == 2 and "Usage: closegap" in nothing.err and nothing.out == ""
+
+
+def test_an_attack_that_needs_a_label_names_those_that_do_not(
+    call: Call, difference: Path, spec: Callable[..., Path]
+) -> None:
+    said = call("verify", difference, spec(), "--engines", "attack")
+    _refused(said, "attack.method=autoattack", "needs a robustness property", "pgd, mt-pgd")
+    for method in ("pgd", "mt-pgd", "fab", "square"):
+        setting = f"attack.method={method}"
+        assert not call("verify", difference, spec(), "--engines", "attack", "--set", setting).code

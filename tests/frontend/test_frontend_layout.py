@@ -278,3 +278,16 @@ def test_free_batch_mixed_into_features_for_good_is_refused():
     data = model(nodes, ["N", 4], {"t": ints(2, -1), "w": np.ones((4, 2))})
     with pytest.raises(UnsupportedOpError):
         loads(data)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([node("MatMul", ["input", "w"])], r"a value of shape \[batch, 4\] meets a matrix of 5"),
+        ([node("Conv", ["input", "w"])], r"its input has shape \[batch, 4\], no spatial axis"),
+    ],
+)
+def test_a_free_batch_has_its_name_in_messages(nodes, said):
+    data = model(nodes, ["N", 4], {"w": np.ones((5, 2))})
+    with pytest.raises(UnsupportedOpError, match=said):
+        loads(data)

@@ -11,6 +11,7 @@ dimension: shape arithmetic in the model (Shape, Gather, Concat, Reshape) then k
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -230,7 +231,7 @@ class Call:
 
     def fail(self, reason: str, advice: str) -> NoReturn:
         """Raise the error that names this node, why it is refused and what would help."""
-        raise UnsupportedOpError(self.op, self.name, reason, advice)
+        raise UnsupportedOpError(self.op, self.name, _told(reason), advice)
 
     def require_one_output(self) -> None:
         """Refuse a second output (masks, indices, running statistics)."""
@@ -257,3 +258,15 @@ class Call:
 
     def _input_name(self, index: int) -> str:
         return self.input_names[index] if index < len(self.input_names) else f"input {index}"
+
+
+def _told(reason: str) -> str:
+    """The free batch dimension by its name, not by the number that stands for it."""
+
+    def named(found: re.Match[str]) -> str:
+        times, rest = divmod(int(found[0]), FREE_BATCH)
+        if not times or rest:
+            return found[0]
+        return "batch" if times == 1 else f"batch x {times}"
+
+    return re.sub("[0-9]+", named, reason)

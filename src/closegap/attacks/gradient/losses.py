@@ -129,4 +129,7 @@ class LogitsRatioLoss:
 
 def _check_labels(problem: Problem, loss: str) -> None:
     if bool(((problem.labels < 0) & (problem.aims < 0)).any()):
-        raise OptionError(f"the {loss} loss needs a robustness property; use the margin")
+        raise OptionError(
+            f"the {loss} loss needs a robustness property, of an image and its label; attacks on "
+            "the margin take any: pgd, mt-pgd, fab or square"
+        )

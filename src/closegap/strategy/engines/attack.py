@@ -9,6 +9,7 @@ import torch
 from closegap.attacks.activation.query_attack import run_attack
 from closegap.attacks.registry import make_attack
 from closegap.core.budget import Budget
+from closegap.core.errors import OptionError
 from closegap.runtime.cache import compiled
 from closegap.strategy.session import Session
 
@@ -39,7 +40,10 @@ class AttackEngine:
         """
         attack = make_attack(self.method)
         network = compiled(session.query.network, torch.float32)
-        (outcome,) = run_attack(network, [session.query], attack, budget)
+        try:
+            (outcome,) = run_attack(network, [session.query], attack, budget)
+        except OptionError as error:
+            raise OptionError(f"attack.method={self.method}: {error}") from None
         session.offer(outcome.points, self.method)
         for text in outcome.notes:
             session.note(f"{self.method}: {text}")
