@@ -27,12 +27,12 @@ from closegap.testing.networks import onnx_model, random_conv, random_mlp
 GAINS = np.array([0.4, 0.4, 0.4, 0.7, 0.7, 0.1, 0.1, 0.1])
 
 
-def weighed() -> Network:
+def weighed(gains: np.ndarray = GAINS) -> Network:
     """Of a black image the first three pixels break the label, none of them can be missed; one
     of the fourth and the fifth does it with any of the first five.
     """
     nodes = [helper.make_node("Gemm", ["input", "w", "b"], ["output"], transB=1)]
-    weights = {"w": np.stack([np.zeros(8), GAINS]), "b": np.array([1.0, 0.0])}
+    weights = {"w": np.stack([np.zeros(8), gains]), "b": np.array([1.0, 0.0])}
     return loads(onnx_model(nodes, weights, ["N", 8]))
 
 
@@ -80,6 +80,13 @@ def test_what_the_judge_refuses_is_not_found() -> None:
     known = at(query, GAINS == 0.4)
     found = Exchange().run(query, [known], Budget(), lambda point, distance: False)
     assert found is known
+
+
+def test_where_the_gradient_values_no_other_pixel_the_search_ends() -> None:
+    """Only the first three pixels matter."""
+    query = asked(weighed(np.where(GAINS == 0.4, 0.4, 0.0)), np.zeros(8))
+    known = at(query, GAINS == 0.4)
+    assert Exchange().run(query, [known], Budget(), replayed(query)) is known
 
 
 def test_more_pixels_than_are_tried_one_by_one_stay() -> None:

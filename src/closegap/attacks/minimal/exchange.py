@@ -38,7 +38,7 @@ from closegap.specs.distance import DistanceQuery
 __all__ = ["Exchange"]
 
 #: Numbers of the points that are tried together, at most.
-_ENTRIES = 2**25
+_ENTRIES = 2**23
 #: The widest beam that `run` comes to.
 _WIDEST = 64
 
@@ -147,14 +147,15 @@ class _Search:
         """One with fewer pixels, to be judged; `None` where the search gave up."""
         self._begin()
         least, idle = math.inf, 0
-        for _ in range(self._sizes.rounds):
+        for taken in range(self._sizes.rounds + 1):
             if not len(self._points):
                 return None
             found = float(self._seen.min())
             if found < -float(self._base.slack):
                 return self._nearest(self._points[self._seen.argmin()])
             least, idle = min(least, found), 0 if found < least else idle + 1
-            if idle >= self._sizes.patience or self._budget.expired or not self._advance():
+            over = taken == self._sizes.rounds or idle >= self._sizes.patience
+            if over or self._budget.expired or not self._advance():
                 return None
         return None
 
@@ -187,8 +188,7 @@ class _Search:
         pairs = changed_pixels(lanes, self._points, every, self._sizes.polish.single)
         pairs = cheapest(lanes, self._points, pairs, self._sizes.dropped)
         less = put_back(lanes, self._points, pairs)
-        most = max(1, _ENTRIES // (self._sizes.added * less.shape[1]))
-        less = less[_firsts(self._named(less))[:most]]
+        less = less[_firsts(self._named(less))]
         return self._lowered(less, replace(self._sizes.polish, steps=self._sizes.first))[0]
 
     def _entered(self, less: Float[Tensor, "M D"]) -> Float[Tensor, "N D"]:
@@ -199,17 +199,26 @@ class _Search:
         gradient = evaluate(lanes, less).gradient
         ends = torch.where(gradient > 0, 0.0, 1.0)
         gains = pixel_sums(lanes, gradient * (less - ends))
-        gains = gains.masked_fill(self._changed(less), -math.inf)
-        pixels = gains.topk(min(self._sizes.added, lanes.pixels), dim=1).indices
-        rows = torch.arange(len(less), device=less.device).repeat_interleave(pixels.shape[1])
-        enters = lanes.pixel_of[None] == pixels.reshape(-1, 1)
-        points = torch.where(enters, ends[rows], less[rows])
-        names = self._named(points)
-        seen = margins(self._lanes(points), points)
+        gains = gains.masked_fill(self._changed(less), 0.0)
+        gain, pixel = gains.topk(min(self._sizes.added, lanes.pixels), dim=1)
+        row, place = (gain > 0).nonzero(as_tuple=True)
+        pixel = pixel[row, place]
+
+        def entered(which: Int[Tensor, "K"]) -> Float[Tensor, "K D"]:
+            enters = lanes.pixel_of[None] == pixel[which, None]
+            return torch.where(enters, ends[row[which]], less[row[which]])
+
+        every = torch.arange(len(row), device=less.device)
+        parts = every.split(max(1, _ENTRIES // less.shape[1]))
+        seen = torch.cat([self._margins(entered(part)) for part in parts])
+        names = self._named(less)[row] + self._names[pixel]
         seen = seen.masked_fill(torch.isin(names, self._tried), math.inf)
         order = seen.argsort(stable=True)
         order = order[_firsts(names[order])[: self._sizes.tried]]
-        return points[order[seen[order].isfinite()]]
+        return entered(order[seen[order].isfinite()])
+
+    def _margins(self, points: Float[Tensor, "M D"]) -> Float[Tensor, "M"]:
+        return margins(self._lanes(points), points)
 
     def _lowered(
         self, points: Float[Tensor, "M D"], polish: Polish
