@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 _ROWWISE = 2
+#: HiGHS takes no coefficient as large as this.
+_LARGE_COEFFICIENT = 1e15
 _MINIMISE = 1
 
 
@@ -100,7 +102,11 @@ def pass_model(native: Any, model: Model) -> str:
         model.integer.astype(np.int32),
     )
     if status.name == "kError":
-        return "HiGHS refused the model"
+        largest = float(np.abs(model.matrix.data).max(initial=0.0))
+        return (
+            f"HiGHS refused the model, whose largest coefficient is {largest:.0e}; "
+            f"it takes none of {_LARGE_COEFFICIENT:.0e} or more"
+        )
     return ""
 
 

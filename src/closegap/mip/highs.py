@@ -242,7 +242,10 @@ class HighsSession:
 
     def _check(self, status: Any, what: str) -> None:
         if status.name == "kError":
-            raise SolverError(f"HiGHS refused {what}: wrong lengths, or an index outside the model")
+            raise SolverError(
+                f"HiGHS refused {what}: a value it does not take, wrong lengths, "
+                "or an index outside the model"
+            )
 
 
 def _without_columns(model: Model) -> Claim:

@@ -35,6 +35,9 @@ Array: TypeAlias = NDArray[np.float64]
 #: How often a running solve asks whether to stop.
 POLL_SECONDS = 0.05
 
+#: From here on solvers take numbers for infinite.
+_TOO_LARGE = 1e20
+
 #: Solvers know so many seeds; larger numbers begin again at 0.
 SEEDS = 2**31
 
@@ -103,6 +106,12 @@ class Model:
             return "the model has a NaN or an infinite cost"
         if not np.isfinite(self.matrix.data).all():
             return "the model has a NaN or an infinite coefficient"
+        largest = max(np.abs(a).max(initial=0.0) for a in (self.cost, self.matrix.data))
+        if largest >= _TOO_LARGE:
+            return (
+                f"the model has a coefficient of {largest:.0e}, "
+                f"and solvers take {_TOO_LARGE:.0e} for infinite"
+            )
         for name in ("lower", "upper", "row_lower", "row_upper"):
             if np.isnan(getattr(self, name)).any():
                 return f"the model has a NaN in {name}"

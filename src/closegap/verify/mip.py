@@ -40,6 +40,7 @@ from closegap.verify.clause_search import (
     solve_in_turn,
 )
 from closegap.verify.group_rows import GroupRowOptions, with_group_rows
+from closegap.verify.resolution import require_visible
 
 __all__ = ["MipOptions", "MipOutcome", "MipVerifier"]
 
@@ -135,6 +136,8 @@ class MipVerifier:
         settings = replace(self.options.encode, deadline=budget.deadline)
         try:
             encoded = encode(query, bounds, clause=clause, options=settings)
+            if not encoded.model.is_linear:
+                require_visible(encoded)
         except EncodingError as error:
             return _nothing(query, clause, time.monotonic() - begun, str(error))
         if not encoded.model.is_linear:

@@ -39,6 +39,7 @@ from closegap.specs.query import Query
 from closegap.specs.region import Box, bounding_box
 from closegap.verify.clause_search import bound_allowance
 from closegap.verify.incomplete import LinearVerifier
+from closegap.verify.resolution import require_visible
 
 __all__ = ["GenericAnswer", "GenericMip"]
 
@@ -215,6 +216,7 @@ class _Run:
         settings = replace(self._options.encode, deadline=budget.deadline)
         try:
             network = encode(ground.boxed, ground.flat, clause=clause, options=settings)
+            require_visible(network)
         except EncodingError as error:
             self._note(f"clause {clause}: {error}")
             return

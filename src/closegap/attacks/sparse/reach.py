@@ -34,6 +34,10 @@ _CHEAPEST = np.float32(2**-10)
 _RATE, _DECAY = 0.3, 0.95
 
 
+#: Slopes may be too large for single precision: what is not finite then is no bound.
+_QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+
+
 @dataclass(frozen=True, eq=False)
 class Tilted:
     """Balls `sum |d_i| + slopes . d <= room`, one for each function.
@@ -103,12 +107,16 @@ class Reach:
             float(np.nextafter(ground.limit, np.inf)), variation, grid, count,
         )  # fmt: skip
 
+    @_QUIET
     def least(self, slopes: Float[np.ndarray, "B D"]) -> Array:
-        """A lower bound of `slopes . difference`, in exact arithmetic, `[B]`."""
+        """A lower bound of `slopes . difference`, in exact arithmetic, `[B]`.
+
+        Minus infinity, which is none, where slopes are too large for a sum.
+        """
         if self.grid is not None:
-            return self._counted(slopes)
+            return _finite(self._counted(slopes))
         weight = self._multiplier(slopes.astype(np.float32))
-        return np.asarray(self._at(slopes, weight.astype(np.float64)), dtype=np.float64)
+        return _finite(self._at(slopes, weight.astype(np.float64)))
 
     def _pixels(
         self, slopes: NDArray[np.floating]
@@ -128,6 +136,7 @@ class Reach:
         lowered = np.take_along_axis(each, best, axis=1).sum(axis=1)
         return np.asarray(-lowered - 2 * gamma(slopes.shape[1] + 16) * size, dtype=np.float64)
 
+    @_QUIET
     def guess(self, slopes: NDArray[np.float32]) -> NDArray[np.floating]:
         """About the same, in float32."""
         if self.grid is not None:
@@ -135,6 +144,7 @@ class Reach:
             return np.asarray(-np.take_along_axis(each, best, axis=1).sum(axis=1))
         return self._at(slopes, self._multiplier(slopes))
 
+    @_QUIET
     def point(
         self, slopes: NDArray[np.float32], tilted: Tilted | None = None
     ) -> NDArray[np.float32]:
@@ -174,6 +184,7 @@ class Reach:
         tilts, constants = self.variation.guessed(flows)
         return Tilted(tilts, np.float32(self.limit) - constants)
 
+    @_QUIET
     def raised(
         self, slopes: NDArray[np.float32], flows: NDArray[np.float32], steps: int
     ) -> NDArray[np.float32]:
@@ -196,6 +207,7 @@ class Reach:
         rate = np.float32(_RATE * _DECAY**step)
         return self.variation.projected(flows + rate * self.variation.moved(points))
 
+    @_QUIET
     def least_along(self, slopes: Float[np.ndarray, "B D"], flows: NDArray[np.float32]) -> Array:
         """As `least`, by flows."""
         assert self.variation is not None
@@ -214,16 +226,18 @@ class Reach:
         tall = 1 + 8 * self.variation.kappa
         size = np.abs(slopes) @ far + weight * far.sum() * 2 * tall + np.abs(spent)
         size += weight * (np.abs(constants) + abs(self.limit))
-        return np.asarray(terms - spent - 4 * gamma(slopes.shape[1] + 16) * size)
+        return _finite(terms - spent - 4 * gamma(slopes.shape[1] + 16) * size)
 
     def _multiplier(self, slopes: NDArray[np.float32]) -> NDArray[np.float32]:
         """About the best multiplier of the radius."""
         if not (self.norm and slopes.size):
             return np.zeros(len(slopes), dtype=np.float32)
         if self.norm == 2:
-            return self._l2(slopes)
-        rates, spends = _market(slopes, self._far(slopes), self._round)
-        return self._last(rates, spends, self._round.room)
+            found = self._l2(slopes)
+        else:
+            rates, spends = _market(slopes, self._far(slopes), self._round)
+            found = self._last(rates, spends, self._round.room)
+        return np.where(np.isfinite(found), found, np.float32(0))  # any multiplier gives a bound
 
     def _last(
         self, rates: NDArray[np.float32], spends: NDArray[np.float32], room: NDArray[np.floating]
@@ -282,6 +296,11 @@ class Reach:
         reach = np.maximum(np.abs(low), np.abs(high))
         size = np.abs(slopes) @ reach + weight * reach.sum() * 2 + np.abs(spent)
         return np.asarray(total - spent - steps * size)
+
+
+def _finite(bounds: NDArray[np.floating]) -> Array:
+    """Bounds, none of them where a sum had no value."""
+    return np.where(np.isfinite(bounds), bounds, -np.inf).astype(np.float64)
 
 
 def _market(

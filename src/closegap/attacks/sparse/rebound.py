@@ -52,6 +52,7 @@ class Rebound:
         self._kept = np.full((2, ground.units), _FIRST, dtype=np.float32)
         self._up = False
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is no bound
     def run(self, ranges: Ranges, margins: Proof) -> Ranges:
         """Ranges at least as tight, that hold wherever the margins' planes may be at most 0.
 
