@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from closegap.attacks.sparse import ground as grounds
+from closegap.attacks.sparse import nodes as bounding
 from closegap.attacks.sparse import sweep as sweeping
 from closegap.attacks.sparse.ground import make_ground
 from closegap.attacks.sparse.nodes import Nodes
@@ -85,3 +87,54 @@ def test_a_climb_ends_with_the_time(query: DistanceQuery) -> None:
              for one, steps in ((nodes, 0), (late, 400), (nodes, 400))]  # fmt: skip
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[1], found[2])
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        L1TvDistance(Grid(1, 2, 2)),
+        L1TvDistance(Grid(1, 2, 2), kappa=0.5),
+        L1TvDistance(Grid(1, 2, 2), isotropic=True),
+        L1TvDistance(Grid(1, 2, 2), of="difference"),
+    ],
+    ids=str,
+)
+def test_a_ground_bounds_all_inputs_within_its_limit(
+    query: DistanceQuery, objective: L1TvDistance, rng: np.random.Generator
+) -> None:
+    """Tighter than the ball that holds them does alone, and no nearer input is left out."""
+    kept = 0
+    for limit in (0.05, 0.3, 0.8):
+        one = replace(query, objective=objective)
+        ground = make_ground(one, limit, Budget(), dense=True)
+        assert ground is not None
+        steps = rng.normal(size=(20000, 4)) * rng.random((20000, 1)) ** 2
+        steps[:10000] *= rng.random((10000, 4)) < 0.4
+        steps = np.clip(query.center + steps, 0, 1) - query.center
+        steps = steps[objective.value(query.center, query.center + steps) < limit]
+        values = ground.forward(steps)[0]
+        assert ((values >= ground.low - 1e-9) & (values <= ground.high + 1e-9)).all()
+        kept += len(steps)
+    assert kept > 1000
+
+
+def test_prices_leave_fewer_units_open(
+    query: DistanceQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, units = replace(query, objective=L1TvDistance(Grid(1, 2, 2))), []
+    for prices in (grounds.priced, lambda *_: None):
+        monkeypatch.setattr(grounds, "priced", prices)
+        ground = make_ground(one, 0.1, Budget(), dense=True)
+        assert ground is not None
+        units.append(float((ground.high - ground.low).sum()))
+    assert units[0] < units[1]
+
+
+def test_grounds_of_costly_sweeps_are_not_swept(
+    query: DistanceQuery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, whole = nodes_of(query, Budget())
+    assert nodes.settled(1).low.sum() > whole.low.sum()
+    monkeypatch.setattr(bounding, "_SWEPT", 10.0)
+    left = nodes.settled(1)
+    assert np.array_equal(left.low, whole.low) and np.array_equal(left.high, whole.high)

@@ -23,6 +23,7 @@ from closegap.specs.objectives import (
     VariationOf,
     make_objective,
     norm_objective,
+    priced,
     visibility_weights,
 )
 from closegap.specs.objectives.separable import HalfBox
@@ -322,3 +323,25 @@ def test_names_are_checked(rng: np.random.Generator) -> None:
             L1TvDistance(GRID, kappa)
     with pytest.raises(OptionError, match="norm must be"):
         norm_objective(3)
+
+
+@pytest.mark.parametrize("tv", TV, ids=str)
+def test_changes_of_a_value_are_within_their_prices(
+    rng: np.random.Generator, tv: L1TvDistance
+) -> None:
+    """And the dearest of them nearly spend the room: the prices say what the distance says."""
+    image, size = picture(rng, tv.size), tv.size
+    image[rng.random(size) < 0.2] = 0.0
+    fullest = 0.0
+    for limit in (0.05, 0.4, 2.0):
+        prices = priced(tv, image, limit)
+        assert prices is not None and (prices.up > 0).all() and (prices.down > 0).all()
+        steps = rng.normal(size=(4000, size)) * rng.random((4000, 1)) ** 3
+        steps[:2000] *= rng.random((2000, size)) < 0.3
+        steps = np.clip(image + steps, 0, 1) - image
+        steps = steps[tv.value(image, image + steps) <= limit]
+        spent = np.maximum(steps, 0) @ prices.up + np.maximum(-steps, 0) @ prices.down
+        assert (spent <= prices.room + 1e-12).all()
+        fullest = max(fullest, float(spent.max(initial=0.0) / prices.room))
+    assert fullest > 0.5
+    assert priced(L1Distance(), image, 1.0) is None and priced(tv, image, math.inf) is None

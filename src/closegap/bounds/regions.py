@@ -6,7 +6,7 @@ multiplier (l2) and the fractional knapsack (l1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from closegap.bounds.windows import Window
 from closegap.core.numerics import BISECTION_SPAN, TINY, float32_outward, gamma
 from closegap.runtime.torch_network import TorchNetwork
-from closegap.specs.region import Ball, Region, bounding_box
+from closegap.specs.region import Ball, Prices, Region, bounding_box
 
 __all__ = ["InputSet", "input_set", "least", "minimiser", "underflow"]
 
@@ -26,35 +26,46 @@ _MULTIPLIER_STEPS = 6
 
 @dataclass(frozen=True, eq=False)
 class InputSet:
-    """A region as tensors: boxes `[B or 1, *shape]`, one optional ball shared by all domains."""
+    """A region as tensors: boxes `[B or 1, *shape]`, one optional ball shared by all domains.
+
+    In a ball of norm 1 each change may have a price, `prices` `[2, *shape]`: of changes up, and
+    down. Changes that cost the radius at most count then.
+    """
 
     lower: Tensor
     upper: Tensor
     center: Tensor | None = None
     radius: float = 0.0
     norm: int = 0
+    prices: Tensor | None = None
 
     def select(self, rows: Tensor) -> InputSet:
         """The boxes of some domains; a shared box stays shared."""
         if len(self.lower) == 1:
             return self
-        return InputSet(self.lower[rows], self.upper[rows], self.center, self.radius, self.norm)
+        return replace(self, lower=self.lower[rows], upper=self.upper[rows])
 
     def crop(self, window: Window) -> InputSet:
         """What functions of a window's entries alone see of it: a region that holds them all."""
         lower, upper = window.crop(self.lower), window.crop(self.upper)
-        center = None if self.center is None else window.crop(self.center)
-        return InputSet(lower, upper, center, self.radius, self.norm)
+        center, prices = (None if t is None else window.crop(t) for t in (self.center, self.prices))
+        return replace(self, lower=lower, upper=upper, center=center, prices=prices)
 
     def to(self, dtype: torch.dtype) -> InputSet:
         """The same region in another dtype (rounded to nearest: for search, not for proof)."""
-        center = None if self.center is None else self.center.to(dtype)
+        center, prices = (None if t is None else t.to(dtype) for t in (self.center, self.prices))
         lower, upper = self.lower.to(dtype), self.upper.to(dtype)
-        return InputSet(lower, upper, center, self.radius, self.norm)
+        return replace(self, lower=lower, upper=upper, center=center, prices=prices)
 
 
-def input_set(network: TorchNetwork, region: Region) -> InputSet:
-    """The region on the network's device, widened to hold every float32 point it stands for."""
+def input_set(network: TorchNetwork, region: Region, prices: Prices | None = None) -> InputSet:
+    """The region on the network's device, widened to hold every float32 point it stands for.
+
+    Args:
+        network: whose device and dtype; in float32, prices are rounded to nearest: for search.
+        region: where inputs lie.
+        prices: of the changes that count of an l1 ball, whose own radius they replace.
+    """
     box = bounding_box(region)
     low, high = float32_outward(box.lower, box.upper)
     lower, upper = network.tensor(low), network.tensor(high)
@@ -62,7 +73,11 @@ def input_set(network: TorchNetwork, region: Region) -> InputSet:
         lower, upper = _outward(lower, low, -np.inf), _outward(upper, high, np.inf)
     if isinstance(region, Ball):
         center = network.tensor(region.center)
-        return InputSet(lower[None], upper[None], center[None], region.radius, region.norm)
+        found = InputSet(lower[None], upper[None], center[None], region.radius, region.norm)
+        if prices is None or region.norm != 1:
+            return found
+        both = np.stack([prices.up, prices.down]).reshape(2, *region.center.shape)
+        return replace(found, radius=prices.room, prices=network.tensor(both))
     return InputSet(lower[None], upper[None])
 
 
@@ -99,8 +114,11 @@ def least(
         return box, relative * scale + vanished
     center = region.center.flatten(1)[:, None]
     low, high = lower - center, upper - center
-    cut = _least_l1 if region.norm == 1 else _least_l2
-    value, size = cut(rows, low, high, region.radius)
+    if region.prices is not None:
+        value, size = _least_priced(rows, low, high, region)
+    else:
+        cut = _least_l1 if region.norm == 1 else _least_l2
+        value, size = cut(rows, low, high, region.radius)
     away = center.abs() + torch.maximum(low.abs(), high.abs())  # a box may be nearer to zero
     size = size.detach() + _dot(rows.detach().abs(), away)
     ball = _dot(rows, center) + value
@@ -126,6 +144,22 @@ def _least_l1(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[T
     before = room.cumsum(2) - room
     spent = torch.minimum(room, (radius - before).clamp(min=0))
     return -(size * spent).sum(2), size.amax(2) * radius
+
+
+def _least_priced(
+    rows: Tensor, low: Tensor, high: Tensor, region: InputSet
+) -> tuple[Tensor, Tensor]:
+    """As `_least_l1`, by what each change wins for its price."""
+    assert region.prices is not None
+    up, down = region.prices.flatten(1)
+    price = torch.where(rows > 0, down, up)
+    capacity = torch.where(rows > 0, -low, high) * price
+    rate, order = (rows.abs() / price).sort(dim=2, descending=True)
+    room = capacity.gather(2, order)
+    before = room.cumsum(2) - room
+    most = max(region.radius, 0.0)
+    spent = torch.minimum(room, (most - before).clamp(min=0))
+    return -(rate * spent).sum(2), rate.amax(2) * room.sum(2).clamp(max=most)
 
 
 def _least_l2(rows: Tensor, low: Tensor, high: Tensor, radius: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from closegap.core.errors import OptionError, SpecError
 from closegap.core.numerics import float32_inward, float32_outward
 
-__all__ = ["Ball", "Box", "Region", "bounding_box", "contains", "lp_ball", "named_norm"]
+__all__ = ["Ball", "Box", "Prices", "Region", "bounding_box", "contains", "lp_ball", "named_norm"]
 
 _NORMS = {"0": 0.0, "1": 1.0, "2": 2.0, "inf": math.inf}
 
@@ -45,6 +45,20 @@ class Ball:
     center: NDArray[np.float64]
     radius: float
     norm: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """`sum up_i max(d_i, 0) + down_i max(-d_i, 0) <= room`, d the difference from a center.
+
+    Attributes:
+        up, down: flat, positive.
+        room: negative where no difference is so cheap.
+    """
+
+    up: NDArray[np.float64]
+    down: NDArray[np.float64]
+    room: float
 
 
 Region: TypeAlias = Box | Ball

@@ -20,6 +20,7 @@ from closegap.bounds.optimise import AscentOptions
 from closegap.core.budget import Budget
 from closegap.core.numerics import gamma
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import priced
 from closegap.specs.query import Query
 from closegap.specs.region import bounding_box
 from closegap.verify.incomplete import LinearVerifier
@@ -139,15 +140,18 @@ class _Search:
     def bound(self, limit: float, climb: AscentOptions | None) -> None:
         """Raise `low` by what holds up to a limit; where that is less, the limit stayed open."""
         query = self._query.within(limit)
-        reached = self._reached(query, *self._planes(query, climb))
+        reached = self._reached(query, *self._planes(query, climb, limit))
         beyond = limit + 1 if self._query.objective.integral else limit
         self.low = max(self.low, min(reached, beyond))
         if reached < beyond:
             self.high = min(self.high, limit)
 
-    def _planes(self, query: Query, climb: AscentOptions | None) -> tuple[Array, Array]:
-        """Below the margins of every row on the query's region."""
-        verifier = LinearVerifier(query)
+    def _planes(
+        self, query: Query, climb: AscentOptions | None, limit: float = math.inf
+    ) -> tuple[Array, Array]:
+        """Below the margins of every row on the query's region, up to a limit of the distance."""
+        prices = priced(self._query.objective, self._query.center, limit)
+        verifier = LinearVerifier(query, prices=prices)
         bounds = verifier.activations(self._budget)
         return verifier.planes(bounds, self._budget, np.arange(len(query.prop.rows)), climb)
 

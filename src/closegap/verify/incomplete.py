@@ -25,6 +25,7 @@ from closegap.core.numerics import FLOAT64_UNIT
 from closegap.runtime.cache import compiled
 from closegap.runtime.torch_network import TorchNetwork
 from closegap.specs.query import Query
+from closegap.specs.region import Prices
 
 __all__ = ["AlphaOptions", "LinearVerifier", "RowBounds"]
 
@@ -68,17 +69,23 @@ class LinearVerifier:
         query: what to bound.
         device: where the work is done.
         slack: by node, see `BackwardPass`; bounds of activations must then be given.
+        prices: see `input_set`; of the query's region only inputs within them count.
     """
 
     def __init__(
-        self, query: Query, *, device: str = "cpu", slack: Mapping[int, Tensor] | None = None
+        self,
+        query: Query,
+        *,
+        device: str = "cpu",
+        slack: Mapping[int, Tensor] | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self.query = query
         self._slack = slack or {}
         self.exact: TorchNetwork = compiled(query.network, torch.float64, device)
         self.search: TorchNetwork = compiled(query.network, torch.float32, device)
-        self.exact_region: InputSet = input_set(self.exact, query.region)
-        self.search_region: InputSet = input_set(self.search, query.region)
+        self.exact_region: InputSet = input_set(self.exact, query.region, prices)
+        self.search_region: InputSet = input_set(self.search, query.region, prices)
 
     def activations(
         self,

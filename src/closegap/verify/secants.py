@@ -30,8 +30,8 @@ from scipy.sparse import csr_array, eye_array, hstack
 from closegap.core.budget import Budget
 from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
 from closegap.specs.distance import DistanceQuery
-from closegap.specs.objectives import L1TvDistance, Objective
-from closegap.specs.region import Ball, Region, bounding_box
+from closegap.specs.objectives import L1Distance, L1TvDistance, Objective, priced
+from closegap.specs.region import Ball, Prices, Region, bounding_box
 from closegap.verify.linear_piece import (
     LinearPiece,
     Matrix,
@@ -117,17 +117,22 @@ class Room:
     Attributes:
         caps: how far each input rises, and how far it falls, rounded up `[2 D]`.
         norm, radius: of the ball; norm 0 for none.
+        prices: of changes up, and down, in a ball of norm 1, rounded down `[2 D]`; `None` for 1.
     """
 
     caps: Float[np.ndarray, "C"]
     norm: int
     radius: float
+    prices: Float[np.ndarray, "C"] | None = None
 
     @classmethod
-    def of(cls, region: Region, image: Array) -> Room:
-        """Of a region around the image."""
+    def of(cls, region: Region, image: Array, prices: Prices | None = None) -> Room:
+        """Of a region around the image; of changes that cost no more than there is room."""
         box = bounding_box(region)
         caps = _far(image, (box.lower.reshape(-1), box.upper.reshape(-1)))
+        if prices is not None:
+            both = np.concatenate([prices.up, prices.down])
+            return cls(caps, 1, float(np.nextafter(max(prices.room, 0.0), np.inf)), both)
         if isinstance(region, Ball):
             return cls(caps, region.norm, float(np.nextafter(region.radius, np.inf)))
         return cls(caps, 0, 0.0)
@@ -136,7 +141,10 @@ class Room:
         """An upper bound of how far rows fall, from their rates as inputs rise and fall."""
         half = len(self.caps) // 2
         if self.norm == 1:
-            values, caps = _compact(rows, self.caps)
+            caps = self.caps
+            if self.prices is not None:  # what changes cost, in place of how far they go
+                rows, caps = scaled_columns(rows, 1 / self.prices), caps * self.prices
+            values, caps = _compact(rows, caps)
             found = self._spent(values, caps)
         elif self.norm == 2:
             values, caps = _compact(_either(rows), np.maximum(self.caps[:half], self.caps[half:]))
@@ -252,7 +260,9 @@ class Secants:
         if self.missing:
             return -math.inf
         network, region = self._query.network, self._query.within(limit).region
-        room = Room.of(region, self._query.center)
+        room = Room.of(
+            region, self._query.center, priced(self._query.objective, self._query.center, limit)
+        )
         shares: dict[int, Array] = {}
         steep: dict[int, Matrix] = {}
         for feed in network.pre_activations:
@@ -321,9 +331,15 @@ def _least(
     of both kinds of changes apart; where one input may do both, so may no change.
     """
     either, count = np.asarray(_either(steep)), image.size
-    if isinstance(objective, L1TvDistance):
-        return objective.least_moved(image, either, need, *ends)
     far = _far(image, ends)
+    if isinstance(objective, L1TvDistance):
+        prices = objective.prices(image, 0.0)
+        weights = L1Distance(np.concatenate([prices.up, prices.down]))
+        apart = weights.least(np.zeros(2 * count), steep, -need, np.zeros(2 * count), far)
+        with np.errstate(invalid="ignore"):  # infinite where nothing in reach falls so far
+            lost = 4 * FLOAT64_UNIT * (np.abs(apart) + abs(prices.room))
+            apart = np.where(np.isposinf(apart), np.inf, apart - prices.room - lost)
+        return np.fmax(objective.least_moved(image, either, need, *ends), apart)
     most = np.maximum(far[:count], far[count:])
     found = objective.least(np.zeros(count), either, -need, np.zeros(count), most)
     if objective.norm is not None:

@@ -26,6 +26,7 @@ from closegap.encode.reduced import ReducedNetwork, composed_entries, reduce_net
 from closegap.graph import ops
 from closegap.graph.network import Network
 from closegap.specs.distance import DistanceQuery
+from closegap.specs.objectives import priced
 from closegap.specs.query import Query
 from closegap.specs.region import Ball, bounding_box, lp_ball
 from closegap.verify.incomplete import LinearVerifier
@@ -131,7 +132,8 @@ def make_ground(
     within = max(limit - 1.0, 0.0) if query.objective.integral else limit
     decision = joined(_decision(query, within))
     network = decision.network
-    bounds = LinearVerifier(decision).activations(budget, options=climb)
+    prices = priced(query.objective, query.center, within)
+    bounds = LinearVerifier(decision, prices=prices).activations(budget, options=climb)
     flat = {
         feed: (_numpy(interval.lower), _numpy(interval.upper))
         for feed, interval in bounds.activations.items()

@@ -45,6 +45,8 @@ _ROOT_STEPS = 40
 _FAR = 1.0
 #: Units are not bounded again in nodes where that takes so many products.
 _COSTLY = 2e9
+#: Of the time, for sweeps over a ground's units; none are made where one takes so many products.
+_SWEEP_SHARE, _SWEPT = 0.35, 1e9
 #: Another sweep is made while the last one narrowed the units to less than this share.
 _GAINED = 0.9
 
@@ -141,13 +143,17 @@ class Nodes:
         """Ranges of the units wherever an input is nearer than the ground's limit.
 
         Args:
-            rounds: of sweeps, at most; they pay where total variation counts, which the ground's
-                own bounds know as an l1 norm only.
+            rounds: of sweeps, at most, for a share of the time; they pay where total variation
+                counts, of which the ground's own bounds know the same flows for all units.
         """
         ranges = Ranges(self.ground.low, self.ground.high)
-        for _ in range(rounds if self._reach.variation is not None else 0):
-            before, ranges = ranges, self.swept(ranges, [])
-            if ranges.empty or self._budget.expired or not narrower(ranges, before):
+        spend = self._budget.within(_SWEEP_SHARE * self._budget.remaining)
+        pays = self._reach.variation is not None
+        pays = pays and self.ground.units**2 * self.ground.inputs <= _SWEPT
+        for _ in range(rounds if pays else 0):
+            before = ranges
+            ranges = sweep(self._planes, self._currents, ranges, [], spend)
+            if ranges.empty or spend.expired or not narrower(ranges, before):
                 break
         return ranges
 

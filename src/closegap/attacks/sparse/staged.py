@@ -101,7 +101,7 @@ class StagedSearch:
         if options.pixels and isinstance(query.objective, L0Distance):
             self._pixels = PixelSearch(query, incumbent)
         self._sizes: list[tuple[float, int]] = []
-        self._nodes = self._units = self._programs = 0
+        self._nodes = 0
         self._young, self._climb, self._closed = True, 0, False
         self.notes: tuple[str, ...] = ()
         self._watch = Stopwatch()

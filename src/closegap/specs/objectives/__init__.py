@@ -13,7 +13,7 @@ from closegap.specs.objectives.base import Objective
 from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.l0 import L0Distance
 from closegap.specs.objectives.l1 import L1Distance, visibility_weights
-from closegap.specs.objectives.l1_tv import DEFAULT_KAPPA, L1TvDistance, VariationOf
+from closegap.specs.objectives.l1_tv import DEFAULT_KAPPA, L1TvDistance, VariationOf, priced
 from closegap.specs.objectives.l2 import L2Distance
 from closegap.specs.objectives.linf import LinfDistance
 
@@ -29,6 +29,7 @@ __all__ = [
     "ObjectiveOptions",
     "make_objective",
     "norm_objective",
+    "priced",
     "visibility_weights",
 ]
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from closegap.core.errors import OptionError
 from closegap.core.numerics import FLOAT64_UNIT, gamma
-from closegap.specs.objectives.base import Array, farthest_corner, rounded_up
+from closegap.specs.objectives.base import Array, Objective, farthest_corner, rounded_up
 from closegap.specs.objectives.grid import Grid
 from closegap.specs.objectives.l1 import tightened
 from closegap.specs.objectives.relief import Relief, relief_of
 from closegap.specs.objectives.separable import HalfBox, cheapest_rate, piecewise_least
-from closegap.specs.objectives.variation import Variation, variation_of
-from closegap.specs.region import Region, lp_ball
+from closegap.specs.objectives.variation import Variation, tilted_prices, variation_of
+from closegap.specs.region import Prices, Region, lp_ball
 
-__all__ = ["DEFAULT_KAPPA", "L1TvDistance", "VariationOf"]
+__all__ = ["DEFAULT_KAPPA", "L1TvDistance", "VariationOf", "priced"]
 
 VariationOf: TypeAlias = Literal["image", "difference"]
 
@@ -220,9 +220,27 @@ class L1TvDistance:
         origin = image if self.of == "image" else np.zeros(image.size)
         return variation_of(origin, self.grid, self.kappa, isotropic=self.isotropic)
 
+    def prices(self, image: Array, limit: float) -> Prices:
+        """What changes cost at least, so that all of a value of at most a limit are within it.
+
+        By the flows of the gradients' own directions: an edge that shrinks pays for what moves its
+        ends towards each other, and no edge is taken to be crossed.
+        """
+        variation = self.variation_around(image)
+        reach = np.maximum(image, 1 - image)
+        tilts, constants = variation.tilts(variation.start()[None].astype(np.float64), reach)
+        return tilted_prices(tilts[0], reach, limit - float(constants[0]))
+
     def _relief(self, image: Array) -> Relief:
         kappa = self.kappa if self.of == "image" else 0.0
         return relief_of(image, self.grid, kappa, isotropic=self.isotropic)
+
+
+def priced(objective: Objective, image: Array, limit: float) -> Prices | None:
+    """What changes cost within a limit, where they have other prices than 1; else `None`."""
+    if isinstance(objective, L1TvDistance) and math.isfinite(limit):
+        return objective.prices(image, limit)
+    return None
 
 
 def _items(relief: Relief, half: HalfBox) -> tuple[Array, Array]:

@@ -22,8 +22,12 @@ from scipy.sparse import coo_array, csr_array, vstack
 from closegap.core.numerics import FLOAT64_UNIT, TINY, gamma
 from closegap.specs.objectives.base import Array
 from closegap.specs.objectives.grid import Grid
+from closegap.specs.region import Prices
 
-__all__ = ["Variation", "gradients", "variation_of"]
+__all__ = ["Variation", "gradients", "tilted_prices", "variation_of"]
+
+#: No change is taken to cost less for each unit: what is cheaper is paid in advance.
+_CHEAPEST = 1 / 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,3 +140,23 @@ def variation_of(
     across, down = gradients(grid, isotropic=isotropic)
     matrix = csr_array(vstack([across, down], format="csr")) if isotropic else across
     return Variation(kappa, matrix, np.asarray(matrix @ origin), isotropic)
+
+
+def tilted_prices(
+    tilt: Float[np.ndarray, "D"], reach: Float[np.ndarray, "D"], room: float
+) -> Prices:
+    """Prices of changes d with `sum |d_i| + tilt . d <= room`, in exact arithmetic.
+
+    Args:
+        tilt: any.
+        reach: the greatest magnitude of each change.
+        room: what they may cost.
+    """
+    up, down = 1 + tilt, 1 - tilt
+    # Prices are rounded down, and missing ones are added to the room, which is rounded up.
+    allowance = 4 * FLOAT64_UNIT * (1 + np.abs(tilt))
+    up, down = up - allowance, down - allowance
+    missing = np.maximum(_CHEAPEST - np.minimum(up, down), 0.0)
+    paid = float((missing * reach).sum() * (1 + gamma(tilt.size + 16)))
+    total = room + paid + 4 * FLOAT64_UNIT * (abs(room) + paid)
+    return Prices(np.maximum(up, _CHEAPEST), np.maximum(down, _CHEAPEST), total)
