@@ -127,6 +127,12 @@ class Bracketing:
             self._witnesses.search()
             self.settle()
 
+    def rest(self) -> None:
+        """What exact solvers left of the time, for witnesses: the bracket is still open."""
+        if not self._done:
+            with self.part("rest"):
+                self._witnesses.rest()
+
     def settle(self) -> None:
         """Bring the nearest witness to the nearest point of its linear region."""
         if self._best is not self._settled:

@@ -127,5 +127,7 @@ def _narrow(search: Bracketing, solvers: Sequence[str], engines: Sequence[str]) 
         search.halve()
     for name in solvers:
         search.solve(name)
-    if not solvers:
+    if solvers:
+        search.rest()
+    else:
         search.race(engines)

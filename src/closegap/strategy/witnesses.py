@@ -48,6 +48,9 @@ _EXCHANGE_SHARE, _EXCHANGED = 0.2, 3
 _IMPROVE_SHARE = 0.2
 #: Of what is left, for attacks of thousands of steps, if all of these fit.
 _LONG_SHARE = 0.35
+#: Rounds of attacks with other random numbers go on while they take this share of what is left of
+#: the time, or find a nearer witness.
+_WORTH = 0.02
 #: As long as their share lasts.
 _SETTLING = Settling(seconds=math.inf)
 
@@ -149,6 +152,18 @@ class Witnesses:
         best = self._best()
         if best.distance < before and best.point is not None:
             self.improve(best.point)
+
+    def rest(self) -> None:
+        """All of the time that nobody else has a use for: attacks with other random numbers."""
+        turn = 1
+        while not self._budget.expired:
+            left, before = self._budget.remaining, self._best().distance
+            spend = replace(self._budget, seed=self._budget.seed + (turn := turn + 1))
+            found = self._portfolio.starts(self._query, spend, self._counts, self._begun())
+            _SETTLING.each(self._query, found, spend, self._counts)
+            short = left - self._budget.remaining < _WORTH * left
+            if self._best().distance >= before and (short or math.isinf(left)):
+                return
 
     def improve(self, point: NDArray[np.float32]) -> None:
         """Walk from a counterexample; where pixels are counted, exchange some before."""
