@@ -140,6 +140,15 @@ def test_a_target_may_have_to_win_outright(call: Call, tmp_path: Path) -> None:
             assert outputs[0].argmax() == 1
 
 
+def test_images_of_the_target_are_left_out_aloud(call: Call, asked: tuple[object, ...]) -> None:
+    labels = [row["label"] for row in call(*asked, "--minimise", "l2", "--timeout", "0").rows]
+    assert len(set(labels)) == 2
+    said = call(*asked, "--minimise", "l2", "--timeout", "0", "--target", str(labels[0]))
+    assert said.code == 0, said.err
+    assert [row["label"] for row in said.rows] == labels[1:]
+    assert f"--target {labels[0]}: left out, being of this class: 1" in said.err
+
+
 def test_one_archive_holds_every_distance(
     call: Call, asked: tuple[object, ...], tmp_path: Path
 ) -> None:

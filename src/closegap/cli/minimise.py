@@ -91,6 +91,9 @@ def _plan(model: Path, names: Sequence[str], options: dict[str, Any]) -> Distanc
             raise click.UsageError(f"--target {target}: every image is of this class")
         if target >= network.output_size:
             raise click.UsageError(f"--target {target}: classes are 0..{network.output_size - 1}")
+        if len(others) < len(part):
+            left = len(part) - len(others)
+            click.echo(f"--target {target}: left out, being of this class: {left}", err=True)
         part = select(part, indices=others.tolist())
     data, layout = fitted(part, network, options["layout"]), order_of(network, options["layout"])
     kept = (target, options["exact"], layout, options["outright"], options["tolerance"])

@@ -97,7 +97,7 @@ def names(value: object) -> tuple[str, ...]:
     """
     parts = tuple(part.strip() for part in str(value).split(","))
     if not all(parts):
-        raise click.BadParameter(f"'{value}' is not a list of names such as pgd,crown")
+        raise click.BadParameter(f"'{value}' is not a list of names with commas between")
     return parts
 
 
