@@ -20,6 +20,7 @@ from closegap.report import ReportOptions, render_distances, sheet, write, write
 from closegap.report.figures.spark import bracket_spark, draw_spark
 from closegap.report.lettering import LINE, Line, lettered
 from closegap.report.pictures import change
+from closegap.report.sections.nearness import distance_name
 from closegap.store import BracketEvent, RunStore
 
 
@@ -202,6 +203,17 @@ def test_rows_of_a_sheet_say_what_they_are(tmp_path: Path, monkeypatch: pytest.M
     for line in said:  # in its place on the paper, and clear of the pictures
         strip = paper[line.top : line.top + LINE, line.left :]
         assert strip.min() < 100 and (strip[:, 510:] == 255).all()
+
+
+def test_what_is_on_is_named_and_what_is_off_is_not() -> None:
+    options: dict[str, object] = {"kappa": 0.5, "isotropic": True, "outright": False}
+    record = dataclasses.replace(make_distance(0, "l1+tv"), options=options)
+    assert distance_name(record) == "ℓ1+TV, kappa 0.5, isotropic"
+
+
+def test_the_page_says_what_its_metrics_are() -> None:
+    text = read_page(render_distances(*distance_run())).text
+    assert "Percent of the changed entries" in text and "did not change" in text
 
 
 @pytest.mark.parametrize(("shape", "wide"), [((1, 4, 28), 530), ((3, 300, 300), 6 + 3 * 306)])

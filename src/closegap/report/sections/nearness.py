@@ -43,9 +43,9 @@ def distance_name(record: DistanceRecord) -> str:
     """`ℓ1+TV, kappa 0.1`: the distance and what defines it."""
     name = _SYMBOLS.get(record.distance, record.distance)
     facts = (
-        f"{key} {number(value) if isinstance(value, float) else value}"
+        key if value is True else f"{key} {number(value) if isinstance(value, float) else value}"
         for key, value in record.options.items()
-        if not isinstance(value, bool) or value
+        if value is not False
     )
     return ", ".join((name, *facts))
 
