@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from test_sparse_tree import BARE, GRID, asked, grounded, judged
 
+from closegap.attacks.sparse.ascent import _SLOWEST, Ascent, _Task
 from closegap.attacks.sparse.choice import Gains
+from closegap.attacks.sparse.group_rows import GroupRows
 from closegap.attacks.sparse.incumbent import Incumbent
 from closegap.attacks.sparse.leaves import Leaves
 from closegap.attacks.sparse.lookout import Lookout
 from closegap.attacks.sparse.nodes import Nodes
 from closegap.attacks.sparse.options import Order
 from closegap.attacks.sparse.planes import Ranges
+from closegap.attacks.sparse.reach import Reach
 from closegap.attacks.sparse.waves import Waves
 from closegap.core.budget import Budget
 from closegap.core.stopwatch import Stopwatch
@@ -38,6 +41,26 @@ def test_multipliers_of_an_ascent_cost_as_much_with_either_phase(objective: Obje
     gains = np.maximum(proof.on, proof.off) - proof.either
     size = np.abs(proof.constants)[:, None] + np.abs(proof.either).sum(axis=1)[:, None]
     assert (np.where(ranges.free, gains, 0.0) <= 1e-5 * size).all()
+
+
+@pytest.mark.parametrize("objective", [L1Distance(), L1TvDistance(GRID)])
+def test_steps_of_nodes_with_fixed_phases_are_shorter(objective: Objective) -> None:
+    query = replace(asked(11), objective=objective)
+    ground = grounded(query, 1.0)
+    low, high = np.tile(ground.low, (2, 1)), np.tile(ground.high, (2, 1))
+    assert ((low < 0) & (high > 0)).all()  # units are what is open
+    low[1] = 0.0
+    reach = Reach.of(ground, objective)
+    ascent = Ascent(ground, reach, GroupRows.of(ground), Budget())
+    task = _Task(ascent, np.zeros(2, dtype=np.int64), Ranges(low, high), np.zeros((2, 0)))
+    assert task.pace[:, 0].tolist() == pytest.approx([1.0, _SLOWEST])
+    if reach.variation is not None:
+        flows, points = (
+            np.zeros((2, reach.variation.flows), np.float32),
+            np.zeros((2, 4), np.float32),
+        )
+        moved = np.abs(reach.climbed(flows, points, 0, task.pace)).max(axis=1)
+        assert moved[1] == pytest.approx(_SLOWEST * moved[0], rel=1e-5) and moved[0] > 0
 
 
 @pytest.mark.parametrize("objective", [L1Distance(), L2Distance(), L1TvDistance(GRID)])

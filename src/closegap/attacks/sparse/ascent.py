@@ -35,6 +35,9 @@ _RATE, _DECAY = 0.5, 0.9
 #: Steps of multipliers of rows over groups, to those of others.
 _JOINT_RATE = 0.3
 _MEMORIES = (0.8, 0.9)
+#: Steps are shorter by the share of phases that are fixed, down to this: deep nodes begin where
+#: their parents ended, and long steps only lead away from there.
+_SLOWEST = 0.2
 #: Nodes whose plane is above zero leave after so many steps.
 _LOOK = 4
 
@@ -232,6 +235,8 @@ class _Task:
         low, high = ranges.low.astype(np.float32), ranges.high.astype(np.float32)
         slope = self.ground.slope.astype(np.float32)
         self.free = (low < 0) & (high > 0)
+        share = self.free.sum(axis=1, keepdims=True) / max(self.ground.units, 1)
+        self.pace = np.clip(share, _SLOWEST, 1).astype(np.float32)
         on = low >= 0
         width = np.maximum(high - low, np.float32(TINY))
         fixed = np.where(on, np.float32(1), slope)
@@ -334,7 +339,7 @@ class _Adam:
 
     def move(self, now: _Pass, scale: Single, task: _Task, step: int) -> None:
         """One step, back into where slopes may be."""
-        moved = self._lines.move(np.stack([now.alpha, now.beta * scale]), step)
+        moved = self._lines.move(np.stack([now.alpha, now.beta * scale]), step) * task.pace
         self.alpha = np.clip(self.alpha + moved[0], task.ground.slope, 1).astype(np.float32)
         self.beta = np.maximum(self.beta + scale * moved[1], 0)
         if self.joint.shape[1]:
@@ -342,7 +347,7 @@ class _Adam:
             moved = self._rows.move(now.joint * units, step)
             self.joint = np.maximum(self.joint + np.float32(_JOINT_RATE) * units * moved, 0)
         if task.reach.variation is not None:
-            self.flows = task.reach.climbed(self.flows, now.points, step)
+            self.flows = task.reach.climbed(self.flows, now.points, step, task.pace)
 
 
 def _scale(ground: Ground, through: Single) -> Single:

@@ -200,14 +200,20 @@ class Reach:
         return np.asarray(kept, dtype=np.float32)
 
     def climbed(
-        self, flows: NDArray[np.float32], points: NDArray[np.float32], step: int
+        self,
+        flows: NDArray[np.float32],
+        points: NDArray[np.float32],
+        step: int,
+        pace: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """One step of flows, along the gradients at the minimisers."""
+        """One step of flows, along the gradients at the minimisers; of paces `[B, 1]`, or 1."""
         assert self.variation is not None
         rate = np.float32(_RATE * _DECAY**step)
-        return self.variation.projected(flows + rate * self.variation.moved(points))
+        gradient = self.variation.moved(points)
+        if pace is not None:
+            gradient = gradient * pace
+        return self.variation.projected(flows + rate * gradient)
 
-    @_QUIET
     def least_along(self, slopes: Float[np.ndarray, "B D"], flows: NDArray[np.float32]) -> Array:
         """As `least`, by flows."""
         assert self.variation is not None
