@@ -25,7 +25,9 @@ def _asked(rng: np.random.Generator, name: str) -> DistanceQuery:
     return DistanceQuery(network, image, label, make_objective(name, image))
 
 
-@pytest.mark.parametrize(("name", "asked"), [("l0", ["sigma-zero", "sigma-zero"]), ("l1", [])])
+@pytest.mark.parametrize(
+    ("name", "asked"), [("l0", ["sigma-zero", "sigma-zero"]), ("l1", ["fmn"]), ("l2", [])]
+)
 def test_attacks_of_luck_are_asked_again_with_other_random_numbers(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str, asked: list[str]
 ) -> None:

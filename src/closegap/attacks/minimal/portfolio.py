@@ -23,6 +23,8 @@ __all__ = ["Entry", "Portfolio", "portfolio", "shortest"]
 _SECONDS, _MOST = 5.0, 0.55
 #: Of the time that is left, what an attack may take that does not fit into it with all its steps.
 _SHARE = 0.5
+#: The same of attacks with many lanes: what the first finds the others seldom do.
+_LANES_SHARE = 0.8
 #: Of the time, for all attacks where programs follow: these gain more.
 _BEFORE_PROGRAMS = 0.3
 #: Broken points that successive programs go on from.
@@ -81,9 +83,9 @@ _SEVERAL: dict[float, tuple[Entry, ...]] = {
         Entry("fmn", 0.0, 300, 4),
     ),
     1.0: (
-        Entry("sparsefool", 1.0, 20, 9),
-        Entry("fmn", 1.0, 300, 4),
+        Entry("fmn", 1.0, 300, 20),
         Entry("deepfool", 1.0, 50, 9),
+        Entry("sparsefool", 1.0, 20, 9),
     ),
     2.0: (Entry("deepfool", 2.0, 50, 9), Entry("fmn", 2.0, 300, 4)),
     math.inf: (Entry("deepfool", math.inf, 50, 9), Entry("fmn", math.inf, 300, 4)),
@@ -92,6 +94,7 @@ _SEVERAL: dict[float, tuple[Entry, ...]] = {
 #: By norm, attacks whose answer is much a matter of luck, for other random numbers.
 _AGAIN: dict[float, tuple[Entry, ...]] = {
     0.0: (Entry("sigma-zero", 0.0, None, 1), Entry("sigma-zero", 0.0, None, 4)),
+    1.0: (Entry("fmn", 1.0, 300, 20),),
 }
 
 
@@ -154,7 +157,7 @@ class Portfolio:
         """
         share = 1.0 if self.programs is None else _BEFORE_PROGRAMS
         spend, entries = budget.within(share * budget.remaining), self.several
-        each = [_run(entry, query, spend, judge, _SHARE) for entry in entries]
+        each = [_run(entry, query, spend, judge, _LANES_SHARE) for entry in entries]
         found = _sorted([*known, *each])
         if self.programs is None or budget.expired:
             return found
@@ -213,7 +216,7 @@ def portfolio(objective: Objective) -> Portfolio:
     if objective.norm is None:
         return Portfolio((), _SEVERAL[1.0], programs=SuccessivePrograms())
     norm = objective.norm
-    return Portfolio(_PUBLISHED[norm], _SEVERAL[norm])
+    return Portfolio(_PUBLISHED[norm], _SEVERAL[norm], _AGAIN.get(norm, ()))
 
 
 def shortest(seconds: float) -> float:
