@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from closegap.attacks.minimal.attack import replayed
 from closegap.attacks.sparse.conic import ConicSolver
 from closegap.attacks.sparse.generic import GenericMip
 from closegap.core.budget import Budget
@@ -219,3 +220,24 @@ def test_it_is_said_that_another_solver_answered(
     asked_for = GenericMip("scip").run(query, Budget.of_seconds(20), lambda point, distance: True)
     assert asked_for.notes == ()
     assert found.lower == pytest.approx(asked_for.lower, abs=1e-4)
+
+
+def test_time_that_is_left_is_for_clauses_that_had_too_little(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first program of all is cut off; the others leave the time that it is asked again for."""
+    query, solve, limits = asked(rng, [4, 4, 3]), ConicSolver.solve, list[float]()
+    assert query.within(0.0).prop.clauses > 1
+
+    def cut_off(solver: ConicSolver, model: Model, options: SolveOptions) -> tuple[Claim, str, str]:
+        limits.append(options.time_limit)
+        if len(limits) == 1:
+            return Claim(Status.TIME), "cut off", "scip"
+        return solve(solver, model, options)
+
+    monkeypatch.setattr(ConicSolver, "solve", cut_off)
+    found = GenericMip("scip").run(query, Budget.of_seconds(60), replayed(query))
+    assert len(limits) > 2
+    assert limits[-1] > limits[0]
+    assert found.lower == pytest.approx(least_distance(query), abs=1e-3)
+    assert found.upper == pytest.approx(found.lower, abs=1e-3)

@@ -174,21 +174,29 @@ class _Run:
         return True
 
     def search(self) -> None:
-        """Every clause under the incumbent of all, the one that is proved farthest last."""
+        """Every clause under the incumbent of all, the one that is proved farthest last.
+
+        Each has its share of the time. What is left then is for those that had too little, under
+        the incumbent that the others found.
+        """
         ground = self._prepared()
         everything = np.arange(len(self._prop.rows))
         linear = LinearVerifier(ground.query)
         rows = linear.rows(ground.bounds, self._budget, everything).lower
         margins = self._prop.clause_values(rows[None])[0]
-        waiting = np.argsort(margins, kind="stable").tolist()
-        for done, clause in enumerate(waiting):
-            if margins[clause] > 0:
-                self._raise(clause, ground.limit)
-                continue
-            if self._budget.expired:
-                return
-            share = self._budget.within(self._budget.remaining / (len(waiting) - done))
-            self._solve(int(clause), share)
+        for clause in np.flatnonzero(margins > 0).tolist():
+            self._raise(clause, ground.limit)
+        waiting = [c for c in np.argsort(margins, kind="stable").tolist() if not margins[c] > 0]
+        while waiting and not self._budget.expired:
+            waiting = [
+                clause
+                for done, clause in enumerate(waiting)
+                if self._solve(clause, self._share(len(waiting) - done))
+            ]
+
+    def _share(self, clauses: int) -> Budget:
+        """For one of so many."""
+        return self._budget.within(self._budget.remaining / clauses)
 
     def _limit(self) -> float:
         """Distances above it need not be found."""
@@ -210,7 +218,10 @@ class _Run:
             self._ground = ground = _Ground(limit, query, bounds)
         return ground
 
-    def _solve(self, clause: int, budget: Budget) -> None:
+    def _solve(self, clause: int, budget: Budget) -> bool:
+        """Solve a clause's program; True iff the time was too short for it."""
+        if budget.expired:
+            return True
         ground = self._prepared()
         limit = self._limit()
         settings = replace(self._options.encode, deadline=budget.deadline)
@@ -219,7 +230,7 @@ class _Run:
             require_visible(network)
         except EncodingError as error:
             self._note(f"clause {clause}: {error}")
-            return
+            return False
         asked, query = bound_allowance(network), self._query
         program = encode_distance(network, query.objective, query.center, margin=asked, limit=limit)
         allowance = distance_allowance(program.model)
@@ -247,6 +258,7 @@ class _Run:
             if self._options.solver is not None and answered != self._options.solver:
                 self._exchanged(answered, words)
         self._judge_claim(clause, claim, allowance, limit)
+        return claim.status is Status.TIME and not self._near_enough(float(self._lower[clause]))
 
     def _near_enough(self, bound: float) -> bool:
         """Whether a bound closes its clause: the solver knows no witness that was repaired."""
