@@ -166,3 +166,25 @@ def test_of_near_witnesses_the_nearest_are_exchanged(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(NearestAttack, "run", lambda *_: Nearest())
     search.search()
     assert nearest[1].distance == 2
+
+
+def test_a_new_best_from_elsewhere_is_exchanged_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bracket keeps a copy of the point that it hands on."""
+    query = asked(weighed(), np.zeros(8))
+    known = at(query, GAINS == 0.4)
+    assert known.point is not None
+    nearest = [Nearest(known.distance, known.point.copy())]
+
+    def counts(point: np.ndarray, distance: float) -> bool:
+        nearest.append(Nearest(distance, point))
+        return replayed(query)(point, distance)
+
+    monkeypatch.setattr(NearestAttack, "improve", lambda *_: Nearest())
+    budget = Budget.of_seconds(5)
+    search = Witnesses(query, NearestAttack(), budget, counts, lambda: nearest[-1])
+    search.improve(np.ones_like(known.point))
+    assert len(nearest) == 1
+    search.improve(known.point)
+    assert nearest[-1].distance == 2

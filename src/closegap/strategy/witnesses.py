@@ -167,8 +167,9 @@ class Witnesses:
 
     def improve(self, point: NDArray[np.float32]) -> None:
         """Walk from a counterexample; where pixels are counted, exchange some before."""
-        if point is self._best().point:
-            self._exchanged((self._best(),))
+        best = self._best()
+        if best.point is not None and np.array_equal(point, best.point):
+            self._exchanged((best,))
         if self._query.objective.norm is not None:
             spend = self._budget.within(_IMPROVE_SHARE * self._budget.remaining)
             self._attack.improve(self._query, point, spend, self._counts)

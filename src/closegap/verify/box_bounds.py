@@ -7,7 +7,7 @@ those still undecided where that pays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -179,18 +179,13 @@ class _GraphBounder:
         """See `BoxBounder`."""
 
     def _region(self, boxes: Boxes) -> InputSet:
-        count, shape = len(boxes), self.linear.query.network.input_shape
+        count = len(boxes)
+        shape = (count, *self.linear.query.network.input_shape)
         whole = self.linear.exact_region
         lower = whole.lower.flatten().repeat(count, 1)
         upper = whole.upper.flatten().repeat(count, 1)
         lower[:, self.free], upper[:, self.free] = boxes.lower, boxes.upper
-        return InputSet(
-            lower.reshape(count, *shape),
-            upper.reshape(count, *shape),
-            whole.center,
-            whole.radius,
-            whole.norm,
-        )
+        return replace(whole, lower=lower.reshape(shape), upper=upper.reshape(shape))
 
     def _fixed_part(self, coefficients: Tensor) -> Tensor:
         """What the inputs that are not free add to each plane, `[B, Q]`."""

@@ -30,7 +30,14 @@ from closegap.attacks.minimal.lanes import (
     pixel_peaks,
     pixel_sums,
 )
-from closegap.attacks.minimal.polish import Polish, changed_pixels, cheapest, lowered, put_back
+from closegap.attacks.minimal.polish import (
+    Pairs,
+    Polish,
+    changed_pixels,
+    cheapest,
+    lowered,
+    put_back,
+)
 from closegap.core.budget import Budget
 from closegap.runtime.cache import compiled
 from closegap.specs.distance import DistanceQuery
@@ -131,9 +138,10 @@ class _Search:
         network = compiled(query.network, torch.float32)
         self._sizes, self._query, self._budget = sizes, query, budget
         self._base = build_lanes(network, [query], 1, room_of(network, budget))
-        self._points = network.tensor(known.point.reshape(1, -1)).float()
-        self._seen = self._points.new_zeros(1)
-        self._tried = torch.zeros(0, dtype=torch.int64, device=network.device)
+        start = network.tensor(known.point.reshape(1, -1)).float()
+        backs = put_back(self._base, start, self._changes(start))
+        self._points, self._seen = self._lowered(backs, sizes.polish)
+        self._tried = self._named(self._points)
 
     @cached_property
     def _names(self) -> Int[Tensor, "P"]:
@@ -145,7 +153,6 @@ class _Search:
 
     def fewer(self) -> Nearest | None:
         """One with fewer pixels, to be judged; `None` where the search gave up."""
-        self._begin()
         least, idle = math.inf, 0
         for taken in range(self._sizes.rounds + 1):
             if not len(self._points):
@@ -158,13 +165,6 @@ class _Search:
             if over or self._budget.expired or not self._advance():
                 return None
         return None
-
-    def _begin(self) -> None:
-        """The counterexample without each of its pixels."""
-        pairs = changed_pixels(self._base, self._points, self._seen == 0, self._sizes.polish.single)
-        backs = put_back(self._base, self._points, pairs)
-        self._points, self._seen = self._lowered(backs, self._sizes.polish)
-        self._tried = self._named(self._points)
 
     def _advance(self) -> bool:
         """Sets that differ in a pixel from those of the beam; whether there are any."""
@@ -184,9 +184,7 @@ class _Search:
     def _without(self) -> Float[Tensor, "M D"]:
         """The beam's sets with a pixel less, a set once, with their margins lowered a little."""
         lanes = self._lanes(self._points)
-        every = torch.ones_like(lanes.slack, dtype=torch.bool)
-        pairs = changed_pixels(lanes, self._points, every, self._sizes.polish.single)
-        pairs = cheapest(lanes, self._points, pairs, self._sizes.dropped)
+        pairs = cheapest(lanes, self._points, self._changes(self._points), self._sizes.dropped)
         less = put_back(lanes, self._points, pairs)
         less = less[_firsts(self._named(less))]
         return self._lowered(less, replace(self._sizes.polish, steps=self._sizes.first))[0]
@@ -228,6 +226,12 @@ class _Search:
     def _lanes(self, points: Float[Tensor, "M D"]) -> Lanes:
         """One for each point."""
         return lanes_of(self._base, torch.zeros_like(points[:, 0], dtype=torch.int64))
+
+    def _changes(self, points: Float[Tensor, "N D"]) -> Pairs:
+        """Points and their changed pixels; none of a point with too many."""
+        lanes = self._lanes(points)
+        every = torch.ones_like(lanes.slack, dtype=torch.bool)
+        return changed_pixels(lanes, points, every, self._sizes.polish.single)
 
     def _changed(self, points: Float[Tensor, "M D"]) -> Tensor:
         return pixel_peaks(self._base, points - self._base.images) > 0

@@ -214,6 +214,7 @@ class Reach:
             gradient = gradient * pace
         return self.variation.projected(flows + rate * gradient)
 
+    @_QUIET
     def least_along(self, slopes: Float[np.ndarray, "B D"], flows: NDArray[np.float32]) -> Array:
         """As `least`, by flows."""
         assert self.variation is not None

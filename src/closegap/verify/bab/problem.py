@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -187,10 +187,9 @@ def _worth(network: Network, asked: float | None) -> float:
 
 
 def _flattened(region: InputSet) -> InputSet:
-    center = None if region.center is None else region.center.flatten(1)
-    return InputSet(
-        region.lower.flatten(1), region.upper.flatten(1), center, region.radius, region.norm
-    )
+    lower, upper = region.lower.flatten(1), region.upper.flatten(1)
+    center, prices = (None if t is None else t.flatten(1) for t in (region.center, region.prices))
+    return replace(region, lower=lower, upper=upper, center=center, prices=prices)
 
 
 def _root_rows(
